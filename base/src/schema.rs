@@ -1,0 +1,214 @@
+//! What a collection's rows have in common: dimension, metric, key type and the graph's shape.
+
+use crate::codec::{Reader, Writer};
+use crate::error::{Error, Result};
+use crate::key::{Key, KeyType};
+use crate::metric::Metric;
+
+/// The largest dimension.
+pub const DIMENSION_MAX: usize = 65_536;
+/// The smallest `m`.
+pub const M_MIN: usize = 4;
+/// The largest `m`.
+pub const M_MAX: usize = 64;
+
+/// Largest `ef_construction`; more only wastes time.
+const EF_CONSTRUCTION_MAX: usize = 10_000;
+
+/// A collection's schema: fixed when it is created.
+///
+/// Defaults: string or integer keys are chosen with [`Schema::keys`] (integers when it is not called), `m` is 16
+/// (32 links on the ground layer), `ef_construction` is 200.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Schema {
+    dimension: usize,
+    metric: Metric,
+    keys: KeyType,
+    m: usize,
+    ef_construction: usize,
+}
+
+impl Schema {
+    /// Vectors of `dimension` numbers, compared by `metric`, under integer keys.
+    pub fn new(dimension: usize, metric: Metric) -> Schema {
+        Schema { dimension, metric, keys: KeyType::U64, m: 16, ef_construction: 200 }
+    }
+
+    /// Sets the type of the keys.
+    #[must_use]
+    pub fn keys(mut self, keys: KeyType) -> Schema {
+        self.keys = keys;
+        self
+    }
+
+    /// Sets the number of links a row makes on the upper layers, 4 to 64 (`M` of the HNSW paper); the ground layer
+    /// has twice as many.
+    #[must_use]
+    pub fn m(mut self, m: usize) -> Schema {
+        self.m = m;
+        self
+    }
+
+    /// Sets the beam width while linking a row (`efConstruction` of the HNSW paper), at least `m`.
+    #[must_use]
+    pub fn ef_construction(mut self, ef: usize) -> Schema {
+        self.ef_construction = ef;
+        self
+    }
+
+    /// Numbers per vector.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// The distance.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// The type of the keys.
+    pub fn key_type(&self) -> KeyType {
+        self.keys
+    }
+
+    /// `M` of the HNSW paper.
+    pub fn links(&self) -> usize {
+        self.m
+    }
+
+    /// `efConstruction` of the HNSW paper.
+    pub fn beam(&self) -> usize {
+        self.ef_construction
+    }
+
+    /// `InvalidArgument` when a number is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        if !(1..=DIMENSION_MAX).contains(&self.dimension) {
+            return Err(Error::invalid(format!(
+                "the dimension is {}: it must lie in 1..={DIMENSION_MAX}",
+                self.dimension
+            )));
+        }
+        if !(M_MIN..=M_MAX).contains(&self.m) {
+            return Err(Error::invalid(format!("m is {}: it must lie in {M_MIN}..={M_MAX}", self.m)));
+        }
+        if !(self.m..=EF_CONSTRUCTION_MAX).contains(&self.ef_construction) {
+            return Err(Error::invalid(format!(
+                "ef_construction is {}: it must lie in m ({})..={EF_CONSTRUCTION_MAX}",
+                self.ef_construction, self.m
+            )));
+        }
+        Ok(())
+    }
+
+    /// `InvalidArgument` when the key's type is not the collection's, or the key itself is bad.
+    pub fn check_key(&self, key: &Key) -> Result<()> {
+        if key.key_type() != self.keys {
+            return Err(Error::invalid(format!(
+                "the key {key:?} is a {}: the keys of this collection are {}",
+                key.key_type().name(),
+                self.keys.name()
+            )));
+        }
+        key.validate()
+    }
+
+    /// `InvalidArgument` for a wrong length, NaN, infinity, or a zero vector under cosine.
+    pub fn check_vector(&self, vector: &[f32]) -> Result<()> {
+        if vector.len() != self.dimension {
+            return Err(Error::invalid(format!(
+                "the vector has {} numbers: the collection's dimension is {}",
+                vector.len(),
+                self.dimension
+            )));
+        }
+        // One pass that vectorises: x - x is zero for every finite x and NaN otherwise.
+        let (mut odd, mut nonzero) = (0u32, 0u32);
+        for &x in vector {
+            odd |= u32::from(x - x != 0.0);
+            nonzero |= u32::from(x != 0.0);
+        }
+        if odd != 0 {
+            let at = vector.iter().position(|x| !x.is_finite()).unwrap_or(0);
+            return Err(Error::invalid(format!(
+                "the vector's number {at} is {}: only finite numbers are allowed",
+                vector[at]
+            )));
+        }
+        if self.metric == Metric::Cosine {
+            if nonzero == 0 {
+                return Err(Error::invalid("the vector is zero: it has no direction, which cosine needs"));
+            }
+            let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            if !(1e-18..=1e18).contains(&norm) {
+                return Err(Error::invalid(format!(
+                    "the vector's length is {norm:e}: under cosine it must lie in 1e-18..=1e18"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes it: `dimension u32 | metric u8 | keys u8 | m u16 | ef_construction u32`.
+    pub fn encode(&self, out: &mut Writer) {
+        out.u32(self.dimension as u32);
+        out.u8(self.metric.code());
+        out.u8(self.keys.code());
+        out.u16(self.m as u16);
+        out.u32(self.ef_construction as u32);
+    }
+
+    /// Reads what [`Schema::encode`] wrote and validates it; `None` when it is no valid schema.
+    pub fn decode(input: &mut Reader<'_>) -> Option<Schema> {
+        let schema = Schema {
+            dimension: input.u32()? as usize,
+            metric: Metric::from_code(input.u8()?)?,
+            keys: KeyType::from_code(input.u8()?)?,
+            m: input.u16()?.into(),
+            ef_construction: input.u32()? as usize,
+        };
+        schema.validate().ok()?;
+        Some(schema)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_vectors_are_refused_with_the_value_and_the_limit() {
+        let schema = Schema::new(3, Metric::Cosine);
+        for (vector, word) in [
+            (&[1.0, 2.0][..], "2 numbers"),
+            (&[1.0, f32::NAN, 0.0], "number 1 is NaN"),
+            (&[1.0, 0.0, f32::INFINITY], "number 2 is inf"),
+            (&[0.0, -0.0, 0.0], "zero"),
+            (&[1e-30, 0.0, 0.0], "1e-18"),
+        ] {
+            let text = schema.check_vector(vector).unwrap_err().to_string();
+            assert!(text.contains(word), "{text}");
+        }
+        assert!(schema.check_vector(&[1.0, 2.0, 3.0]).is_ok());
+        assert!(Schema::new(3, Metric::L2).check_vector(&[0.0; 3]).is_ok());
+    }
+
+    #[test]
+    fn encoding_round_trips_and_nonsense_is_none() {
+        let schema = Schema::new(768, Metric::InnerProduct).keys(KeyType::Str).m(24).ef_construction(300);
+        let mut out = Writer::new();
+        schema.encode(&mut out);
+        let bytes = out.into_bytes();
+        assert_eq!(Schema::decode(&mut Reader::new(&bytes)), Some(schema));
+        assert_eq!(Schema::decode(&mut Reader::new(&bytes[..5])), None);
+        assert_eq!(Schema::decode(&mut Reader::new(&[0; 12])), None);
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        assert!(Schema::new(0, Metric::L2).validate().is_err());
+        assert!(Schema::new(65_537, Metric::L2).validate().is_err());
+        assert!(Schema::new(8, Metric::L2).m(3).validate().is_err());
+        assert!(Schema::new(8, Metric::L2).ef_construction(8).validate().is_err());
+    }
+}

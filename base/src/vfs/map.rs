@@ -1,0 +1,87 @@
+//! The bytes of a published file: mapped, or read into aligned memory.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+/// Immutable bytes, aligned to 64. Cloning shares them.
+#[derive(Clone)]
+pub struct FileBytes {
+    kind: Kind,
+    len: usize,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Map(Arc<memmap2::Mmap>),
+    Heap(Arc<Vec<Line>>),
+}
+
+/// Sixty-four bytes that begin at a multiple of sixty-four.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl FileBytes {
+    /// Room for `len` bytes on the heap, filled by `fill`.
+    pub fn heap<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<FileBytes, E> {
+        let mut lines = vec![Line::new_zeroed(); len.div_ceil(64)];
+        fill(&mut lines.as_mut_bytes()[..len])?;
+        Ok(FileBytes { kind: Kind::Heap(Arc::new(lines)), len })
+    }
+
+    /// Maps a whole file.
+    #[expect(unsafe_code, reason = "the one place where a file is mapped")]
+    pub(super) fn map(file: &std::fs::File, len: usize) -> std::io::Result<FileBytes> {
+        if len == 0 {
+            return FileBytes::heap(0, |_| Ok(()));
+        }
+        // SAFETY: a map is sound as long as nobody changes or cuts the file. Only files that were published by
+        // rename are mapped; Nearstone never writes, cuts or recycles such a file, it only unlinks it, and the store's
+        // lock keeps other Nearstone processes out. A foreign program that rewrites files inside a store breaks the
+        // contract that the documentation states (the heap residency is for those who can't promise it).
+        let map = unsafe { memmap2::MmapOptions::new().len(len).map(file)? };
+        Ok(FileBytes { kind: Kind::Map(Arc::new(map)), len })
+    }
+
+    /// Whether the bytes are mapped rather than owned.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.kind, Kind::Map(_))
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.kind {
+            Kind::Map(map) => &map[..self.len],
+            Kind::Heap(lines) => &lines.as_bytes()[..self.len],
+        }
+    }
+}
+
+impl fmt::Debug for FileBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_mapped() { "mapped" } else { "heap" };
+        write!(f, "FileBytes({} bytes, {kind})", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heap_bytes_are_aligned_and_exact() {
+        let bytes = FileBytes::heap(70, |out| {
+            out.fill(7);
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+        assert_eq!(bytes.len(), 70);
+        assert_eq!(bytes.as_ptr() as usize % 64, 0);
+        assert!(bytes.iter().all(|&b| b == 7));
+    }
+}

@@ -1,0 +1,81 @@
+//! What the engine sees of both kinds of segment: how a search is asked for, what a hit is, and how rows are handed
+//! from one segment to the next.
+
+use crate::deaths::Deaths;
+use nearstone_base::{KeyRef, Lsn, Result};
+
+/// One search of one segment.
+#[derive(Clone, Copy)]
+pub struct SearchOptions<'a> {
+    /// Hits wanted; at least 1.
+    pub limit: usize,
+    /// Width of the beam; the larger of this and `limit` is used.
+    pub ef: usize,
+    /// Scan every visible row instead of walking the graph.
+    pub exact: bool,
+    /// Sees rows with `birth <= at < death`.
+    pub at: Lsn,
+    /// Which of the visible rows may be hits. Others are still walked through.
+    pub accept: &'a dyn Accept,
+}
+
+/// A row found by a search: distances are computed from the stored `f32` numbers in double precision.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Hit {
+    /// The distance; smaller is nearer.
+    pub distance: f32,
+    /// The row in its segment.
+    pub ordinal: u32,
+}
+
+/// A condition on rows: the place of filters.
+pub trait Accept: Sync {
+    /// Whether the row may be a hit.
+    fn accept(&self, ordinal: u32) -> bool;
+}
+
+/// Every row may be a hit.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptAll;
+
+impl Accept for AcceptAll {
+    fn accept(&self, _: u32) -> bool {
+        true
+    }
+}
+
+/// Rows that are visible at an lsn and accepted. `births` is `None` for sealed segments, where every row was born
+/// before any snapshot that sees the segment.
+pub struct Visible<'a, B> {
+    /// When each row was born.
+    pub births: B,
+    /// When each row died.
+    pub deaths: &'a Deaths,
+    /// The snapshot.
+    pub at: Lsn,
+    /// The caller's condition.
+    pub accept: &'a dyn Accept,
+}
+
+impl<B: Fn(u32) -> Lsn + Sync> Accept for Visible<'_, B> {
+    fn accept(&self, ordinal: u32) -> bool {
+        (self.births)(ordinal) <= self.at
+            && !self.deaths.is_dead_at(ordinal, self.at)
+            && self.accept.accept(ordinal)
+    }
+}
+
+/// Rows in a fixed order, as a seal or a merge writes them. Implemented over a frozen segment with a permutation, and
+/// over several sealed ones.
+pub trait RowSource: Sync {
+    /// How many.
+    fn rows(&self) -> u32;
+    /// The key of a row.
+    fn key(&self, row: u32) -> Result<KeyRef<'_>>;
+    /// The lsn that wrote it.
+    fn version(&self, row: u32) -> Result<Lsn>;
+    /// Its vector, original bits.
+    fn vector(&self, row: u32) -> Result<&[f32]>;
+    /// Its payload: JSON text or nothing.
+    fn payload(&self, row: u32) -> Result<&[u8]>;
+}
