@@ -24,6 +24,7 @@ mod error;
 mod id;
 mod key;
 mod metric;
+pub mod priority;
 pub mod random;
 pub mod record;
 mod schema;

@@ -1,2 +1,198 @@
-//! x
-fn main() {}
+//! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
+//!
+//! The code is in five rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
+//! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, and
+//! [`tools`] finds or installs the cargo subcommands that do not come with Rust.
+
+#![forbid(unsafe_code)]
+
+mod parts;
+mod report;
+mod runner;
+mod tools;
+mod workspace;
+
+use crate::runner::{End, Watch};
+use crate::workspace::Workspace;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const HELP: &str = "\
+Developer commands of Nearstone
+
+  cargo xtask test                        prove everything, and print a table of it
+  cargo xtask test --only NAME[,NAME...]  prove some parts
+  cargo xtask test --list                 name the parts
+  cargo xtask bench [ARGUMENTS...]        run the benchmarks, optimised, with these arguments
+  cargo xtask fuzz TARGET [--minutes N]   fuzz one target (or `all`) for N minutes each, 5 unless told;
+                                          needs a nightly toolchain
+  cargo xtask help                        this text
+";
+
+/// How long the installation of a tool may take when a person is waiting for it.
+const INSTALL_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.split_first() {
+        Some((&"test", rest)) => test(rest),
+        Some((&"bench", rest)) => bench(rest),
+        Some((&"fuzz", rest)) => fuzz(rest),
+        Some((&("help" | "--help" | "-h"), _)) => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some((other, _)) => Err(format!("there is no command {other:?}\n\n{HELP}")),
+        None => Err(HELP.to_owned()),
+    };
+    done.unwrap_or_else(|text| {
+        eprintln!("{text}");
+        ExitCode::from(2)
+    })
+}
+
+/// What the words after `test` ask for.
+#[derive(PartialEq, Eq, Debug)]
+enum Wish<'a> {
+    List,
+    Run(Vec<&'a str>),
+}
+
+fn parse_test<'a>(words: &[&'a str], known: &[&str]) -> Result<Wish<'a>, String> {
+    let mut only = Vec::new();
+    let mut words = words.iter();
+    while let Some(&word) = words.next() {
+        let list = match word {
+            "--list" => return Ok(Wish::List),
+            "--only" => {
+                words.next().copied().ok_or("--only needs the names of parts, separated by commas")?
+            }
+            _ => word.strip_prefix("--only=").ok_or(format!("`test` does not know {word:?}\n\n{HELP}"))?,
+        };
+        only.extend(list.split(',').map(str::trim).filter(|name| !name.is_empty()));
+        if only.is_empty() {
+            return Err("--only needs the names of parts, separated by commas".to_owned());
+        }
+    }
+    match only.iter().find(|name| !known.contains(name)) {
+        Some(name) => Err(format!("there is no part {name:?}; the parts are: {}", known.join(", "))),
+        None => Ok(Wish::Run(only)),
+    }
+}
+
+fn test(words: &[&str]) -> Result<ExitCode, String> {
+    let known: Vec<&str> = parts::PARTS.iter().map(|part| part.name).collect();
+    match parse_test(words, &known)? {
+        Wish::List => {
+            for part in parts::PARTS {
+                println!("{:<12} {:>2} min  {}", part.name, part.budget_minutes, part.what);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Wish::Run(only) => {
+            let workspace = Workspace::load()?;
+            let chosen = parts::PARTS.iter().filter(|part| only.is_empty() || only.contains(&part.name));
+            let rows: Vec<report::Row> = chosen.map(|part| runner::run_part(part, &workspace)).collect();
+            println!("\n{}", report::table(&rows));
+            println!("{}", report::totals(&rows));
+            Ok(ExitCode::from(report::exit_code(&rows)))
+        }
+    }
+}
+
+fn bench(words: &[&str]) -> Result<ExitCode, String> {
+    let workspace = Workspace::load()?;
+    let mut command = workspace.cargo(&["run", "--release", "-p", "nearstone-bench", "--"]);
+    command.args(words);
+    let status = command.status().map_err(|error| format!("cargo cannot be started: {error}"))?;
+    Ok(ExitCode::from(if status.success() { 0 } else { 1 }))
+}
+
+/// Which target to fuzz, and for how many minutes.
+fn parse_fuzz<'a>(words: &[&'a str]) -> Result<(&'a str, u64), String> {
+    let mut target = None;
+    let mut minutes = 5;
+    let mut words = words.iter();
+    while let Some(&word) = words.next() {
+        let number = match word {
+            "--minutes" => Some(words.next().copied().unwrap_or("")),
+            _ => word.strip_prefix("--minutes="),
+        };
+        match number {
+            Some(number) => {
+                minutes = number.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+                    format!("--minutes needs a whole number of minutes from 1 up, not {number:?}")
+                })?;
+            }
+            None if word.starts_with('-') || target.is_some() => {
+                return Err(format!("`fuzz` does not know {word:?}\n\n{HELP}"));
+            }
+            None => target = Some(word),
+        }
+    }
+    Ok((target.ok_or("`fuzz` needs the name of a target, or `all`")?, minutes))
+}
+
+fn fuzz(words: &[&str]) -> Result<ExitCode, String> {
+    let (target, minutes) = parse_fuzz(words)?;
+    let workspace = Workspace::load()?;
+    let known = workspace.fuzz_targets()?;
+    if target != "all" && !known.iter().any(|name| name == target) {
+        return Err(format!("there is no fuzz target {target:?}; the targets are: {}", known.join(", ")));
+    }
+    let watch = Watch::new(INSTALL_LIMIT);
+    let tool = tools::cargo_tool(&workspace, &watch, tools::FUZZ).map_err(End::into_text)?;
+    let mut failed = false;
+    for name in known.iter().filter(|name| target == "all" || *name == target) {
+        println!("==> fuzzing {name} for {minutes} min");
+        // What the fuzzer finds interesting goes into the first folder; the seeds in the others stay as they are.
+        let found = workspace.target.join("fuzz-corpus").join(name);
+        std::fs::create_dir_all(&found)
+            .map_err(|error| format!("{} cannot be made: {error}", found.display()))?;
+        let mut command = workspace.nightly(&tool);
+        command.args(["fuzz", "run", name]).arg(found);
+        command.args(["corpus", "regressions"].map(|room| workspace.root.join("fuzz").join(room).join(name)));
+        command.args(["--", &format!("-max_total_time={}", minutes * 60)]);
+        let status = command.status().map_err(|error| format!("cargo fuzz cannot be started: {error}"))?;
+        failed |= !status.success();
+    }
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[&str] = &["fmt", "clippy", "tests"];
+
+    #[test]
+    fn only_takes_names_with_commas_and_repeats() {
+        assert_eq!(parse_test(&[], KNOWN), Ok(Wish::Run(vec![])));
+        assert_eq!(parse_test(&["--only", "fmt,clippy"], KNOWN), Ok(Wish::Run(vec!["fmt", "clippy"])));
+        assert_eq!(
+            parse_test(&["--only=fmt", "--only", "tests"], KNOWN),
+            Ok(Wish::Run(vec!["fmt", "tests"]))
+        );
+        assert_eq!(parse_test(&["--list"], KNOWN), Ok(Wish::List));
+    }
+
+    #[test]
+    fn an_unknown_part_is_refused_and_the_known_are_named() {
+        let text = parse_test(&["--only", "fmt,lint"], KNOWN).unwrap_err();
+        assert!(text.contains("\"lint\"") && text.contains("fmt, clippy, tests"), "{text}");
+        assert!(parse_test(&["--only"], KNOWN).is_err());
+        assert!(parse_test(&["--only="], KNOWN).is_err());
+        assert!(parse_test(&["fmt"], KNOWN).is_err());
+    }
+
+    #[test]
+    fn fuzz_wants_one_target_and_whole_minutes() {
+        assert_eq!(parse_fuzz(&["wal_bytes"]), Ok(("wal_bytes", 5)));
+        assert_eq!(parse_fuzz(&["--minutes=2", "all"]), Ok(("all", 2)));
+        assert_eq!(parse_fuzz(&["all", "--minutes", "30"]), Ok(("all", 30)));
+        for wrong in [&[][..], &["a", "b"], &["a", "--minutes"], &["a", "--minutes", "0"], &["a", "--fast"]] {
+            assert!(parse_fuzz(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,1 +1,340 @@
-//! Placeholder.
+//! The operating system's file system.
+//!
+//! Positional reads and writes, repeated when a signal interrupts them; room reserved with `fallocate` where the file
+//! system has it; locks that the kernel releases when the process dies. New files have mode 0600, new folders 0700.
+
+use super::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock};
+use crate::error::{Error, Result};
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskVfs;
+
+impl DiskVfs {
+    /// The only one there is.
+    pub fn new() -> DiskVfs {
+        DiskVfs
+    }
+}
+
+fn options(mode: OpenMode) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    match mode {
+        OpenMode::Read => {}
+        OpenMode::ReadWrite => {
+            options.write(true);
+        }
+        OpenMode::CreateNew => {
+            options.write(true).create_new(true);
+        }
+        OpenMode::Truncate => {
+            options.write(true).create(true).truncate(true);
+        }
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options
+}
+
+impl Vfs for DiskVfs {
+    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn VfsFile>> {
+        let what = if matches!(mode, OpenMode::CreateNew | OpenMode::Truncate) { "create" } else { "open" };
+        let file = options(mode).open(path).map_err(|error| Error::io(what, path, error))?;
+        Ok(Arc::new(DiskFile { path: path.to_path_buf(), file: platform::Positional::new(file) }))
+    }
+
+    fn bytes(&self, path: &Path, len: u64, residency: Residency) -> Result<FileBytes> {
+        let file = options(OpenMode::Read).open(path).map_err(|error| Error::io("open", path, error))?;
+        let found = file.metadata().map_err(|error| Error::io("look at", path, error))?.len();
+        if found != len {
+            return Err(Error::corruption(path, found.min(len), format!("{len} bytes"), format!("{found} bytes")));
+        }
+        let len = usize::try_from(len)
+            .map_err(|_| Error::io("map", path, io::Error::other("the file is larger than the address space")))?;
+        match residency {
+            Residency::Mapped => FileBytes::map(&file, len).map_err(|error| Error::io("map", path, error)),
+            Residency::Heap => {
+                let file = DiskFile { path: path.to_path_buf(), file: platform::Positional::new(file) };
+                FileBytes::heap(len, |out| super::read_exact_at(&file, path, out, 0))
+            }
+        }
+    }
+
+    fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
+        match fs::metadata(path) {
+            Ok(data) => Ok(Some(FileInfo { is_dir: data.is_dir(), len: data.len() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("look at", path, error)),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>> {
+        let entries = fs::read_dir(dir).map_err(|error| Error::io("list", dir, error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::io("list", dir, error))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_dir(&self, path: &Path) -> Result<()> {
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "only unix sets a mode"))]
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::DirBuilderExt;
+            builder.mode(0o700);
+        }
+        builder.create(path).map_err(|error| Error::io("create the folder", path, error))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        fs::rename(from, to).map_err(|error| Error::io("rename", from, error))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        fs::remove_dir(path).map_err(|error| Error::io("remove the folder", path, error))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        platform::sync_dir(path).map_err(|error| Error::io("sync the folder", path, error))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        Ok(fs::hard_link(from, to).is_ok())
+    }
+
+    fn lock(&self, path: &Path, kind: LockKind) -> Result<Option<Box<dyn VfsLock>>> {
+        let failed = |error| Error::io("lock", path, error);
+        // A lock needs no right to write: shared locks work on read-only media.
+        let file = match options(OpenMode::Read).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && kind == LockKind::Exclusive => {
+                let mut create = options(OpenMode::ReadWrite);
+                create.create(true).open(path).map_err(failed)?
+            }
+            other => other.map_err(failed)?,
+        };
+        let locked = match kind {
+            LockKind::Shared => file.try_lock_shared(),
+            LockKind::Exclusive => file.try_lock(),
+        };
+        match locked {
+            Ok(()) => Ok(Some(Box::new(DiskLock { path: path.to_path_buf(), _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+}
+
+/// Held as long as the file is open; the kernel lets go when the process dies.
+struct DiskLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl VfsLock for DiskLock {}
+
+impl fmt::Debug for DiskLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskLock({})", self.path.display())
+    }
+}
+
+struct DiskFile {
+    path: PathBuf,
+    file: platform::Positional,
+}
+
+impl fmt::Debug for DiskFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskFile({})", self.path.display())
+    }
+}
+
+impl VfsFile for DiskFile {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < out.len() {
+            match self.file.read_at(&mut out[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read", &self.path, error)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.file.write_at(&bytes[done..], offset + done as u64) {
+                Ok(0) => return Err(Error::io("write to", &self.path, io::ErrorKind::WriteZero.into())),
+                Ok(written) => done += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("write to", &self.path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> Result<u64> {
+        let data = self.file.file().metadata().map_err(|error| Error::io("look at", &self.path, error))?;
+        Ok(data.len())
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.file.file().set_len(len).map_err(|error| Error::io("set the length of", &self.path, error))
+    }
+
+    fn reserve(&self, len: u64) -> Result<()> {
+        let before = self.len()?;
+        if before >= len {
+            return Ok(());
+        }
+        let reserved = match platform::allocate(self.file.file(), before, len - before) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zeros(before, len),
+            other => other.map_err(|error| Error::io("reserve room in", &self.path, error)),
+        };
+        if reserved.is_err() {
+            // What was reserved before the disk was full is given back; the first error is the one to report.
+            let _ = self.file.file().set_len(before);
+        }
+        reserved
+    }
+
+    fn sync_data(&self) -> Result<()> {
+        self.file.file().sync_data().map_err(|error| Error::io("sync", &self.path, error))
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        self.file.file().sync_all().map_err(|error| Error::io("sync", &self.path, error))
+    }
+}
+
+impl DiskFile {
+    /// Room without `fallocate`: writing is the only promise such a file system makes.
+    fn write_zeros(&self, from: u64, to: u64) -> Result<()> {
+        let zeros = [0; 64 << 10];
+        let mut at = from;
+        while at < to {
+            let piece = zeros.len().min((to - at) as usize);
+            self.write_at(&zeros[..piece], at)?;
+            at += piece as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+mod platform {
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    pub(super) struct Positional(File);
+
+    impl Positional {
+        pub(super) fn new(file: File) -> Positional {
+            Positional(file)
+        }
+
+        pub(super) fn file(&self) -> &File {
+            &self.0
+        }
+
+        pub(super) fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(out, offset)
+        }
+
+        pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+            self.0.write_at(bytes, offset)
+        }
+    }
+
+    pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        loop {
+            match fallocate(file, FallocateFlags::empty(), offset, len) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
+                other => return other.map_err(io::Error::from),
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use crate::sync::Mutex;
+    use std::fs::File;
+    use std::io::{self, Read, Seek, SeekFrom, Write};
+    use std::path::Path;
+
+    /// A file whose one position is guarded by a lock.
+    pub(super) struct Positional {
+        file: File,
+        position: Mutex<()>,
+    }
+
+    impl Positional {
+        pub(super) fn new(file: File) -> Positional {
+            Positional { file, position: Mutex::new(()) }
+        }
+
+        pub(super) fn file(&self) -> &File {
+            &self.file
+        }
+
+        pub(super) fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+            let _guard = self.position.lock();
+            let mut file = &self.file;
+            file.seek(SeekFrom::Start(offset))?;
+            file.read(out)
+        }
+
+        pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+            let _guard = self.position.lock();
+            let mut file = &self.file;
+            file.seek(SeekFrom::Start(offset))?;
+            file.write(bytes)
+        }
+    }
+
+    /// Folders can't be synced here; the file system's own journal orders its names.
+    pub(super) fn sync_dir(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

@@ -14,11 +14,11 @@ mod memory;
 #[cfg(feature = "sim")]
 mod sim;
 
-//pub use disk::DiskVfs;
+pub use disk::DiskVfs;
 pub use map::FileBytes;
-//pub use memory::MemoryVfs;
+pub use memory::MemoryVfs;
 #[cfg(feature = "sim")]
-pub use sim::SimVfs;
+pub use sim::{CrashChoice, SimFault, SimVfs};
 
 use crate::error::Result;
 use std::fmt::Debug;

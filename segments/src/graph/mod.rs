@@ -1,6 +1,18 @@
 //! The graph: HNSW in the paper's terms (Malkov and Yashunin, arXiv 1603.09320), apart from where vectors and links
 //! are stored.
 
+mod build;
+mod check;
+mod flatten;
+mod pages;
+mod select;
+mod walk;
+
+pub use build::{Graph, level_for};
+pub use check::check;
+pub use flatten::flatten;
+pub use walk::walk;
+
 use nearstone_base::Result;
 
 /// Marks an unused place in a fixed-width list of links.
@@ -43,3 +55,58 @@ pub struct FlatLevel {
     /// `rows * stride` ordinals; unused places hold [`NO_LINK`] and come last.
     pub links: Vec<u32>,
 }
+
+/// Distances between stored rows: what building, healing and refining a graph need. Rows may come from disk, so
+/// every answer may be an error.
+pub trait VectorSource: Sync {
+    /// The distance between two rows.
+    fn distance(&self, a: u32, b: u32) -> Result<f32>;
+
+    /// Replaces `out` by the distances from row `a` to `others`, prefetching ahead.
+    fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()>;
+}
+
+/// Measures from a stored row.
+#[derive(Debug)]
+pub struct FromRow<'a, V: ?Sized> {
+    /// Where the rows are.
+    pub vectors: &'a V,
+    /// The row.
+    pub row: u32,
+}
+
+impl<V: VectorSource + ?Sized> Scorer for FromRow<'_, V> {
+    fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()> {
+        self.vectors.distances(self.row, ordinals, out)
+    }
+}
+
+impl FlatLevel {
+    /// The links of a row. Panics when the row is not on the level.
+    pub fn list(&self, row: u32) -> &[u32] {
+        let start = row as usize * self.stride;
+        let list = &self.links[start..start + self.stride];
+        &list[..list.iter().position(|&link| link == NO_LINK).unwrap_or(self.stride)]
+    }
+
+    /// All places of a row, the unused ones included.
+    pub(crate) fn list_mut(&mut self, row: u32) -> &mut [u32] {
+        let start = row as usize * self.stride;
+        &mut self.links[start..start + self.stride]
+    }
+}
+
+impl Links for FlatGraph {
+    fn entry(&self) -> Option<(u32, usize)> {
+        self.levels.len().checked_sub(1).map(|top| (0, top))
+    }
+
+    fn links(&self, level: usize, ordinal: u32, out: &mut Vec<u32>) -> Result<()> {
+        out.clear();
+        out.extend_from_slice(self.levels[level].list(ordinal));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,58 @@
-//! Placeholder.
+//! The sealed segment: one immutable, checked file, mapped and read in place.
+//!
+//! - [`mod@format`]: where every byte is.
+//! - [`write_segment`]: rows and their graph into a new file.
+//! - [`SealedSegment`]: opens one, finds keys, gives rows, searches, verifies.
+//! - [`open_bytes`]: arbitrary bytes through all of it, for fuzzing.
+//!
+//! What must hold: whatever the bytes are, no call panics, and a byte that is not what was written is `Corruption`
+//! from the first call that reads its block.
+
+mod blocks;
+mod filter;
+pub mod format;
+mod near;
+mod reader;
+mod search;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
+
+pub use near::{inverse_norm, near};
+pub use reader::SealedSegment;
+pub use writer::{SealTarget, write_segment};
+
+use crate::segment::{AcceptAll, SearchOptions};
+use crate::topk::Scratch;
+use nearstone_base::vfs::{MemoryVfs, OpenMode, Residency, Vfs};
+use nearstone_base::{Lsn, Result, SegmentId};
+use std::path::Path;
+
+/// Opens arbitrary bytes as a segment that nobody described, and asks everything that can be asked of it: the entry
+/// for fuzzing. Errors of single rows don't end it; the result is that of opening and verifying.
+pub fn open_bytes(bytes: &[u8]) -> Result<()> {
+    let vfs = MemoryVfs::new();
+    let path = Path::new("0000000000000001.seg");
+    let file = vfs.open(path, OpenMode::CreateNew)?;
+    file.write_at(bytes, 0)?;
+    drop(file);
+    let _ = SealedSegment::inspect(&vfs, path);
+    let id = SegmentId(1);
+    let segment = SealedSegment::open_alone(&vfs, path, id, bytes.len() as u64, Residency::Heap)?;
+    let mut scratch = Scratch::default();
+    for ordinal in (0..segment.rows().min(1000)).chain([segment.rows(), u32::MAX]) {
+        if let Ok(key) = segment.key(ordinal) {
+            let _ = segment.find_at(key, key.hash64(), Lsn::MAX);
+        }
+        let _ = (segment.version(ordinal), segment.payload(ordinal), segment.ordinal_by_rank(ordinal));
+        if let (true, Ok(vector)) = (ordinal < 10, segment.vector(ordinal)) {
+            for exact in [false, true] {
+                let options = SearchOptions { limit: 3, ef: 8, exact, at: Lsn::MAX, accept: &AcceptAll };
+                let _ = segment.search(vector, &options, &mut scratch);
+            }
+        }
+    }
+    let _ = segment.graph();
+    segment.verify(&mut |_, _| true)
+}

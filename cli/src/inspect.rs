@@ -1,0 +1,176 @@
+//! `stats`, `verify`, `flush`, `compact`, `backup`: a store as a whole.
+
+use crate::args::{BackupArgs, StoreArgs};
+use crate::bars;
+use crate::output::{Outcome, Output, bytes, grouped, print_line, table};
+use crate::rows::{open, open_to_read};
+use nearstone::{CollectionStats, StoreStats};
+use serde_json::{Value, json};
+
+pub(crate) fn stats(args: &StoreArgs, out: &Output) -> Outcome {
+    let store = open_to_read(&args.store)?;
+    let stats = store.stats()?;
+    store.close()?;
+    out.result(&stats_json(&stats), || print_stats(&stats));
+    Ok(())
+}
+
+fn stats_json(stats: &StoreStats) -> Value {
+    json!({
+        "uuid": stats.uuid.to_string(),
+        "lsn": stats.lsn,
+        "disk_bytes": stats.disk_bytes,
+        "wal_bytes": stats.wal_bytes,
+        "catalog_bytes": stats.catalog_bytes,
+        "memory_bytes": stats.memory_bytes,
+        "collections": stats.collections.iter().map(collection_json).collect::<Vec<_>>(),
+    })
+}
+
+fn collection_json(collection: &CollectionStats) -> Value {
+    let segments: Vec<Value> = collection
+        .segments
+        .iter()
+        .map(|segment| {
+            let sections: serde_json::Map<String, Value> =
+                segment.sections.iter().map(|(name, bytes)| (name.clone(), json!(bytes))).collect();
+            json!({
+                "id": segment.id,
+                "rows": segment.rows,
+                "dead_rows": segment.dead_rows,
+                "bytes": segment.bytes,
+                "sections": sections,
+            })
+        })
+        .collect();
+    json!({
+        "name": collection.name,
+        "dim": collection.schema.dimension(),
+        "metric": collection.schema.metric().name(),
+        "keys": collection.schema.key_type().name(),
+        "m": collection.schema.links(),
+        "ef_construction": collection.schema.beam(),
+        "rows": collection.rows,
+        "dead_rows": collection.dead_rows,
+        "unsealed_rows": collection.unsealed_rows,
+        "unlinked_rows": collection.unlinked_rows,
+        "segments": segments,
+    })
+}
+
+fn print_stats(stats: &StoreStats) {
+    print_line(format_args!("store {}, lsn {}", stats.uuid, stats.lsn));
+    print_line(format_args!(
+        "on disk {}: log {}, catalog {}",
+        bytes(stats.disk_bytes),
+        bytes(stats.wal_bytes),
+        bytes(stats.catalog_bytes)
+    ));
+    let rows: Vec<Vec<String>> = stats
+        .collections
+        .iter()
+        .map(|c| {
+            vec![
+                c.name.clone(),
+                c.schema.dimension().to_string(),
+                c.schema.metric().name().to_owned(),
+                grouped(c.rows),
+                grouped(c.dead_rows),
+                grouped(c.unsealed_rows),
+                c.segments.len().to_string(),
+                bytes(c.segments.iter().map(|s| s.bytes).sum()),
+            ]
+        })
+        .collect();
+    table(&["collection", "dim", "metric", "rows", "dead", "unsealed", "segments", "bytes"], &rows);
+    for collection in &stats.collections {
+        for segment in &collection.segments {
+            print_line(format_args!(
+                "{} segment {}: {} rows, {} dead, {}",
+                collection.name,
+                segment.id,
+                grouped(segment.rows),
+                grouped(segment.dead_rows),
+                bytes(segment.bytes)
+            ));
+            let rows: Vec<Vec<String>> = segment
+                .sections
+                .iter()
+                .map(|(name, size)| {
+                    let per_row = *size as f64 / segment.rows.max(1) as f64;
+                    vec![format!("  {name}"), bytes(*size), format!("{per_row:.1}")]
+                })
+                .collect();
+            table(&["  section", "bytes", "per row"], &rows);
+        }
+    }
+}
+
+pub(crate) fn verify(args: &StoreArgs, out: &Output) -> Outcome {
+    let store = open_to_read(&args.store)?;
+    let bar = bars::bar(out, "verify", Some(0));
+    let report = store.verify_with(&mut bars::follow(&bar))?;
+    bar.finish_and_clear();
+    store.close()?;
+    out.result(
+        &json!({
+            "sound": true,
+            "collections": report.collections,
+            "segments": report.segments,
+            "rows": report.rows,
+            "segment_bytes": report.segment_bytes,
+            "log_batches": report.log_batches,
+        }),
+        || {
+            print_line(format_args!(
+                "sound: {} rows in {} collections, {} segments of {}",
+                grouped(report.rows),
+                report.collections,
+                report.segments,
+                bytes(report.segment_bytes)
+            ));
+        },
+    );
+    Ok(())
+}
+
+pub(crate) fn flush(args: &StoreArgs, out: &Output) -> Outcome {
+    let store = open(&args.store)?;
+    store.flush()?;
+    finish(&store, out, "sealed")
+}
+
+pub(crate) fn compact(args: &StoreArgs, out: &Output) -> Outcome {
+    let store = open(&args.store)?;
+    let bar = bars::bar(out, "compact", Some(0));
+    store.compact_with(&mut bars::follow(&bar))?;
+    bar.finish_and_clear();
+    finish(&store, out, "compacted")
+}
+
+fn finish(store: &nearstone::Store, out: &Output, what: &str) -> Outcome {
+    let stats = store.stats()?;
+    store.close()?;
+    let segments: usize = stats.collections.iter().map(|c| c.segments.len()).sum();
+    let rows: u64 = stats.collections.iter().map(|c| c.rows).sum();
+    out.result(&json!({ "rows": rows, "segments": segments, "disk_bytes": stats.disk_bytes }), || {
+        print_line(format_args!(
+            "{what}: {} rows in {segments} segments, {} on disk",
+            grouped(rows),
+            bytes(stats.disk_bytes)
+        ));
+    });
+    Ok(())
+}
+
+pub(crate) fn backup(args: &BackupArgs, out: &Output) -> Outcome {
+    let store = open(&args.store)?;
+    let bar = bars::bar(out, "backup", Some(0));
+    let lsn = store.backup_with(&args.into, &mut bars::follow(&bar))?;
+    bar.finish_and_clear();
+    store.close()?;
+    out.result(&json!({ "lsn": lsn, "into": args.into }), || {
+        print_line(format_args!("backed up {} as of lsn {lsn} into {}", args.store.display(), args.into.display()));
+    });
+    Ok(())
+}

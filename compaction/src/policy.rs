@@ -1,0 +1,189 @@
+//! What to compact next: a pure function from segment statistics to a choice.
+//!
+//! Three rules, in the order of what they cost and give:
+//!
+//! 1. **Dead share.** A segment whose dead share passes the threshold is rewritten. The threshold falls with the
+//!    segment's age, so that a small or slow store, where 20 % would never be reached, is cleaned as well: at age
+//!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing.
+//! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them ([`crate::tiered`]).
+//! 3. Otherwise nothing.
+//!
+//! Any set of segments may be merged, whatever lies between them in time: which row of a key is alive is decided by
+//! deaths, never by the order of segments.
+
+use crate::tiered;
+use nearstone_base::SegmentId;
+
+/// What the policy knows of a sealed segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentStats {
+    /// Which one.
+    pub id: SegmentId,
+    /// Rows in the file, dead ones included.
+    pub rows: u32,
+    /// Rows that are dead and may be dropped.
+    pub dead: u32,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Seconds since it was written.
+    pub age_secs: u64,
+}
+
+impl SegmentStats {
+    /// The dead share, 0 to 1.
+    pub fn dead_share(&self) -> f64 {
+        f64::from(self.dead) / f64::from(self.rows.max(1))
+    }
+}
+
+/// The numbers of the rules.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Policy {
+    /// A segment with at least this share of dead rows is rewritten.
+    pub dead_share: f64,
+    /// Beyond this age, in seconds, the threshold falls in proportion to the age.
+    pub age_secs: u64,
+    /// So many segments of one tier are merged.
+    pub tier_inputs: usize,
+    /// A tier spans sizes up to this factor.
+    pub tier_factor: u64,
+    /// Segments with more live bytes than this are left to the dead-share rule.
+    pub bytes_max: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { dead_share: 0.20, age_secs: 3600, tier_inputs: 4, tier_factor: 4, bytes_max: 16 << 30 }
+    }
+}
+
+/// Why a merge was chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Nothing in it is alive.
+    AllDead,
+    /// The dead share passed the threshold for its age.
+    DeadShare,
+    /// Enough segments of one size.
+    Tier,
+    /// The user asked for it.
+    Asked,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// Nothing needs doing.
+    Nothing,
+    /// Merge these into one (or into nothing, when no row is alive).
+    Merge {
+        /// The segments.
+        inputs: Vec<SegmentId>,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// Chooses for one collection. Cost: `O(n log n)` for `n` segments.
+pub fn choose(segments: &[SegmentStats], policy: &Policy) -> Choice {
+    let all_dead: Vec<SegmentId> = segments.iter().filter(|s| s.dead >= s.rows).map(|s| s.id).collect();
+    if !all_dead.is_empty() {
+        return Choice::Merge { inputs: all_dead, reason: Reason::AllDead };
+    }
+    let worst = segments
+        .iter()
+        .filter(|s| s.dead > 0 && s.dead_share() >= threshold(policy, s.age_secs))
+        .max_by(|a, b| a.dead_share().total_cmp(&b.dead_share()).then(b.id.cmp(&a.id)));
+    if let Some(segment) = worst {
+        return Choice::Merge { inputs: vec![segment.id], reason: Reason::DeadShare };
+    }
+    match tiered::choose(segments, policy) {
+        Some(inputs) => Choice::Merge { inputs, reason: Reason::Tier },
+        None => Choice::Nothing,
+    }
+}
+
+/// What a user's `compact` does: everything into one segment without dead rows, unless that is so already.
+pub fn choose_all(segments: &[SegmentStats]) -> Choice {
+    let clean = segments.iter().all(|s| s.dead == 0);
+    if segments.is_empty() || (segments.len() == 1 && clean) {
+        return Choice::Nothing;
+    }
+    Choice::Merge { inputs: segments.iter().map(|s| s.id).collect(), reason: Reason::Asked }
+}
+
+fn threshold(policy: &Policy, age_secs: u64) -> f64 {
+    let fall = policy.age_secs.max(1) as f64 / age_secs.max(1) as f64;
+    policy.dead_share * fall.min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn segment(id: u64, rows: u32, dead: u32, bytes: u64, age_secs: u64) -> SegmentStats {
+        SegmentStats { id: SegmentId(id), rows, dead, bytes, age_secs }
+    }
+
+    #[test]
+    fn a_fifth_dead_is_rewritten_and_less_is_left() {
+        let policy = Policy::default();
+        let choice = choose(&[segment(1, 100, 20, 1000, 0)], &policy);
+        assert_eq!(choice, Choice::Merge { inputs: vec![SegmentId(1)], reason: Reason::DeadShare });
+        assert_eq!(choose(&[segment(1, 100, 19, 1000, 0)], &policy), Choice::Nothing);
+    }
+
+    #[test]
+    fn a_small_store_with_one_dead_row_is_cleaned_in_time() {
+        let policy = Policy::default();
+        assert_eq!(choose(&[segment(1, 100, 1, 1000, 3600)], &policy), Choice::Nothing);
+        assert_ne!(choose(&[segment(1, 100, 1, 1000, 24 * 3600)], &policy), Choice::Nothing);
+    }
+
+    #[test]
+    fn wholly_dead_segments_go_first_and_together() {
+        let segments = [segment(1, 10, 5, 100, 0), segment(2, 10, 10, 100, 0), segment(3, 4, 4, 100, 0)];
+        let choice = choose(&segments, &Policy::default());
+        assert_eq!(
+            choice,
+            Choice::Merge { inputs: vec![SegmentId(2), SegmentId(3)], reason: Reason::AllDead }
+        );
+    }
+
+    #[test]
+    fn asking_for_it_merges_everything_once() {
+        assert_eq!(choose_all(&[]), Choice::Nothing);
+        assert_eq!(choose_all(&[segment(1, 10, 0, 100, 0)]), Choice::Nothing);
+        assert_ne!(choose_all(&[segment(1, 10, 1, 100, 0)]), Choice::Nothing);
+        assert_ne!(choose_all(&[segment(1, 10, 0, 1, 0), segment(2, 10, 0, 1, 0)]), Choice::Nothing);
+    }
+
+    proptest! {
+        #[test]
+        fn the_policy_comes_to_rest(sizes in prop::collection::vec((1u32..1000, 0u32..1000), 0..20)) {
+            let mut segments: Vec<SegmentStats> = sizes
+                .iter()
+                .enumerate()
+                .map(|(i, &(rows, dead))| {
+                    segment(i as u64, rows, dead.min(rows), u64::from(rows) * 100, 0)
+                })
+                .collect();
+            let mut next = segments.len() as u64;
+            for _ in 0..100 {
+                let Choice::Merge { inputs, .. } = choose(&segments, &Policy::default()) else { return Ok(()) };
+                let live: u32 = segments
+                    .iter()
+                    .filter(|s| inputs.contains(&s.id))
+                    .map(|s| s.rows - s.dead)
+                    .sum();
+                segments.retain(|s| !inputs.contains(&s.id));
+                if live > 0 {
+                    segments.push(segment(next, live, 0, u64::from(live) * 100, 0));
+                    next += 1;
+                }
+            }
+            prop_assert!(false, "still choosing after 100 merges");
+        }
+    }
+}

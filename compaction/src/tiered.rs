@@ -1,0 +1,46 @@
+//! Size tiers: segments of similar size are merged when there are enough of them, so that each row is rewritten
+//! about `log(n) / log(tier_inputs)` times in the life of a store.
+
+use crate::policy::{Policy, SegmentStats};
+use nearstone_base::SegmentId;
+
+/// The smallest tier that is full: the run of segments, in order of size, whose largest is at most `tier_factor`
+/// times its smallest and that has at least `tier_inputs` members.
+pub(crate) fn choose(segments: &[SegmentStats], policy: &Policy) -> Option<Vec<SegmentId>> {
+    let mut by_size: Vec<&SegmentStats> = segments.iter().filter(|s| s.bytes <= policy.bytes_max).collect();
+    by_size.sort_by_key(|s| (s.bytes, s.id));
+    for (start, smallest) in by_size.iter().enumerate() {
+        let limit = smallest.bytes.max(1).saturating_mul(policy.tier_factor);
+        let run: Vec<SegmentId> =
+            by_size[start..].iter().take_while(|s| s.bytes <= limit).map(|s| s.id).collect();
+        if run.len() >= policy.tier_inputs.max(2) {
+            return Some(run);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(bytes: &[u64]) -> Option<Vec<u64>> {
+        let segments: Vec<SegmentStats> = bytes
+            .iter()
+            .enumerate()
+            .map(|(i, &bytes)| SegmentStats { id: SegmentId(i as u64), rows: 10, dead: 0, bytes, age_secs: 0 })
+            .collect();
+        choose(&segments, &Policy::default()).map(|run| run.iter().map(|id| id.0).collect())
+    }
+
+    #[test]
+    fn four_of_a_size_are_merged_and_a_giant_is_left_alone() {
+        assert_eq!(sizes(&[100, 110, 120, 1_000_000]), None);
+        assert_eq!(sizes(&[100, 1_000_000, 110, 120, 130]), Some(vec![0, 2, 3, 4]));
+    }
+
+    #[test]
+    fn different_sizes_are_different_tiers() {
+        assert_eq!(sizes(&[1, 10, 100, 1000, 10_000, 100_000]), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! The work behind: the only place where threads start.
+//!
+//! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work:
+//! link rows, seal what is frozen, compact what the policy chooses. A long compaction looks up between its own
+//! pieces and does what has become more urgent. With [`Background::Manual`] nothing starts and `Store::step` does
+//! the same by hand.
+
+use crate::engine::{Engine, link_rows};
+use crate::options::Background;
+use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
+use nearstone_base::{CollectionId, ErrorKind, Result};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Rows linked in one piece.
+const LINK_PIECE: u32 = 256;
+/// How long a worker sleeps when there is nothing to do: the age rule and idle log marks need a look now and then.
+const IDLE: Duration = Duration::from_millis(500);
+/// After a failure (a full disk, say) the next try waits so long.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+pub(crate) struct Workers {
+    threads: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+    stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Counts wakes, so that none is lost between a look for work and the sleep.
+    wakes: u64,
+    handles: Vec<JoinHandle<()>>,
+    syncing: bool,
+}
+
+impl Workers {
+    pub(crate) fn new(background: Background) -> Workers {
+        let threads = match background {
+            Background::Auto => (cores() / 2).max(1),
+            Background::Threads(threads) => threads,
+            Background::Manual => 0,
+        };
+        Workers {
+            threads,
+            state: Mutex::new(State::default()),
+            changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// There may be work: starts the threads at the first call.
+    pub(crate) fn wake(&self, engine: &Arc<Engine>) {
+        if self.threads == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        if self.is_stopping() {
+            return;
+        }
+        state.wakes += 1;
+        if state.handles.is_empty() {
+            for index in 0..self.threads {
+                let engine = engine.clone();
+                let thread = std::thread::Builder::new().name(format!("nearstone-{index}"));
+                if let Ok(handle) = thread.spawn(move || work(&engine)) {
+                    state.handles.push(handle);
+                }
+            }
+        }
+        if !state.syncing && engine.log.as_ref().is_some_and(|log| log.sync_due().is_some()) {
+            // The promise "synced at least every so often" must not wait for a long merge: it has its own thread.
+            state.syncing = true;
+            let engine = engine.clone();
+            let thread = std::thread::Builder::new().name("nearstone-sync".to_owned());
+            if let Ok(handle) = thread.spawn(move || keep_synced(&engine)) {
+                state.handles.push(handle);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Ends the threads and waits for them.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let handles = {
+            let mut state = self.state.lock();
+            self.changed.notify_all();
+            std::mem::take(&mut state.handles)
+        };
+        let this = std::thread::current().id();
+        for handle in handles {
+            if handle.thread().id() != this {
+                // A panic of a worker has been noted where it happened.
+                let _ = handle.join();
+            }
+        }
+    }
+
+    /// Whether the calling thread is one of them.
+    pub(crate) fn is_worker(&self) -> bool {
+        let this = std::thread::current().id();
+        self.state.lock().handles.iter().any(|handle| handle.thread().id() == this)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn sleep(&self, seen: u64, limit: Duration) {
+        let mut state = self.state.lock();
+        if state.wakes == seen && !self.is_stopping() {
+            self.changed.wait_for(&mut state, limit);
+        }
+    }
+
+    fn wakes(&self) -> u64 {
+        self.state.lock().wakes
+    }
+}
+
+/// Cores this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs `f` on all cores, this thread among them, until each has returned.
+pub(crate) fn on_all_cores(threads: usize, f: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&f)).collect();
+        let mut result = f();
+        for other in others {
+            let joined = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(joined);
+        }
+        result
+    })
+}
+
+fn work(engine: &Arc<Engine>) {
+    lower_priority();
+    let workers = &engine.workers;
+    while !workers.is_stopping() {
+        let seen = workers.wakes();
+        match engine.step() {
+            Ok(true) => {}
+            Ok(false) => {
+                // Nothing to do is the moment to prove on disk what is synced.
+                if let Some(log) = &engine.log {
+                    let _ = log.marker_if_idle();
+                }
+                workers.sleep(seen, IDLE);
+            }
+            Err(error) => {
+                let quiet = matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Closed);
+                if !quiet {
+                    *engine.last_error.lock() = Some(error);
+                }
+                workers.sleep(workers.wakes(), BACK_OFF);
+            }
+        }
+    }
+}
+
+fn keep_synced(engine: &Arc<Engine>) {
+    let workers = &engine.workers;
+    while !workers.is_stopping() {
+        let Some(log) = &engine.log else { return };
+        let seen = workers.wakes();
+        match log.sync_due() {
+            Some(wait) if wait.is_zero() => {
+                if log.sync().is_err() {
+                    engine.note_poison();
+                    return;
+                }
+            }
+            Some(wait) => workers.sleep(seen, wait),
+            None => workers.sleep(seen, IDLE),
+        }
+    }
+}
+
+/// Searches and writes come first: what runs behind takes the processor time that is left.
+fn lower_priority() {
+    nearstone_base::priority::lower_this_thread();
+}
+
+/// What there is to do.
+enum Task {
+    Link(CollectionId),
+    Seal(CollectionId),
+    Compact(CollectionId),
+}
+
+impl Engine {
+    /// One piece of work; `false` when there is none.
+    pub(crate) fn step(self: &Arc<Self>) -> Result<bool> {
+        if self.urgent_step()? {
+            return Ok(true);
+        }
+        self.check_healthy()?;
+        if !self.core.options.auto_compact || self.pace.is_paused() {
+            return Ok(false);
+        }
+        let Some(Task::Compact(id)) = self.next_compaction() else { return Ok(false) };
+        // Another worker may be at it.
+        let Some(_turn) = self.compact_turn.try_lock() else { return Ok(false) };
+        self.compact_by_policy(id)
+    }
+
+    /// Links or seals, what a compaction must not hold up; `false` when there is nothing of the kind.
+    pub(crate) fn urgent_step(self: &Arc<Self>) -> Result<bool> {
+        self.check_healthy()?;
+        match self.next_urgent() {
+            Some(Task::Link(id)) => {
+                let view = self.core.view.load_full();
+                let Some(collection) = view.lists.collections.get(&id) else { return Ok(true) };
+                let mut linked = 0;
+                for segment in collection.unsealed() {
+                    linked += link_rows(&self.core, segment, LINK_PIECE);
+                    if linked >= LINK_PIECE {
+                        break;
+                    }
+                }
+                // Rows that others have claimed are being linked: nothing to do here.
+                Ok(linked > 0)
+            }
+            Some(Task::Seal(id)) => {
+                let Some(turn) = self.seal_turn.try_lock() else { return Ok(false) };
+                self.seal_oldest(id, &turn)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn next_urgent(&self) -> Option<Task> {
+        let view = self.core.view.load();
+        let collections = || view.lists.collections.values();
+        if let Some(c) = collections().find(|c| !c.frozen.is_empty() && c.frozen[0].segment.unlinked() == 0) {
+            return Some(Task::Seal(c.id));
+        }
+        if let Some(c) = collections().find(|c| c.unsealed().any(|s| s.unlinked() > 0)) {
+            return Some(Task::Link(c.id));
+        }
+        self.freeze_what_pins_the_log().map(Task::Seal)
+    }
+
+    /// When the log has grown too long: the collection that holds its floor down is frozen.
+    fn freeze_what_pins_the_log(&self) -> Option<CollectionId> {
+        let log = self.log.as_ref()?;
+        if log.bytes() < self.core.options.wal_bytes {
+            return None;
+        }
+        let mut live = self.core.live.lock();
+        let (id, _) = live.pending.iter().filter_map(|(id, p)| p.first.map(|lsn| (*id, lsn))).min_by_key(|p| p.1)?;
+        let frozen = live.freeze(&self.core, id);
+        live.publish(&self.core);
+        frozen.then_some(id)
+    }
+
+    fn next_compaction(&self) -> Option<Task> {
+        let view = self.core.view.load();
+        let now = self.core.wall_secs();
+        view.lists.collections.values().find(|c| self.policy_choice(c, now).is_some()).map(|c| Task::Compact(c.id))
+    }
+}

@@ -1,0 +1,258 @@
+//! Compaction: some sealed segments of a collection become one, without the rows that are dead in the catalog.
+//!
+//! The protocol is that of a seal, with outputs added and inputs removed in one catalog transaction. Only rows that
+//! were dead at the collection's `sealed_lsn` are dropped; deaths after that are carried over in memory at the swap
+//! and come from the log after a crash. What the transaction writes down about the output is computed from the
+//! `sealed_lsn` of that moment, which a seal may have moved while the merge ran. Inputs are unlinked after the
+//! transaction and after the last snapshot that uses them.
+
+use crate::background::{cores, on_all_cores};
+use crate::catalog::SegmentRow;
+use crate::engine::Engine;
+use crate::options::Background;
+use crate::progress::{Progress, no_progress, report};
+use crate::seal::overtaken;
+use crate::view::{CollectionView, SealedHandle};
+use nearstone_base::sync::{Arc, Ordering};
+use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
+use nearstone_compaction::merge::{Merge, MergeInput};
+use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
+use nearstone_segments::seal::SealTarget;
+
+/// Rows linked between two looks at whether to stop or to do something more urgent.
+const LINK_PIECE: u32 = 64;
+
+impl Engine {
+    /// A user's compaction: seals what is in memory, then merges everything sealed into one segment.
+    pub(crate) fn compact_collection(
+        self: &Arc<Self>,
+        id: CollectionId,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        self.flush_collection(id)?;
+        let _turn = self.compact_turn.lock();
+        let view = self.core.view.load_full();
+        let Some(collection) = view.lists.collections.get(&id) else { return Ok(()) };
+        let threads = match self.core.options.background {
+            Background::Manual => 1,
+            _ => cores(),
+        };
+        match choose_all(&self.segment_stats(collection, self.core.wall_secs(), Counted::InCatalog)) {
+            Choice::Merge { inputs, .. } => self.merge(collection, &inputs, threads, progress),
+            Choice::Nothing => Ok(()),
+        }
+    }
+
+    /// What the policy would do with a collection. Rows that died since the last seal count too: sealing makes
+    /// their deaths known to the catalog, and then they can be dropped.
+    pub(crate) fn policy_choice(&self, collection: &CollectionView, now_secs: u64) -> Option<Vec<SegmentId>> {
+        let stats = self.segment_stats(collection, now_secs, Counted::All);
+        match choose(&stats, &self.core.options.policy) {
+            Choice::Merge { inputs, .. } => Some(inputs),
+            Choice::Nothing => None,
+        }
+    }
+
+    /// Does what the policy chooses; `false` when it chooses nothing. The caller holds the compaction turn.
+    pub(crate) fn compact_by_policy(self: &Arc<Self>, id: CollectionId) -> Result<bool> {
+        let view = self.core.view.load_full();
+        let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
+        let now = self.core.wall_secs();
+        if self.policy_choice(collection, now).is_none() {
+            return Ok(false);
+        }
+        let known = self.segment_stats(collection, now, Counted::InCatalog);
+        if let Choice::Merge { inputs, .. } = choose(&known, &self.core.options.policy) {
+            self.merge(collection, &inputs, 1, &mut no_progress)?;
+        } else {
+            // The deaths that call for it are not in the catalog yet.
+            self.flush_collection(id)?;
+        }
+        Ok(true)
+    }
+
+    fn segment_stats(&self, collection: &CollectionView, now_secs: u64, count: Counted) -> Vec<SegmentStats> {
+        let sealed_lsn = self.core.live.lock().pending.get(&collection.id).map_or(0, |p| p.sealed_lsn);
+        collection
+            .sealed
+            .iter()
+            .map(|handle| {
+                let meta = handle.segment.meta();
+                let deaths = handle.segment.deaths();
+                let dead = match count {
+                    Counted::All => deaths.count(),
+                    Counted::InCatalog => deaths.dead_at(sealed_lsn).len() as u32,
+                };
+                SegmentStats {
+                    id: meta.id,
+                    rows: meta.rows,
+                    dead,
+                    bytes: meta.len,
+                    age_secs: now_secs.saturating_sub(meta.created_secs),
+                }
+            })
+            .collect()
+    }
+
+    fn merge(
+        self: &Arc<Self>,
+        collection: &CollectionView,
+        chosen: &[SegmentId],
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        let core = &self.core;
+        let id = collection.id;
+        let inputs: Vec<Arc<SealedHandle>> =
+            collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
+        let at = core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
+        let merge_inputs = inputs.iter().map(|handle| MergeInput {
+            segment: &handle.segment,
+            dead: handle.segment.deaths().dead_at(at),
+        });
+        let merge = Merge::new(merge_inputs.collect(), collection.schema)?;
+        self.link_merge(&merge, threads, progress)?;
+
+        let dir = crate::layout::segments(&core.dir);
+        let target = SealTarget {
+            vfs: &*core.vfs,
+            dir: &dir,
+            id: core.take_segment_id(),
+            uuid: core.random.uuid(),
+            created_secs: core.wall_secs(),
+        };
+        let cancel = || core.is_closed() || self.pace.is_cancelled();
+        report(progress, "write", 0, 1)?;
+        let merged = match merge.write(&target, &cancel)? {
+            Some(merged) => Some((core.open_segment(&merged.meta)?, merged.origin)),
+            None => None,
+        };
+        let committed = self.commit_merge(id, &inputs, merged);
+        report(progress, "write", 1, 1)?;
+        committed
+    }
+
+    fn link_merge(self: &Arc<Self>, merge: &Merge<'_>, threads: usize, progress: Progress<'_>) -> Result<()> {
+        let total = u64::from(merge.rows());
+        if threads <= 1 {
+            while !merge.all_linked() {
+                self.pace.step()?;
+                self.check_healthy()?;
+                report(progress, "link", u64::from(merge.linked()), total)?;
+                self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))?;
+                // One thread may be all there is: rows and seals of running writers come first.
+                while self.workers.is_worker() && self.urgent_step()? {}
+            }
+            return Ok(());
+        }
+        let stop = nearstone_base::sync::AtomicBool::new(false);
+        let cancelled = nearstone_base::sync::Mutex::new(None);
+        let shared = nearstone_base::sync::Mutex::new(progress);
+        on_all_cores(threads, || {
+            while !merge.all_linked() && !stop.load(Ordering::Relaxed) {
+                let step = self.pace.step().and_then(|()| self.check_healthy()).and_then(|()| {
+                    match shared.try_lock() {
+                        Some(mut progress) => report(*progress, "link", u64::from(merge.linked()), total),
+                        None => Ok(()),
+                    }
+                });
+                let linked = step
+                    .and_then(|()| self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch)));
+                match linked {
+                    Ok(0) => std::thread::yield_now(),
+                    Ok(_) => {}
+                    Err(error) => {
+                        stop.store(true, Ordering::Relaxed);
+                        cancelled.lock().get_or_insert(error);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        cancelled.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn commit_merge(
+        self: &Arc<Self>,
+        id: CollectionId,
+        inputs: &[Arc<SealedHandle>],
+        merged: Option<(Arc<SealedHandle>, Vec<(u32, u32)>)>,
+    ) -> Result<()> {
+        let mut catalog = match self.catalog() {
+            Ok(catalog) => catalog,
+            Err(error) => {
+                // Nothing names the file: it can go, unless the store is poisoned.
+                if let Some((handle, _)) = &merged {
+                    handle.set_obsolete();
+                }
+                return Err(error);
+            }
+        };
+        let Some(row) = catalog.state().collections.get(&id) else {
+            if let Some((handle, _)) = &merged {
+                handle.set_obsolete();
+            }
+            return Err(overtaken("compaction"));
+        };
+        let sealed_lsn = row.sealed_lsn;
+        catalog.commit(|next| {
+            for input in inputs {
+                next.segments.remove(&input.id());
+                next.deaths.remove(&input.id());
+            }
+            if let Some((handle, origin)) = &merged {
+                let meta = handle.segment.meta().clone();
+                let dead = dead_rows(inputs, origin, sealed_lsn).collect::<roaring::RoaringBitmap>();
+                if !dead.is_empty() {
+                    next.deaths.insert(meta.id, dead);
+                }
+                next.segments.insert(meta.id, SegmentRow { collection: id, meta });
+            }
+        })?;
+        {
+            let mut live = self.core.live.lock();
+            if let Some((handle, origin)) = &merged {
+                for (new, &(input, old)) in origin.iter().enumerate() {
+                    let death = inputs[input as usize].segment.deaths().get(old);
+                    if death != 0 {
+                        handle.segment.deaths().set(new as u32, death);
+                    }
+                }
+                self.counters.compacted_rows.fetch_add(origin.len() as u64, Ordering::Relaxed);
+            }
+            live.change(id, |view| {
+                view.sealed.retain(|h| !inputs.iter().any(|input| input.id() == h.id()));
+                view.sealed.extend(merged.map(|(handle, _)| handle));
+                view.sealed_epoch += 1;
+            });
+            live.publish(&self.core);
+        }
+        for input in inputs {
+            input.set_obsolete();
+        }
+        self.counters.compactions.fetch_add(1, Ordering::Relaxed);
+        let generation = catalog.state().generation;
+        drop(catalog);
+        self.log()?.barrier(generation).inspect_err(|_| self.note_poison())
+    }
+}
+
+/// Which deaths count.
+#[derive(Clone, Copy)]
+enum Counted {
+    /// Every death so far.
+    All,
+    /// Deaths that the catalog knows, whose rows a merge drops.
+    InCatalog,
+}
+
+/// The output's rows that are dead at `at`.
+fn dead_rows<'a>(
+    inputs: &'a [Arc<SealedHandle>],
+    origin: &'a [(u32, u32)],
+    at: Lsn,
+) -> impl Iterator<Item = u32> + 'a {
+    origin.iter().enumerate().filter_map(move |(new, &(input, old))| {
+        inputs[input as usize].segment.deaths().is_dead_at(old, at).then_some(new as u32)
+    })
+}

@@ -1,0 +1,238 @@
+//! How a store is opened: the builder, and the options it leaves behind.
+
+use crate::store::Store;
+use nearstone_base::clock::{Clock, SystemClock};
+use nearstone_base::random::{Random, SystemRandom};
+use nearstone_base::vfs::{DiskVfs, MemoryVfs, Residency, Vfs};
+use nearstone_base::{Error, Result};
+use nearstone_compaction::policy::Policy;
+use nearstone_wal::{Durability, RecoveryMode};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who links, seals and compacts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Background {
+    /// Half the cores, at least one thread, at the lowest priority, started at first need.
+    #[default]
+    Auto,
+    /// So many threads, started at first need.
+    Threads(usize),
+    /// No thread at all: the program calls [`Store::step`].
+    Manual,
+}
+
+/// Opens stores; made by [`Store::builder`].
+#[derive(Clone, Debug)]
+pub struct StoreBuilder {
+    pub(crate) create: bool,
+    pub(crate) options: Options,
+    pub(crate) vfs: Option<Arc<dyn Vfs>>,
+    pub(crate) clock: Option<Arc<dyn Clock>>,
+    pub(crate) random: Option<Arc<dyn Random>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) read_only: bool,
+    pub(crate) durability: Durability,
+    pub(crate) recovery: RecoveryMode,
+    pub(crate) memory_budget: u64,
+    pub(crate) write_stall: Duration,
+    pub(crate) background: Background,
+    pub(crate) seal_bytes: u64,
+    pub(crate) seal_rows: u32,
+    pub(crate) wal_bytes: u64,
+    pub(crate) policy: Policy,
+    pub(crate) auto_compact: bool,
+    pub(crate) residency: Residency,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            read_only: false,
+            durability: Durability::Sync,
+            recovery: RecoveryMode::TornTail,
+            memory_budget: 1 << 30,
+            write_stall: Duration::from_secs(60),
+            background: Background::Auto,
+            seal_bytes: 128 << 20,
+            seal_rows: 250_000,
+            wal_bytes: 256 << 20,
+            policy: Policy::default(),
+            auto_compact: true,
+            residency: Residency::Mapped,
+        }
+    }
+}
+
+impl StoreBuilder {
+    pub(crate) fn new() -> StoreBuilder {
+        StoreBuilder { create: true, options: Options::default(), vfs: None, clock: None, random: None }
+    }
+
+    /// Whether a missing or empty folder becomes a new store (the default) or is `NotFound`.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> StoreBuilder {
+        self.create = create;
+        self
+    }
+
+    /// Opens for reading only: takes a shared lock, writes nothing, works on read-only media and next to other
+    /// readers. Rows that are only in the log are replayed into private memory.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> StoreBuilder {
+        self.options.read_only = read_only;
+        self
+    }
+
+    /// What an acknowledged write survives, unless a batch says otherwise. Default: [`Durability::Sync`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> StoreBuilder {
+        self.options.durability = durability;
+        self
+    }
+
+    /// What happens when the log's end is damaged. Default: [`RecoveryMode::TornTail`].
+    #[must_use]
+    pub fn recovery(mut self, mode: RecoveryMode) -> StoreBuilder {
+        self.options.recovery = mode;
+        self
+    }
+
+    /// Bytes that rows not yet sealed may take in memory (default 1 GiB). Writers wait when it is used up.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: u64) -> StoreBuilder {
+        self.options.memory_budget = bytes;
+        self
+    }
+
+    /// How long a writer waits for memory before it gets `Busy` (default 60 s).
+    #[must_use]
+    pub fn write_stall(mut self, limit: Duration) -> StoreBuilder {
+        self.options.write_stall = limit;
+        self
+    }
+
+    /// Who does the work behind. Default: [`Background::Auto`].
+    #[must_use]
+    pub fn background(mut self, background: Background) -> StoreBuilder {
+        self.options.background = background;
+        self
+    }
+
+    /// Seals a collection's mutable segment at so many bytes of vectors (default 128 MiB).
+    #[must_use]
+    pub fn seal_bytes(mut self, bytes: u64) -> StoreBuilder {
+        self.options.seal_bytes = bytes;
+        self
+    }
+
+    /// Seals a collection's mutable segment at so many rows (default 250,000).
+    #[must_use]
+    pub fn seal_rows(mut self, rows: u32) -> StoreBuilder {
+        self.options.seal_rows = rows;
+        self
+    }
+
+    /// Seals what pins the log when it has grown to so many bytes (default 256 MiB).
+    #[must_use]
+    pub fn wal_bytes(mut self, bytes: u64) -> StoreBuilder {
+        self.options.wal_bytes = bytes;
+        self
+    }
+
+    /// A sealed segment with at least this share of dead rows is rewritten (default 0.20; sooner for old ones).
+    #[must_use]
+    pub fn dead_share(mut self, share: f64) -> StoreBuilder {
+        self.options.policy.dead_share = share;
+        self
+    }
+
+    /// Beyond this age the dead share that triggers a rewrite falls in proportion (default one hour).
+    #[must_use]
+    pub fn dead_age(mut self, age: Duration) -> StoreBuilder {
+        self.options.policy.age_secs = age.as_secs();
+        self
+    }
+
+    /// Whether compaction runs by itself (default) or only when [`Store::compact`] is called.
+    #[must_use]
+    pub fn auto_compact(mut self, on: bool) -> StoreBuilder {
+        self.options.auto_compact = on;
+        self
+    }
+
+    /// How sealed segments are held: mapped (default), or read into memory for disks that are not trusted to keep
+    /// answering, and for tools that know no maps.
+    #[must_use]
+    pub fn residency(mut self, residency: Residency) -> StoreBuilder {
+        self.options.residency = residency;
+        self
+    }
+
+    /// Runs over another file system.
+    #[must_use]
+    pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> StoreBuilder {
+        self.vfs = Some(vfs);
+        self
+    }
+
+    /// Runs by another clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> StoreBuilder {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Takes identities and salts from another generator.
+    #[must_use]
+    pub fn random(mut self, random: Arc<dyn Random>) -> StoreBuilder {
+        self.random = Some(random);
+        self
+    }
+
+    /// Opens the store in a folder.
+    ///
+    /// Cost: proportional to what is in the log and not yet sealed; it does not grow with sealed rows.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` (no such folder, and creating is off), `NotAStore` (the folder holds something else), `Busy`
+    /// (another process holds the lock), `UnsupportedVersion`, `Corruption`, `ReadOnly`, `Io`.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
+        self.validate()?;
+        let vfs = self.vfs.clone().unwrap_or_else(|| Arc::new(DiskVfs::new()));
+        crate::recovery::open(&self, vfs, path.as_ref())
+    }
+
+    /// Makes a store that lives in memory and is gone when its last handle is.
+    pub fn in_memory(self) -> Result<Store> {
+        self.validate()?;
+        crate::recovery::open(&self, Arc::new(MemoryVfs::new()), Path::new("/store"))
+    }
+
+    pub(crate) fn clock_or_default(&self) -> Arc<dyn Clock> {
+        self.clock.clone().unwrap_or_else(|| Arc::new(SystemClock::new()))
+    }
+
+    pub(crate) fn random_or_default(&self) -> Arc<dyn Random> {
+        self.random.clone().unwrap_or_else(|| Arc::new(SystemRandom))
+    }
+
+    fn validate(&self) -> Result<()> {
+        let share = self.options.policy.dead_share;
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(Error::invalid(format!("dead_share is {share}: it must lie in 0 (excluded) to 1")));
+        }
+        if self.options.seal_rows == 0 || self.options.seal_bytes == 0 {
+            return Err(Error::invalid("seal_rows and seal_bytes must be at least 1"));
+        }
+        if let Background::Threads(0) = self.options.background {
+            return Err(Error::invalid("0 background threads: say Background::Manual for none"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Sealing: a frozen segment becomes a file, and the catalog the state at its freeze.
+//!
+//! 1. Frozen between batches, under the apply lock, at lsn S; all its rows are linked.
+//! 2. The log is synced: the catalog never knows more than the log has made durable.
+//! 3. The file is written, footer last, synced, renamed, the folder synced; opened and checked as a reader would.
+//! 4. **One catalog transaction, the commit point**: the segment, `sealed_lsn = S`, the deaths at S of the
+//!    collection's other segments, the log's new floor.
+//! 5. Briefly under the apply lock: deaths since S are carried over, the new list is published.
+//! 6. The log learns the catalog's generation; files wholly below the floor go, oldest first.
+//!
+//! Power may go between any two of these. Before 4 the log still holds everything and the file is swept; after 4 the
+//! log's records up to S are skipped at replay.
+
+use crate::background::{cores, on_all_cores};
+use crate::catalog::{CatalogState, SegmentRow};
+use crate::core::Live;
+use crate::engine::{Engine, link_rows};
+use crate::view::{CollectionView, Frozen, SealedHandle};
+use nearstone_base::sync::{Arc, MutexGuard, Ordering};
+use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
+use nearstone_segments::seal::{SealTarget, seal_frozen};
+
+/// Rows linked between two looks at whether to stop.
+const LINK_PIECE: u32 = 128;
+
+impl Engine {
+    /// Seals everything a collection has in memory.
+    pub(crate) fn flush_collection(self: &Arc<Self>, id: CollectionId) -> Result<()> {
+        self.check_healthy()?;
+        {
+            let mut live = self.core.live.lock();
+            if live.freeze(&self.core, id) {
+                live.publish(&self.core);
+            }
+        }
+        loop {
+            let turn = self.seal_turn.lock();
+            let view = self.core.view.load_full();
+            let Some(frozen) = view.lists.collections.get(&id).and_then(|c| c.frozen.first()) else {
+                return Ok(());
+            };
+            let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
+            on_all_cores(threads, || {
+                while link_rows(&self.core, &frozen.segment, LINK_PIECE) > 0 {
+                    self.check_healthy()?;
+                }
+                Ok(())
+            })?;
+            self.seal_oldest(id, &turn)?;
+        }
+    }
+
+    /// Seals a collection's oldest frozen segment; `false` when there is none. The turn keeps two seals from
+    /// committing in another order than that of their freezes.
+    pub(crate) fn seal_oldest(self: &Arc<Self>, id: CollectionId, _turn: &MutexGuard<'_, ()>) -> Result<bool> {
+        self.check_healthy()?;
+        let view = self.core.view.load_full();
+        let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
+        let Some(frozen) = collection.frozen.first() else { return Ok(false) };
+        while !frozen.segment.all_linked() {
+            if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
+                // The last rows are being linked by others.
+                std::thread::yield_now();
+            }
+            self.check_healthy()?;
+        }
+        let log = self.log()?;
+        log.sync().inspect_err(|_| self.note_poison())?;
+
+        let sealed = self.write_sealed(frozen)?;
+        let mut catalog = self.catalog()?;
+        if !catalog.state().collections.contains_key(&id) {
+            // Dropped while the file was being written.
+            if let Some((handle, _)) = &sealed {
+                handle.set_obsolete();
+            }
+            return Ok(true);
+        }
+        let current = self.core.view.load_full();
+        let Some(collection) = current.lists.collections.get(&id) else { return Ok(true) };
+        let floor = self.core.live.lock().floor(Some(id));
+        // The floor may lie above S when nothing else needs the log: what is below it must be durable.
+        log.sync().inspect_err(|_| self.note_poison())?;
+        catalog.commit(|next| {
+            record_seal(next, collection, frozen.last, floor);
+            if let Some((handle, _)) = &sealed {
+                let meta = handle.segment.meta().clone();
+                next.segments.insert(meta.id, SegmentRow { collection: id, meta });
+            }
+        })?;
+        {
+            let mut live = self.core.live.lock();
+            swap(&mut live, id, frozen, sealed);
+            live.publish(&self.core);
+        }
+        self.counters.seals.fetch_add(1, Ordering::Relaxed);
+        let generation = catalog.state().generation;
+        drop(catalog);
+        self.announce_room();
+        log.barrier(generation).inspect_err(|_| self.note_poison())?;
+        log.remove_below(floor)?;
+        Ok(true)
+    }
+
+    /// Writes the file and opens it as a reader would. `None` when no row is alive. Returns the segment and, for
+    /// each of its rows, the frozen segment's ordinal.
+    fn write_sealed(&self, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+        let core = &self.core;
+        let dir = crate::layout::segments(&core.dir);
+        let target = SealTarget {
+            vfs: &*core.vfs,
+            dir: &dir,
+            id: frozen.segment.id(),
+            uuid: core.random.uuid(),
+            created_secs: core.wall_secs(),
+        };
+        let cancel = || core.is_closed();
+        let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else { return Ok(None) };
+        let handle = core.open_segment(&output.meta)?;
+        Ok(Some((handle, output.order)))
+    }
+}
+
+/// The catalog becomes the state of the collection at lsn `at`.
+fn record_seal(next: &mut CatalogState, collection: &CollectionView, at: Lsn, floor: Lsn) {
+    if let Some(row) = next.collections.get_mut(&collection.id) {
+        row.sealed_lsn = at;
+    }
+    record_deaths(next, collection, at);
+    next.wal_floor = next.wal_floor.max(floor);
+    next.last_lsn = next.last_lsn.max(at).max(floor - 1);
+}
+
+/// Writes down which sealed rows of a collection are dead at `at`.
+pub(crate) fn record_deaths(next: &mut CatalogState, collection: &CollectionView, at: Lsn) {
+    for handle in &collection.sealed {
+        let dead = handle.segment.deaths().dead_at(at);
+        if !dead.is_empty() {
+            next.deaths.insert(handle.id(), dead);
+        }
+    }
+}
+
+/// Lets the sealed segment take the frozen one's place, with all deaths up to this moment.
+fn swap(live: &mut Live, id: CollectionId, frozen: &Frozen, sealed: Option<(Arc<SealedHandle>, Vec<u32>)>) {
+    if let Some((handle, order)) = &sealed {
+        for (new, &old) in order.iter().enumerate() {
+            let death = frozen.segment.deaths().get(old);
+            if death != 0 {
+                debug_assert!(death > frozen.last, "rows that were dead at the freeze are not in the file");
+                handle.segment.deaths().set(new as u32, death);
+            }
+        }
+    }
+    live.change(id, |view| {
+        debug_assert!(Arc::ptr_eq(&view.frozen[0].segment, &frozen.segment), "seals commit in the order of freezes");
+        view.frozen.remove(0);
+        if let Some((handle, _)) = sealed {
+            view.sealed.push(handle);
+            view.sealed_epoch += 1;
+        }
+    });
+    if let Some(pending) = live.pending.get_mut(&id) {
+        pending.sealed_lsn = frozen.last;
+    }
+}
+
+/// For work that was overtaken by a drop or a close.
+pub(crate) fn overtaken(what: &str) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("{what}: the collection was dropped meanwhile"))
+}

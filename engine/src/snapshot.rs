@@ -1,0 +1,26 @@
+//! Snapshots: the rows of one moment, for as long as they are held.
+
+use crate::view::View;
+use nearstone_base::sync::Arc;
+use nearstone_base::{Lsn, Uuid};
+
+/// What was visible at one moment, over all collections. It keeps seeing the same rows across writes, seals,
+/// compactions and drops; holding it costs memory and disk space (old segments stay), not correctness.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) view: Arc<View>,
+    pub(crate) store: Uuid,
+}
+
+impl Snapshot {
+    /// The last batch it sees.
+    pub fn lsn(&self) -> Lsn {
+        self.view.lsn
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot(lsn {})", self.view.lsn)
+    }
+}

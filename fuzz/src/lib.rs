@@ -1,0 +1,103 @@
+//! Fuzzing of everything that reads bytes from disk. The one promise under test: **bytes never panic a decoder**; it
+//! returns what they say, or an error.
+//!
+//! Each target is one function from bytes to whether they were accepted, named in [`TARGETS`], and it is the same function in three places:
+//!
+//! - the fuzzer calls it with inputs it invents (`cargo xtask fuzz NAME`, nightly);
+//! - `cargo test --manifest-path fuzz/Cargo.toml` replays `corpus/NAME` and `regressions/NAME` on stable, whole and broken;
+//! - `cargo run --manifest-path fuzz/Cargo.toml --bin NAME -- FILE...` replays single files, under a debugger if need be.
+//!
+//! Where decoding has an inverse, a target also checks it: what was accepted encodes to the same bytes again.
+//!
+//! An input that broke something goes into `regressions/NAME` together with the fix. `corpus/NAME` holds small,
+//! valid files to start from; `cargo run --example seeds` writes them again after a format has changed.
+
+#![forbid(unsafe_code)]
+
+use nearstone_base::record::{self, BatchEncoder, Operation};
+use nearstone_datasets::{Format, parse_bytes};
+use std::process::ExitCode;
+
+/// A fuzz target: whether the bytes were accepted.
+pub type Target = fn(&[u8]) -> bool;
+
+/// Every target by its name, which is also its folder in `corpus` and `regressions` and its program.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("record_bytes", record_bytes),
+    ("npy_bytes", npy_bytes),
+    ("vecs_bytes", vecs_bytes),
+    ("json_lines_bytes", json_lines_bytes),
+];
+
+/// The body of one log record.
+pub fn record_bytes(bytes: &[u8]) -> bool {
+    let Some(operations) = record::decode(bytes) else { return false };
+    let mut batch = BatchEncoder::new();
+    for operation in operations {
+        match operation {
+            Operation::Upsert { collection, key, vector, payload } => {
+                batch.upsert(collection, key, &record::vector_from_bytes(vector), payload);
+            }
+            Operation::Delete { collection, key } => batch.delete(collection, key),
+        }
+    }
+    assert_eq!(batch.finish(), bytes, "an accepted record has one encoding");
+    true
+}
+
+/// NumPy's array file.
+pub fn npy_bytes(bytes: &[u8]) -> bool {
+    parse(Format::Npy, bytes)
+}
+
+/// The vector files `fvecs` and `bvecs`, which differ in the width of a number.
+pub fn vecs_bytes(bytes: &[u8]) -> bool {
+    // Both are always tried.
+    parse(Format::Fvecs, bytes) | parse(Format::Bvecs, bytes)
+}
+
+/// JSON, one row per line.
+pub fn json_lines_bytes(bytes: &[u8]) -> bool {
+    parse(Format::JsonLines, bytes)
+}
+
+fn parse(format: Format, bytes: &[u8]) -> bool {
+    let Ok(rows) = parse_bytes(format, bytes) else { return false };
+    let lens = rows.iter().map(|row| row.vector.len());
+    assert!(lens.clone().max() == lens.min(), "all vectors of a file have one dimension");
+    assert!(rows.iter().flat_map(|row| &row.vector).all(|x| x.is_finite()), "vectors hold finite numbers");
+    true
+}
+
+/// Calls a target with each file named on the command line: the whole of a target's program outside of the fuzzer.
+pub fn replay_arguments(target: Target) -> ExitCode {
+    for path in std::env::args_os().skip(1) {
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let verdict = if target(&bytes) { "accepted" } else { "refused" };
+                println!("{}: {verdict}", path.display());
+            }
+            Err(error) => {
+                eprintln!("{} cannot be read: {error}", path.display());
+                return ExitCode::from(2);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The program of a target: the fuzzer's entry point in its builds, a replay of named files in all others.
+#[macro_export]
+macro_rules! program {
+    ($target:ident) => {
+        #[cfg(fuzzing)]
+        libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+            $crate::$target(bytes);
+        });
+
+        #[cfg(not(fuzzing))]
+        fn main() -> std::process::ExitCode {
+            $crate::replay_arguments($crate::$target)
+        }
+    };
+}

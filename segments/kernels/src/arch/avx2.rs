@@ -1,0 +1,145 @@
+//! AVX2 with FMA: 256-bit vectors.
+
+use crate::vector::{Bytes, Doubles, Floats};
+use std::arch::x86_64::*;
+
+super::kernels_for!("avx2", "avx2,fma", Lanes, WideLanes, Products);
+
+/// Whether this processor has what the kernels here need.
+pub(crate) fn supported() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[derive(Clone, Copy)]
+struct Lanes(__m256);
+
+#[derive(Clone, Copy)]
+struct WideLanes(__m256d);
+
+#[derive(Clone, Copy)]
+struct Products(__m256i);
+
+// SAFETY of all blocks below: the trait's contract, that the processor has AVX2 and FMA, and, for loads, that the
+// memory can be read. The intrinsics need nothing else.
+
+impl Floats for Lanes {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_setzero_ps() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: see above; a masked load does not touch the lanes that are off.
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes);
+            Lanes(_mm256_maskload_ps(from, mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_fmadd_ps(self.0, other.0, sum.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let half = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
+        }
+    }
+}
+
+impl Doubles for WideLanes {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm256_setzero_pd() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm256_cvtps_pd(_mm_loadu_ps(from)) })
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm256_sub_pd(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm256_fmadd_pd(self.0, other.0, sum.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f64 {
+        // SAFETY: see above.
+        unsafe {
+            let pair = _mm_add_pd(_mm256_castpd256_pd128(self.0), _mm256_extractf128_pd::<1>(self.0));
+            _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
+        }
+    }
+}
+
+impl Bytes for Products {
+    const STEP: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        Products(unsafe { _mm256_setzero_si256() })
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
+        // Widened to 16 bits first: the instruction that multiplies bytes directly saturates.
+        // SAFETY: see above.
+        unsafe {
+            let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.cast()));
+            let q = _mm256_cvtepi8_epi16(_mm_loadu_si128(query.cast()));
+            Products(_mm256_add_epi32(self.0, _mm256_madd_epi16(c, q)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> i32 {
+        // SAFETY: see above.
+        unsafe {
+            let half = _mm_add_epi32(_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0));
+            let pair = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
+            _mm_cvtsi128_si32(_mm_add_epi32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair)))
+        }
+    }
+}

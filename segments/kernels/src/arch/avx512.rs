@@ -1,0 +1,139 @@
+//! AVX-512 (F, BW, VL, DQ, VNNI): 512-bit vectors, masked loads, and products of bytes in one instruction.
+
+use crate::vector::{Bytes, Doubles, Floats};
+use std::arch::x86_64::*;
+
+super::kernels_for!(
+    "avx512",
+    "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+    Lanes,
+    WideLanes,
+    Products
+);
+
+/// Whether this processor has what the kernels here need.
+pub(crate) fn supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+#[derive(Clone, Copy)]
+struct Lanes(__m512);
+
+#[derive(Clone, Copy)]
+struct WideLanes(__m512d);
+
+#[derive(Clone, Copy)]
+struct Products(__m512i);
+
+// SAFETY of all blocks below: the trait's contract, that the processor has these sets, and, for loads, that the
+// memory can be read. The intrinsics need nothing else.
+
+impl Floats for Lanes {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_setzero_ps() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: see above; a masked load does not touch the lanes that are off.
+        unsafe { Lanes(_mm512_maskz_loadu_ps(((1u32 << count) - 1) as __mmask16, from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_fmadd_ps(self.0, other.0, sum.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+}
+
+impl Doubles for WideLanes {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm512_setzero_pd() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm512_cvtps_pd(_mm256_loadu_ps(from)) })
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm512_sub_pd(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        // SAFETY: see above.
+        WideLanes(unsafe { _mm512_fmadd_pd(self.0, other.0, sum.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f64 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_add_pd(self.0) }
+    }
+}
+
+impl Bytes for Products {
+    const STEP: usize = 64;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        Products(unsafe { _mm512_setzero_si512() })
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
+        // SAFETY: see above. Four products are summed in 32 bits without saturation.
+        unsafe {
+            let c = _mm512_loadu_si512(codes.cast());
+            let q = _mm512_loadu_si512(query.cast());
+            Products(_mm512_dpbusd_epi32(self.0, c, q))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> i32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_add_epi32(self.0) }
+    }
+}

@@ -1,0 +1,110 @@
+//! The portable kernels: fixed-width chunks that compilers turn into whatever vector instructions the target has.
+
+use crate::vector::{Bytes, Doubles, Floats};
+
+super::kernels_for!("portable", none, Lanes, WideLanes, Products);
+
+#[derive(Clone, Copy)]
+struct Lanes([f32; 8]);
+
+#[derive(Clone, Copy)]
+struct WideLanes([f64; 4]);
+
+#[derive(Clone, Copy)]
+struct Products([i32; 16]);
+
+impl Floats for Lanes {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Lanes([0.0; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise: eight numbers can be read.
+        Lanes(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; 8];
+        // SAFETY: the caller's promise: `count` numbers can be read.
+        lanes[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(from, count) });
+        Lanes(lanes)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Lanes(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        // Not `f32::mul_add`: without the instruction that is a slow library call.
+        Lanes(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Lanes(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (b + f)) + ((c + g) + (d + h))
+    }
+}
+
+impl Doubles for WideLanes {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        WideLanes([0.0; 4])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise: four numbers can be read.
+        WideLanes(unsafe { from.cast::<[f32; 4]>().read_unaligned() }.map(f64::from))
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        WideLanes(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        WideLanes(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f64 {
+        (self.0[0] + self.0[2]) + (self.0[1] + self.0[3])
+    }
+}
+
+impl Bytes for Products {
+    const STEP: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Products([0; 16])
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
+        // SAFETY: the caller's promise: sixteen bytes can be read from both.
+        let (c, q) = unsafe { (codes.cast::<[u8; 16]>().read_unaligned(), query.cast::<[i8; 16]>().read_unaligned()) };
+        Products(std::array::from_fn(|i| self.0[i] + i32::from(c[i]) * i32::from(q[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> i32 {
+        self.0.iter().sum()
+    }
+}

@@ -1,0 +1,110 @@
+//! Which kernels run: chosen once, by asking the processor; `NEARSTONE_KERNELS` (`avx512`, `avx2`, `portable`) forces
+//! a backend that the processor has, for tests and comparisons.
+
+use crate::arch;
+use std::sync::OnceLock;
+
+/// A backend's kernels. The pointers stay private: each is only called after the processor was asked.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) l2: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) dot_precise: unsafe fn(&[f32], &[f32]) -> f64,
+    pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,
+    pub(crate) dot_norm_precise: unsafe fn(&[f32], &[f32]) -> (f64, f64),
+    pub(crate) dot_u8i8: unsafe fn(&[u8], &[i8]) -> i32,
+}
+
+/// The kernels of one backend that this processor has. A value of this type is the proof that it does.
+#[derive(Clone, Copy)]
+pub struct Kernels(&'static Table);
+
+/// The best kernels of this processor.
+#[inline]
+pub fn kernels() -> Kernels {
+    static CHOSEN: OnceLock<Kernels> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let supported = Kernels::supported();
+        let forced = std::env::var("NEARSTONE_KERNELS").ok();
+        let wanted = forced.and_then(|name| supported.iter().find(|k| k.name() == name).copied());
+        wanted.unwrap_or(supported[0])
+    })
+}
+
+impl Kernels {
+    /// Every backend that this processor has, the best first; the portable one is always there and last.
+    pub fn supported() -> Vec<Kernels> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if arch::avx512::supported() {
+                all.push(Kernels(&arch::avx512::TABLE));
+            }
+            if arch::avx2::supported() {
+                all.push(Kernels(&arch::avx2::TABLE));
+            }
+        }
+        all.push(Kernels(&arch::portable::TABLE));
+        all
+    }
+
+    /// The backend's name.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// `sum a_i b_i`. Panics when the lengths differ.
+    #[inline]
+    pub fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: `self` exists only for a processor that has the backend; the lengths are equal.
+        unsafe { (self.0.dot)(a, b) }
+    }
+
+    /// `sum (a_i - b_i)^2`. Panics when the lengths differ.
+    #[inline]
+    pub fn l2(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: as in `dot`.
+        unsafe { (self.0.l2)(a, b) }
+    }
+
+    /// `sum a_i b_i` in double precision. Panics when the lengths differ.
+    #[inline]
+    pub fn dot_precise(self, a: &[f32], b: &[f32]) -> f64 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: as in `dot`.
+        unsafe { (self.0.dot_precise)(a, b) }
+    }
+
+    /// `sum (a_i - b_i)^2` in double precision. Panics when the lengths differ.
+    #[inline]
+    pub fn l2_precise(self, a: &[f32], b: &[f32]) -> f64 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: as in `dot`.
+        unsafe { (self.0.l2_precise)(a, b) }
+    }
+
+    /// `(sum a_i b_i, sum b_i^2)` in double precision, in one pass. Panics when the lengths differ.
+    #[inline]
+    pub fn dot_norm_precise(self, a: &[f32], b: &[f32]) -> (f64, f64) {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: as in `dot`.
+        unsafe { (self.0.dot_norm_precise)(a, b) }
+    }
+
+    /// `sum codes_i query_i`, exact up to 65,536 bytes. Panics when the lengths differ, are no multiple of 64, or are
+    /// larger than that.
+    #[inline]
+    pub fn dot_u8i8(self, codes: &[u8], query: &[i8]) -> i32 {
+        assert!(codes.len() == query.len() && codes.len().is_multiple_of(64) && codes.len() <= 65_536);
+        // SAFETY: as in `dot`; the length is a multiple of 64.
+        unsafe { (self.0.dot_u8i8)(codes, query) }
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.name())
+    }
+}

@@ -1,0 +1,112 @@
+//! The vector operations that the kernels are written in: one implementation per instruction set.
+//!
+//! All functions are `unsafe` for one reason: the processor must have the instruction set of the implementation. They
+//! are inlined into functions that were compiled for it, and those are only reached after asking the processor.
+
+/// Some `f32` lanes.
+pub(crate) trait Floats: Copy {
+    /// How many lanes.
+    const LANES: usize;
+
+    /// All lanes zero.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn zero() -> Self;
+
+    /// Loads `LANES` numbers.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `from` is valid for reading `LANES` numbers, at any alignment.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Loads `count < LANES` numbers; the other lanes are zero.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `from` is valid for reading `count` numbers.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+
+    /// Lane by lane `self - other`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn sub(self, other: Self) -> Self;
+
+    /// Lane by lane `self * other + sum`, rounded once or twice.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self;
+
+    /// Lane by lane `self + other`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn add(self, other: Self) -> Self;
+
+    /// The sum of all lanes.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn sum(self) -> f32;
+}
+
+/// Some `f64` lanes, loaded from `f32` numbers.
+pub(crate) trait Doubles: Copy {
+    /// How many lanes.
+    const LANES: usize;
+
+    /// All lanes zero.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn zero() -> Self;
+
+    /// Loads and widens `LANES` numbers.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `from` is valid for reading `LANES` numbers.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Lane by lane `self - other`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn sub(self, other: Self) -> Self;
+
+    /// Lane by lane `self * other + sum`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self;
+
+    /// The sum of all lanes.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn sum(self) -> f64;
+}
+
+/// Some 32-bit sums of products of bytes.
+pub(crate) trait Bytes: Copy {
+    /// How many bytes go into one step; divides 64.
+    const STEP: usize;
+
+    /// All sums zero.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn zero() -> Self;
+
+    /// Adds the products of `STEP` unsigned and signed bytes, exactly.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; both pointers are valid for reading `STEP` bytes.
+    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self;
+
+    /// The sum of all sums.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn sum(self) -> i32;
+}

@@ -1,0 +1,200 @@
+//! Searching a mutable segment.
+//!
+//! 1. Note the floor of linking; then walk the graph for the rows below it and scan the rows from it on, both in
+//!    single precision and both keeping the `ef` nearest visible ones.
+//! 2. Measure what was kept in double precision, order it by distance and key, and cut it to the limit.
+//! 3. When that gives fewer hits than asked for, scan every row: hits are `min(limit, visible rows)`, always.
+//!
+//! Before, a sample of the rows is shown to the condition: when few match, or there are few at all, a walk would
+//! measure more rows than match, and they are scanned instead.
+
+use super::MutableSegment;
+use super::link::FromQuery;
+use crate::distance::ExactDistance;
+use crate::graph::{NO_LINK, Scorer, walk};
+use crate::segment::{Accept, Hit, SearchOptions, Visible};
+use crate::topk::{Candidate, Scratch};
+use nearstone_base::random::SplitMix64;
+use nearstone_base::{KeyRef, Result};
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::ops::Range;
+
+/// Rows shown to the condition to estimate its share.
+const SAMPLE: u32 = 64;
+/// Rows measured at a time by a scan.
+const SCAN_ROWS: usize = 64;
+/// How many rows a scan passes over in the time of one distance.
+const CHECKS_PER_DISTANCE: f32 = 8.0;
+
+impl MutableSegment {
+    /// The nearest visible rows: `min(limit, visible rows)` hits by ascending distance, ties by key. Rows that a
+    /// snapshot at `options.at` sees and `options.accept` accepts are visible, linked or not; rows appended meanwhile
+    /// are not seen.
+    ///
+    /// Panics when the query has another dimension. Takes no lock. Costs a walk of `ef` and a scan of the unlinked
+    /// rows; with `exact`, a scan of all in double precision.
+    pub fn search(
+        &self,
+        query: &[f32],
+        options: &SearchOptions<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Hit>> {
+        assert!(
+            query.len() == self.schema.dimension(),
+            "the query has {} numbers, segment {} has {}",
+            query.len(),
+            self.id,
+            self.schema.dimension()
+        );
+        // Before the rows: a row that is linked later than this is scanned.
+        let floor = self.progress.floor();
+        let rows = self.rows();
+        if options.limit == 0 || rows == 0 {
+            return Ok(Vec::new());
+        }
+        let visible = Visible {
+            births: |row| self.birth(row),
+            deaths: &self.deaths,
+            at: options.at,
+            accept: options.accept,
+        };
+        let exact = ExactDistance::new(self.schema.metric(), query);
+        let exact = |row: &[f32]| exact.distance(row);
+        if options.exact {
+            return Ok(self.scan_exactly(&exact, rows, options.limit, &visible));
+        }
+
+        let ef = options.ef.max(options.limit);
+        let scorer = FromQuery::new(self, query);
+        let mut found = std::mem::take(&mut scratch.found);
+        found.clear();
+        let all = self.scan_is_cheaper(rows, ef, &visible);
+        if all {
+            self.scan(&scorer, 0..rows, ef, &visible, scratch, &mut found)?;
+        } else {
+            walk(&self.graph, &scorer, &visible, NO_LINK, ef, scratch, &mut found)?;
+            found.retain(|candidate| candidate.ordinal < floor);
+            self.scan(&scorer, floor..rows, ef, &visible, scratch, &mut found)?;
+        }
+        if !all && found.len() < options.limit && found.len() < rows as usize {
+            found.clear();
+            self.scan(&scorer, 0..rows, ef, &visible, scratch, &mut found)?;
+        }
+        // Walk and scan kept `ef` each.
+        found.sort_unstable();
+        found.truncate(ef);
+        let mut ranked: Vec<Ranked<'_>> =
+            found.iter().map(|candidate| self.rank(&exact, candidate.ordinal)).collect();
+        scratch.found = found;
+        ranked.sort_unstable();
+        ranked.truncate(options.limit);
+        Ok(ranked.iter().map(Ranked::hit).collect())
+    }
+
+    /// Appends to `found` the nearest `ef` visible rows of a range.
+    fn scan(
+        &self,
+        scorer: &FromQuery<'_>,
+        mut range: Range<u32>,
+        ef: usize,
+        visible: &dyn Accept,
+        scratch: &mut Scratch,
+        found: &mut Vec<Candidate>,
+    ) -> Result<()> {
+        let Scratch { nearest, batch, distances, .. } = scratch;
+        nearest.reset(ef);
+        loop {
+            batch.clear();
+            batch.extend(range.by_ref().filter(|&row| visible.accept(row)).take(SCAN_ROWS));
+            if batch.is_empty() {
+                break;
+            }
+            scorer.score(batch, distances)?;
+            for (&row, &distance) in batch.iter().zip(&*distances) {
+                nearest.push(Candidate::new(distance, row));
+            }
+        }
+        nearest.drain_sorted(found);
+        Ok(())
+    }
+
+    /// The nearest visible rows by exact distance and key.
+    fn scan_exactly(
+        &self,
+        exact: &impl Fn(&[f32]) -> f32,
+        rows: u32,
+        limit: usize,
+        visible: &dyn Accept,
+    ) -> Vec<Hit> {
+        let mut nearest: BinaryHeap<Ranked<'_>> = BinaryHeap::new();
+        for row in (0..rows).filter(|&row| visible.accept(row)) {
+            let ranked = self.rank(exact, row);
+            if nearest.len() < limit {
+                nearest.push(ranked);
+            } else if let Some(mut worst) = nearest.peek_mut()
+                && ranked < *worst
+            {
+                *worst = ranked;
+            }
+        }
+        nearest.into_sorted_vec().iter().map(Ranked::hit).collect()
+    }
+
+    fn rank(&self, exact: &impl Fn(&[f32]) -> f32, ordinal: u32) -> Ranked<'_> {
+        // Adding zero turns -0 into 0, so that both tie.
+        let distance = exact(self.vector(ordinal)) + 0.0;
+        Ranked { distance, key: self.key(ordinal), ordinal }
+    }
+
+    /// Whether a scan of all rows is expected to cost less than a walk. A walk measures about `m` new rows for each
+    /// result, and `1 / share` times as many when only a share of the rows may be results, but never more than all.
+    fn scan_is_cheaper(&self, rows: u32, ef: usize, visible: &dyn Accept) -> bool {
+        let per_result = self.graph.m() as f32;
+        // Not even if every sampled row matches.
+        if rows as f32 <= ef as f32 * per_result {
+            return true;
+        }
+        let mut rng = SplitMix64::new(u64::from(rows));
+        let hits = (0..SAMPLE).filter(|_| visible.accept(rng.below(rows.into()) as u32)).count();
+        let share = (hits as f32).max(0.5) / SAMPLE as f32;
+        let scan = rows as f32 * (share + CHECKS_PER_DISTANCE.recip());
+        scan <= (ef as f32 * per_result / share).min(rows as f32)
+    }
+}
+
+/// A row as hits are ordered: by distance, then key.
+struct Ranked<'a> {
+    distance: f32,
+    key: KeyRef<'a>,
+    ordinal: u32,
+}
+
+impl Ranked<'_> {
+    fn hit(&self) -> Hit {
+        Hit { distance: self.distance, ordinal: self.ordinal }
+    }
+}
+
+impl Ord for Ranked<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.distance
+            .total_cmp(&other.distance)
+            .then_with(|| self.key.cmp(&other.key))
+            .then_with(|| self.ordinal.cmp(&other.ordinal))
+    }
+}
+
+impl PartialOrd for Ranked<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked<'_> {}

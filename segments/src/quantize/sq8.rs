@@ -1,0 +1,273 @@
+//! 8-bit scalar codes, adapted to each row (LVQ: Aguerrebere et al., "Similarity search in the blink of an eye with
+//! compressed indices", arXiv 2304.04759).
+//!
+//! 1. The segment's mean `m` is subtracted: `x' = x - m`. Under cosine, `x` is normalised first and the squared
+//!    Euclidean distance is used, of which `1 - cos` is half.
+//! 2. Each row has its own offset and step: `x'_i` is about `lo + delta * c_i`, with codes `c_i` in `0..=255`.
+//! 3. The query is centred too (not under inner product) and quantized to `q'_i = s * d_i`, `d_i` in `-127..=127`, so
+//!    that a distance is one dot product of bytes and a few operations:
+//!
+//! ```text
+//! <q', x'>    =  lo * sum(q') + delta * s * <d, c>
+//! |q - x|^2   =  |q'|^2 + |x'|^2 - 2 <q', x'>
+//! -<q, x>     =  -<q, m> - <q, x'>
+//! ```
+//!
+//! `|x'|^2` is that of the decoded row. The estimate then is the distance to the decoded row, whose error shrinks with
+//! the distance; with the length of the original it would not, and near rows are those that matter.
+//!
+//! A code row is `codes, padded | delta f32 | lo f32 | |x'|^2 f32 | 0`, a multiple of 64 bytes in all; where the
+//! padding has room the factors lie in it (the query is zero there).
+
+use nearstone_base::Metric;
+use nearstone_kernels::{CODE_ALIGN, Kernels, kernels};
+
+/// Bytes of the factors behind the codes.
+const FACTOR_BYTES: usize = 16;
+
+/// What the codes of one segment have in common.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Sq8Params {
+    metric: Metric,
+    mean: Vec<f32>,
+}
+
+impl Sq8Params {
+    /// Learns the mean of a sample of rows; zero when there is none.
+    pub fn train<'a>(metric: Metric, dimension: usize, sample: impl Iterator<Item = &'a [f32]>) -> Sq8Params {
+        let mut sums = vec![0f64; dimension];
+        let mut rows = 0u32;
+        for row in sample {
+            let scale = inverse_length(metric, row);
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*x) * scale;
+            }
+            rows += 1;
+        }
+        let rows = f64::from(rows.max(1));
+        Sq8Params { metric, mean: sums.into_iter().map(|sum| (sum / rows) as f32).collect() }
+    }
+
+    /// Its file form: the mean, little-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.mean.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    /// Reads the file form; `None` for another length or a number that is not finite.
+    pub fn from_bytes(metric: Metric, dimension: usize, bytes: &[u8]) -> Option<Sq8Params> {
+        if bytes.len() != dimension.checked_mul(4)? {
+            return None;
+        }
+        let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let mean: Vec<f32> = numbers.collect();
+        mean.iter().all(|x| x.is_finite()).then_some(Sq8Params { metric, mean })
+    }
+
+    /// Bytes of a code row, a multiple of 64.
+    pub fn row_bytes(&self) -> usize {
+        (self.mean.len() + FACTOR_BYTES).next_multiple_of(CODE_ALIGN)
+    }
+
+    /// Encodes a row into `out`, which has [`Sq8Params::row_bytes`]. Panics for other lengths.
+    pub fn encode(&self, row: &[f32], out: &mut [u8]) {
+        assert!(row.len() == self.mean.len() && out.len() == self.row_bytes());
+        let scale = inverse_length(self.metric, row);
+        let centred = |i: usize| f64::from(row[i]) * scale - f64::from(self.mean[i]);
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for i in 0..row.len() {
+            let x = centred(i);
+            low = low.min(x);
+            high = high.max(x);
+        }
+        // As they will be read back, so that the factors belong to the stored codes.
+        let (lo, delta) = (low as f32, ((high - low) / 255.0) as f32);
+        let inverse = if delta > 0.0 { 1.0 / f64::from(delta) } else { 0.0 };
+        let mut square = 0f64;
+        out.fill(0);
+        for (i, code) in out[..row.len()].iter_mut().enumerate() {
+            *code = ((centred(i) - f64::from(lo)) * inverse).round() as u8;
+            let decoded = f64::from(lo) + f64::from(delta) * f64::from(*code);
+            square += decoded * decoded;
+        }
+        let factors = out.len() - FACTOR_BYTES;
+        let square = square.min(f64::from(f32::MAX)) as f32;
+        for (place, value) in [delta, lo, square].into_iter().enumerate() {
+            out[factors + 4 * place..][..4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// Prepares a query: once, before any number of [`Sq8Query::score`]. Panics for another dimension.
+    pub fn prepare(&self, query: &[f32]) -> Sq8Query {
+        assert_eq!(query.len(), self.mean.len());
+        let scale = inverse_length(self.metric, query);
+        let centred: Vec<f64> = match self.metric {
+            Metric::InnerProduct => query.iter().map(|&x| f64::from(x)).collect(),
+            _ => query.iter().zip(&self.mean).map(|(&x, &m)| f64::from(x) * scale - f64::from(m)).collect(),
+        };
+        let largest = centred.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let mut codes = vec![0i8; query.len().next_multiple_of(CODE_ALIGN)];
+        for (code, x) in codes.iter_mut().zip(&centred) {
+            *code = (x * inverse).round() as i8;
+        }
+        let sum: f64 = centred.iter().sum();
+        let constant = match self.metric {
+            Metric::InnerProduct => {
+                -query.iter().zip(&self.mean).map(|(&x, &m)| f64::from(x) * f64::from(m)).sum::<f64>()
+            }
+            _ => centred.iter().map(|x| x * x).sum(),
+        };
+        Sq8Query {
+            metric: self.metric,
+            codes,
+            step: (largest / 127.0) as f32,
+            sum: sum as f32,
+            constant: constant as f32,
+            kernels: kernels(),
+        }
+    }
+}
+
+/// A prepared query.
+#[derive(Clone, Debug)]
+pub struct Sq8Query {
+    metric: Metric,
+    codes: Vec<i8>,
+    step: f32,
+    sum: f32,
+    constant: f32,
+    kernels: Kernels,
+}
+
+impl Sq8Query {
+    /// The estimated distance to an encoded row, in the metric's own scale. Never NaN, whatever the bytes. Panics for
+    /// a code row of another length.
+    #[inline]
+    pub fn score(&self, row: &[u8]) -> f32 {
+        let factors = &row[row.len() - FACTOR_BYTES..];
+        let factor = |i: usize| f32::from_le_bytes([factors[i], factors[i + 1], factors[i + 2], factors[i + 3]]);
+        let (delta, lo, square) = (factor(0), factor(4), factor(8));
+        let product = self.kernels.dot_u8i8(&row[..self.codes.len()], &self.codes);
+        let dot = lo * self.sum + delta * self.step * product as f32;
+        let score = match self.metric {
+            Metric::L2 => self.constant + square - 2.0 * dot,
+            Metric::Cosine => (self.constant + square) * 0.5 - dot,
+            Metric::InnerProduct => self.constant - dot,
+        };
+        if score.is_nan() { f32::INFINITY } else { score }
+    }
+}
+
+/// What a row is multiplied with before anything else.
+fn inverse_length(metric: Metric, row: &[f32]) -> f64 {
+    if metric != Metric::Cosine {
+        return 1.0;
+    }
+    let square = kernels().dot_precise(row, row);
+    if square > 0.0 { square.sqrt().recip() } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distance::ExactDistance;
+    use nearstone_base::random::SplitMix64;
+    use proptest::prelude::*;
+
+    const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
+
+    fn gaussian(rng: &mut SplitMix64, dimension: usize) -> Vec<f32> {
+        let one = |rng: &mut SplitMix64| (0..12).map(|_| rng.unit_f64()).sum::<f64>() - 6.0;
+        (0..dimension).map(|_| (one(rng) + 0.3) as f32).collect()
+    }
+
+    fn encoded(params: &Sq8Params, rows: &[Vec<f32>]) -> Vec<Vec<u8>> {
+        rows.iter()
+            .map(|row| {
+                let mut code = vec![0; params.row_bytes()];
+                params.encode(row, &mut code);
+                code
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_hundred_best_by_code_hold_the_ten_best() {
+        for metric in METRICS {
+            for dimension in [48, 64, 128, 130] {
+                let mut rng = SplitMix64::new(7);
+                let rows: Vec<Vec<f32>> = (0..2000).map(|_| gaussian(&mut rng, dimension)).collect();
+                let params = Sq8Params::train(metric, dimension, rows.iter().map(Vec::as_slice));
+                let codes = encoded(&params, &rows);
+                let mut found = 0;
+                for _ in 0..20 {
+                    let query = gaussian(&mut rng, dimension);
+                    let exact = ExactDistance::new(metric, &query);
+                    let prepared = params.prepare(&query);
+                    let order = |score: &dyn Fn(usize) -> f32| {
+                        let mut order: Vec<usize> = (0..rows.len()).collect();
+                        order.sort_by(|&a, &b| score(a).total_cmp(&score(b)));
+                        order
+                    };
+                    let truth = order(&|i| exact.distance(&rows[i]));
+                    let by_code = order(&|i| prepared.score(&codes[i]));
+                    found += truth[..10].iter().filter(|i| by_code[..100].contains(i)).count();
+                }
+                assert!(found >= 198, "{metric:?} at {dimension}: {found} of 200");
+            }
+        }
+    }
+
+    #[test]
+    fn estimates_are_close_in_the_metrics_own_scale() {
+        for metric in METRICS {
+            let mut rng = SplitMix64::new(3);
+            let rows: Vec<Vec<f32>> = (0..200).map(|_| gaussian(&mut rng, 96)).collect();
+            let params = Sq8Params::train(metric, 96, rows.iter().map(Vec::as_slice));
+            let codes = encoded(&params, &rows);
+            let query = gaussian(&mut rng, 96);
+            let prepared = params.prepare(&query);
+            let exact = ExactDistance::new(metric, &query);
+            let scale = if metric == Metric::Cosine { 1.0 } else { 100.0 };
+            for (row, code) in rows.iter().zip(&codes) {
+                let error = (prepared.score(code) - exact.distance(row)).abs();
+                assert!(error < 0.02 * scale, "{metric:?}: off by {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn constant_tiny_huge_and_single_numbers_are_no_problem() {
+        for metric in METRICS {
+            for row in [vec![2.5; 7], vec![1e-15; 7], vec![3e15; 7], vec![-4.0]] {
+                let params = Sq8Params::train(metric, row.len(), std::iter::once(row.as_slice()));
+                let code = &encoded(&params, std::slice::from_ref(&row))[0];
+                assert!(params.prepare(&row).score(code).is_finite(), "{metric:?} {row:?}");
+            }
+            let extreme = [f32::MAX, -f32::MAX, 0.0];
+            let params = Sq8Params::train(metric, 3, std::iter::once(&[0.0, 1.0, 2.0][..]));
+            let mut code = vec![0; params.row_bytes()];
+            params.encode(&extreme, &mut code);
+            assert!(!params.prepare(&extreme).score(&code).is_nan());
+        }
+    }
+
+    #[test]
+    fn parameters_read_back_and_nonsense_is_none() {
+        let params = Sq8Params::train(Metric::L2, 2, std::iter::once(&[1.0, -2.0][..]));
+        assert_eq!(Sq8Params::from_bytes(Metric::L2, 2, &params.to_bytes()), Some(params));
+        assert_eq!(Sq8Params::from_bytes(Metric::L2, 2, &[0; 7]), None);
+        assert_eq!(Sq8Params::from_bytes(Metric::L2, 1, &f32::NAN.to_le_bytes()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_code_row_scores_without_nan(bytes in prop::collection::vec(any::<u8>(), 64)) {
+            for metric in METRICS {
+                let params = Sq8Params::train(metric, 48, std::iter::once(&[0.5; 48][..]));
+                prop_assert_eq!(params.row_bytes(), 64);
+                prop_assert!(!params.prepare(&[0.25; 48]).score(&bytes).is_nan());
+            }
+        }
+    }
+}

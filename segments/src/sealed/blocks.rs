@@ -1,0 +1,152 @@
+//! The bytes of an open segment, checked at first touch.
+//!
+//! A bit per block says that its checksum was found right. Whoever wants bytes goes through [`Blocks::get`] or
+//! [`Blocks::touch`]: blocks without a bit are checked first, and so is the page of checksums that a block's own one
+//! comes from. When every block has its bit, one flag says so, and a touch is a single relaxed load.
+//!
+//! Relaxed is enough: the bytes never change, so a bit publishes nothing; two threads may check one block twice.
+
+use super::format::{BLOCK, CRCS_PER_PAGE, Footer, check_block};
+use nearstone_base::codec::Reader;
+use nearstone_base::sync::{AtomicBool, AtomicU64, Ordering};
+use nearstone_base::vfs::FileBytes;
+use nearstone_base::{Error, Result, Uuid};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    bytes: FileBytes,
+    path: PathBuf,
+    uuid: Uuid,
+    blocks: u64,
+    /// The checksum of each page of checksums, from the footer.
+    pages: Vec<u32>,
+    block_bits: Bits,
+    page_bits: Bits,
+    verified: AtomicU64,
+    all: AtomicBool,
+}
+
+/// A bitmap that only fills.
+#[derive(Debug)]
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn new(count: u64) -> Bits {
+        Bits((0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    #[inline]
+    fn get(&self, at: u64) -> bool {
+        self.0.get((at / 64) as usize).is_some_and(|word| word.load(Ordering::Relaxed) >> (at % 64) & 1 == 1)
+    }
+
+    /// Whether it was clear before.
+    fn set(&self, at: u64) -> bool {
+        let bit = 1 << (at % 64);
+        self.0.get((at / 64) as usize).is_some_and(|word| word.fetch_or(bit, Ordering::Relaxed) & bit == 0)
+    }
+}
+
+impl Blocks {
+    /// `footer` was checked against the length of `bytes`.
+    pub(crate) fn new(path: &Path, bytes: FileBytes, footer: &Footer) -> Blocks {
+        Blocks {
+            bytes,
+            path: path.into(),
+            uuid: footer.uuid,
+            blocks: footer.blocks,
+            pages: footer.pages.clone(),
+            block_bits: Bits::new(footer.blocks),
+            page_bits: Bits::new(footer.pages.len() as u64),
+            verified: AtomicU64::new(0),
+            all: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checked blocks in all.
+    pub(crate) fn count(&self) -> u64 {
+        self.blocks
+    }
+
+    /// How many blocks were checked so far.
+    pub(crate) fn verified(&self) -> u64 {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// All bytes, unchecked: for slices that are touched piece by piece.
+    #[inline]
+    pub(crate) fn unchecked(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let end = offset.checked_add(len)?;
+        self.bytes.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
+    }
+
+    /// Makes sure that the blocks under `offset..offset + len` were checked.
+    #[inline]
+    pub(crate) fn touch(&self, offset: u64, len: u64) -> Result<()> {
+        if self.all.load(Ordering::Relaxed) { Ok(()) } else { self.touch_each(offset, len) }
+    }
+
+    /// The bytes at a place, checked.
+    #[inline]
+    pub(crate) fn get(&self, offset: u64, len: u64) -> Result<&[u8]> {
+        self.touch(offset, len)?;
+        self.unchecked(offset, len).ok_or_else(|| self.beyond(offset, len))
+    }
+
+    #[inline]
+    fn touch_each(&self, offset: u64, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let last = offset.checked_add(len - 1).ok_or_else(|| self.beyond(offset, len))? / BLOCK;
+        if last >= self.blocks {
+            return Err(self.beyond(offset, len));
+        }
+        for block in offset / BLOCK..=last {
+            if !self.block_bits.get(block) {
+                self.check(block, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks one block again, also when it was found right before.
+    pub(crate) fn recheck(&self, block: u64) -> Result<()> {
+        self.check(block, true)
+    }
+
+    #[cold]
+    fn check(&self, block: u64, again: bool) -> Result<()> {
+        let page = block / CRCS_PER_PAGE;
+        let page_bytes = self.block_bytes(self.blocks + page)?;
+        let first_of_page = again && block.is_multiple_of(CRCS_PER_PAGE);
+        if first_of_page || !self.page_bits.get(page) {
+            let expected = self.pages.get(page as usize).copied().unwrap_or(0);
+            check_block(&self.path, self.uuid, self.blocks + page, page_bytes, expected)?;
+            self.page_bits.set(page);
+        }
+        let at = (block % CRCS_PER_PAGE * 4) as usize;
+        let expected = page_bytes.get(at..).and_then(|bytes| Reader::new(bytes).u32()).unwrap_or(0);
+        check_block(&self.path, self.uuid, block, self.block_bytes(block)?, expected)?;
+        if self.block_bits.set(block) && self.verified.fetch_add(1, Ordering::Relaxed) + 1 == self.blocks {
+            self.all.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn block_bytes(&self, block: u64) -> Result<&[u8]> {
+        let offset = block.saturating_mul(BLOCK);
+        self.unchecked(offset, BLOCK).ok_or_else(|| self.beyond(offset, BLOCK))
+    }
+
+    #[cold]
+    fn beyond(&self, offset: u64, len: u64) -> Error {
+        let found = format!("{} checked blocks", self.blocks);
+        Error::corruption(&self.path, offset, format!("{len} bytes"), found)
+    }
+}

@@ -1,0 +1,195 @@
+//! Searching a sealed segment: a walk over codes, then exact distances for what it found.
+//!
+//! 1. The query is prepared once for the codes; the graph is walked on them with a beam of `max(ef, limit)`.
+//! 2. What the beam holds is measured against the original vectors, and sorted by that distance, then by key.
+//! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
+//!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
+
+use super::reader::SealedSegment;
+use crate::distance::ExactDistance;
+use crate::graph::{Links, NO_LINK, Scorer, walk};
+use crate::quantize::sq8::Sq8Query;
+use crate::segment::{Accept, Hit, SearchOptions, Visible};
+use crate::topk::{Candidate, Scratch};
+use nearstone_base::{Error, Result};
+use nearstone_kernels::prefetch_read;
+use std::cmp::Ordering;
+
+impl SealedSegment {
+    /// The nearest visible accepted rows, by distance, then by key; at most `options.limit`, and fewer only when
+    /// there are fewer. A query of another length is `InvalidArgument`.
+    pub fn search(
+        &self,
+        query: &[f32],
+        options: &SearchOptions<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Hit>> {
+        let dimension = self.meta().schema.dimension();
+        if query.len() != dimension {
+            return Err(Error::invalid(format!(
+                "the query has {} numbers: the dimension is {dimension}",
+                query.len()
+            )));
+        }
+        if options.limit == 0 {
+            return Ok(Vec::new());
+        }
+        let visible =
+            Visible { births: |_| 0, deaths: self.deaths(), at: options.at, accept: options.accept };
+        let exact = ExactDistance::new(self.meta().schema.metric(), query);
+        let width = options.limit.max(options.ef);
+        // A beam as wide as the living rows sees them all, at a higher price than a scan.
+        let alive = self.rows().saturating_sub(self.deaths().count()) as usize;
+        if options.exact || width >= alive {
+            return self.scan(&exact, &visible, options.limit);
+        }
+        let scorer = CodeScorer::new(self, query);
+        let mut found = std::mem::take(&mut scratch.found);
+        found.clear();
+        let walked = walk(self, &scorer, &visible, self.rows(), width, scratch, &mut found);
+        let hits = walked.and_then(|()| {
+            if found.len() < options.limit {
+                return self.scan(&exact, &visible, options.limit);
+            }
+            self.rerank(&exact, &found, options.limit)
+        });
+        scratch.found = found;
+        hits
+    }
+
+    /// Exact distances of the candidates, the best `limit` of them.
+    fn rerank(&self, exact: &ExactDistance<'_>, found: &[Candidate], limit: usize) -> Result<Vec<Hit>> {
+        let mut hits = Vec::with_capacity(found.len());
+        for candidate in found {
+            let distance = exact.distance(self.vector(candidate.ordinal)?);
+            hits.push(Hit { distance, ordinal: candidate.ordinal });
+        }
+        self.best(hits, limit)
+    }
+
+    /// Exact distances of all visible rows, the best `limit` of them.
+    fn scan(&self, exact: &ExactDistance<'_>, visible: &dyn Accept, limit: usize) -> Result<Vec<Hit>> {
+        let mut hits: Vec<Hit> = Vec::new();
+        // Pruned when it has twice what is wanted, so that each row costs a constant on average. Rows as far as the
+        // last one wanted stay, since keys decide among them.
+        let mut prune_at = limit.saturating_mul(2).max(1024);
+        for ordinal in 0..self.rows() {
+            if visible.accept(ordinal) {
+                hits.push(Hit { distance: exact.distance(self.vector(ordinal)?), ordinal });
+                if hits.len() >= prune_at {
+                    prune(&mut hits, limit);
+                    prune_at = hits.len().saturating_mul(2).max(prune_at);
+                }
+            }
+        }
+        self.best(hits, limit)
+    }
+
+    /// Sorts by distance, then key, and cuts.
+    fn best(&self, mut hits: Vec<Hit>, limit: usize) -> Result<Vec<Hit>> {
+        prune(&mut hits, limit);
+        hits.sort_unstable_by(by_distance);
+        let mut start = 0;
+        while start < hits.len().min(limit) {
+            let distance = hits[start].distance;
+            let same =
+                hits[start..].iter().take_while(|hit| hit.distance.total_cmp(&distance).is_eq()).count();
+            if same > 1 {
+                let run = &mut hits[start..start + same];
+                let mut keyed =
+                    run.iter().map(|&hit| Ok((self.key(hit.ordinal)?, hit))).collect::<Result<Vec<_>>>()?;
+                keyed.sort_unstable_by_key(|(key, hit)| (*key, hit.ordinal));
+                run.iter_mut().zip(keyed).for_each(|(place, (_, hit))| *place = hit);
+            }
+            start += same;
+        }
+        hits.truncate(limit);
+        Ok(hits)
+    }
+}
+
+fn by_distance(a: &Hit, b: &Hit) -> Ordering {
+    a.distance.total_cmp(&b.distance).then(a.ordinal.cmp(&b.ordinal))
+}
+
+/// Drops what is farther than the `limit`-th hit.
+fn prune(hits: &mut Vec<Hit>, limit: usize) {
+    if limit == 0 || hits.len() <= limit {
+        return;
+    }
+    let (_, &mut last, _) = hits.select_nth_unstable_by(limit - 1, by_distance);
+    hits.retain(|hit| hit.distance.total_cmp(&last.distance).is_le());
+}
+
+impl Links for SealedSegment {
+    fn entry(&self) -> Option<(u32, usize)> {
+        Some((0, self.places.levels.len().checked_sub(1)?))
+    }
+
+    #[inline]
+    fn links(&self, level: usize, ordinal: u32, out: &mut Vec<u32>) -> Result<()> {
+        out.clear();
+        let places = self.places_of(level, ordinal)?;
+        let rows = self.places.levels.get(level).map_or(0, |level| level.rows);
+        for &link in places {
+            if link >= rows {
+                if link == NO_LINK {
+                    break;
+                }
+                return Err(self.bad_link(level, link));
+            }
+            out.push(link);
+        }
+        Ok(())
+    }
+}
+
+/// Distances from one query to code rows.
+struct CodeScorer<'a> {
+    segment: &'a SealedSegment,
+    query: Sq8Query,
+    /// All code rows, looked at only after their blocks were touched.
+    codes: &'a [u8],
+    stride: usize,
+    row_bytes: usize,
+}
+
+impl<'a> CodeScorer<'a> {
+    fn new(segment: &'a SealedSegment, query: &[f32]) -> CodeScorer<'a> {
+        let codes = &segment.places.codes;
+        CodeScorer {
+            segment,
+            query: segment.params.prepare(query),
+            codes: segment.blocks.unchecked(codes.offset, codes.len).unwrap_or(&[]),
+            stride: codes.stride as usize,
+            row_bytes: segment.params.row_bytes(),
+        }
+    }
+
+    /// The code of a row, if there is one.
+    #[inline]
+    fn code(&self, ordinal: u32) -> Option<&'a [u8]> {
+        let start = ordinal as usize * self.stride;
+        self.codes.get(start..start + self.row_bytes)
+    }
+}
+
+impl Scorer for CodeScorer<'_> {
+    fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        let codes = &self.segment.places.codes;
+        for &ordinal in ordinals {
+            if let Some(code) = self.code(ordinal) {
+                prefetch_read(code);
+            }
+        }
+        for &ordinal in ordinals {
+            self.segment.blocks.touch(codes.offset + u64::from(ordinal) * codes.stride, codes.stride)?;
+            let code = self.code(ordinal).ok_or_else(|| {
+                self.segment.bad(codes, format!("a code for row {ordinal}"), format!("{} rows", codes.count))
+            })?;
+            out.push(self.query.score(code));
+        }
+        Ok(())
+    }
+}

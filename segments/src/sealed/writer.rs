@@ -1,0 +1,416 @@
+//! Writing a sealed segment.
+//!
+//! 1. One pass over the keys: their order, their hashes, the bytes of keys and payloads. A key that comes twice ends
+//!    the work here.
+//! 2. The sections go out one after another through a buffer of 1 MiB, whose blocks are checksummed on the way.
+//! 3. The header, the table of checksums, the footer; then sync, rename, sync of the folder. A file under its final
+//!    name is so whole and durable.
+//!
+//! Memory: about 50 bytes per row for keys and their index, besides the graph. On any error the unfinished file is
+//! removed; if that fails too, it is swept at the next open, by its name.
+
+use super::filter;
+use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};
+use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
+use crate::meta::SegmentMeta;
+use crate::quantize::sq8::Sq8Params;
+use crate::segment::RowSource;
+use nearstone_base::checksum::{crc32, hash128};
+use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
+use nearstone_base::{Error, ErrorKind, KeyRef, KeyType, Lsn, Result, Schema, SegmentId, Uuid};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// Where a new segment goes.
+#[derive(Clone, Copy)]
+pub struct SealTarget<'a> {
+    /// The file system.
+    pub vfs: &'a dyn Vfs,
+    /// The folder of segments.
+    pub dir: &'a Path,
+    /// A number never used before; names the file.
+    pub id: SegmentId,
+    /// A fresh identity for the file.
+    pub uuid: Uuid,
+    /// Now, in seconds since the Unix epoch.
+    pub created_secs: u64,
+}
+
+impl fmt::Debug for SealTarget<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealTarget({})", self.path().display())
+    }
+}
+
+impl SealTarget<'_> {
+    /// The finished file.
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(format!("{:016x}.seg", self.id.0))
+    }
+
+    /// The file while it is written.
+    pub fn tmp_path(&self) -> PathBuf {
+        self.dir.join(format!("{:016x}.tmp", self.id.0))
+    }
+}
+
+const BUFFER: usize = 1 << 20;
+/// Rows from which code parameters are learnt.
+const SAMPLE_ROWS: u32 = 20_000;
+
+/// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`.
+///
+/// `cancel` is asked about every megabyte (it may wait there, for a pause); `true` ends the work.
+///
+/// # Errors
+/// `InvalidArgument` without rows, for a key that comes twice and for a graph of other rows; `Cancelled`; what
+/// reading the rows and writing the file give. No file stays behind then, except after a failed sync of the folder.
+pub fn write_segment(
+    target: &SealTarget<'_>,
+    schema: &Schema,
+    rows: &dyn RowSource,
+    graph: &FlatGraph,
+    cancel: &dyn Fn() -> bool,
+) -> Result<SegmentMeta> {
+    check_graph(schema, rows.rows(), graph)?;
+    let tmp = target.tmp_path();
+    let written = write_tmp(target, &tmp, schema, rows, graph, cancel)
+        .and_then(|meta| target.vfs.rename(&tmp, &target.path()).map(|()| meta));
+    match written {
+        Ok(meta) => {
+            target.vfs.sync_dir(target.dir)?;
+            Ok(meta)
+        }
+        Err(error) => {
+            // Best effort: the first error is the one to tell, and open sweeps what stays.
+            let _ = target.vfs.remove(&tmp);
+            Err(error)
+        }
+    }
+}
+
+fn write_tmp(
+    target: &SealTarget<'_>,
+    tmp: &Path,
+    schema: &Schema,
+    rows: &dyn RowSource,
+    graph: &FlatGraph,
+    cancel: &dyn Fn() -> bool,
+) -> Result<SegmentMeta> {
+    let keys = Keys::read(schema, rows, cancel)?;
+    let file = target.vfs.open(tmp, OpenMode::Truncate)?;
+    let mut out = Stream::new(file, target.uuid, cancel);
+    out.bytes(&[0; BLOCK as usize])?;
+
+    write_keys(&mut out, schema, rows, &keys)?;
+    let (lsn_min, lsn_max) = write_versions(&mut out, rows)?;
+    let payload_bytes = write_payloads(&mut out, rows)?;
+    write_codes(&mut out, schema, rows)?;
+    write_vectors(&mut out, schema, rows)?;
+    let links: usize = graph.levels.iter().map(|l| l.links.iter().filter(|&&n| n != NO_LINK).count()).sum();
+    out.section(format::STATISTICS, 8, |out| {
+        [keys.bytes, payload_bytes, links as u64].iter().try_for_each(|word| out.bytes(&word.to_le_bytes()))
+    })?;
+    for (id, level) in (format::LINKS..).zip(&graph.levels) {
+        out.section(id, level.stride as u64 * 4, |out| {
+            level.links.chunks(BUFFER / 4).try_for_each(|links| out.bytes(links.as_bytes()))
+        })?;
+    }
+
+    let vector_bytes = u64::from(rows.rows()) * schema.dimension() as u64 * 4;
+    let header = Header {
+        uuid: target.uuid,
+        schema: *schema,
+        rows: rows.rows(),
+        lsn_min,
+        lsn_max,
+        user_bytes: vector_bytes + keys.bytes + payload_bytes,
+        created_secs: target.created_secs,
+    };
+    let (len, digest) = out.finish(&header)?;
+    Ok(SegmentMeta {
+        id: target.id,
+        uuid: target.uuid,
+        schema: *schema,
+        len,
+        digest,
+        rows: header.rows,
+        lsn_min,
+        lsn_max,
+        user_bytes: header.user_bytes,
+        created_secs: target.created_secs,
+    })
+}
+
+fn check_graph(schema: &Schema, rows: u32, graph: &FlatGraph) -> Result<()> {
+    if rows == 0 {
+        return Err(Error::invalid("a segment has at least one row: this one has none"));
+    }
+    let mut below = rows;
+    for (l, level) in graph.levels.iter().enumerate() {
+        let stride = schema.links() * if l == 0 { 2 } else { 1 };
+        let members = if l == 0 { level.rows == rows } else { (1..=below).contains(&level.rows) };
+        if !members || level.stride != stride || level.links.len() != level.rows as usize * stride {
+            return Err(Error::invalid(format!(
+                "level {l} of the graph has {} rows and {} places each: {below} rows and {stride} places belong there",
+                level.rows, level.stride
+            )));
+        }
+        below = level.rows;
+    }
+    if graph.levels.is_empty() || graph.levels.len() > LEVEL_MAX + 1 {
+        return Err(Error::invalid(format!(
+            "the graph has {} levels: it must have 1 to {}",
+            graph.levels.len(),
+            LEVEL_MAX + 1
+        )));
+    }
+    Ok(())
+}
+
+/// What the first pass finds out.
+struct Keys {
+    order: Vec<u32>,
+    index: Vec<u32>,
+    hashes: Vec<u64>,
+    bytes: u64,
+}
+
+impl Keys {
+    fn read(schema: &Schema, rows: &dyn RowSource, cancel: &dyn Fn() -> bool) -> Result<Keys> {
+        let mut sorted: Vec<(KeyRef<'_>, u32)> = Vec::with_capacity(rows.rows() as usize);
+        let mut hashes = Vec::with_capacity(rows.rows() as usize);
+        let mut bytes = 0;
+        for row in 0..rows.rows() {
+            if row.is_multiple_of(1 << 14) {
+                step(cancel)?;
+            }
+            let key = rows.key(row)?;
+            if key.key_type() != schema.key_type() {
+                return Err(Error::invalid(format!("the key {key:?} of row {row} is of another type")));
+            }
+            key.validate()?;
+            hashes.push(key.hash64());
+            bytes += key.byte_len() as u64;
+            sorted.push((key, row));
+        }
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let (key, a, b) = (twice[0].0, twice[0].1, twice[1].1);
+            return Err(Error::invalid(format!("the key {key:?} is that of row {a} and of row {b}")));
+        }
+        let order = sorted.into_iter().map(|(_, row)| row).collect();
+        Ok(Keys { order, index: build_index(&hashes), hashes, bytes })
+    }
+}
+
+/// Open addressing, at most two thirds full.
+fn build_index(hashes: &[u64]) -> Vec<u32> {
+    let buckets = (hashes.len() + hashes.len() / 2 + 1).next_power_of_two();
+    let mask = buckets as u64 - 1;
+    let mut index = vec![NO_LINK; buckets];
+    for (row, &hash) in (0..).zip(hashes) {
+        let mut at = hash & mask;
+        while index[at as usize] != NO_LINK {
+            at = (at + 1) & mask;
+        }
+        index[at as usize] = row;
+    }
+    index
+}
+
+fn write_keys(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource, keys: &Keys) -> Result<()> {
+    let mut buffer = Vec::new();
+    let stride = if schema.key_type() == KeyType::U64 { 8 } else { 1 };
+    out.section(format::KEYS, stride, |out| {
+        (0..rows.rows()).try_for_each(|row| {
+            buffer.clear();
+            rows.key(row)?.write_bytes(&mut buffer);
+            out.bytes(&buffer)
+        })
+    })?;
+    if schema.key_type() == KeyType::Str {
+        write_offsets(out, format::KEY_OFFSETS, rows.rows(), |row| Ok(rows.key(row)?.byte_len() as u64))?;
+    }
+    out.section(format::KEY_INDEX, 4, |out| out.bytes(keys.index.as_bytes()))?;
+    out.section(format::KEY_ORDER, 4, |out| out.bytes(keys.order.as_bytes()))?;
+    out.section(format::KEY_FILTER, 32, |out| out.bytes(filter::build(&keys.hashes).as_bytes()))
+}
+
+fn write_versions(out: &mut Stream<'_>, rows: &dyn RowSource) -> Result<(Lsn, Lsn)> {
+    let (mut lsn_min, mut lsn_max) = (Lsn::MAX, 0);
+    out.section(format::VERSIONS, 8, |out| {
+        (0..rows.rows()).try_for_each(|row| {
+            let lsn = rows.version(row)?;
+            lsn_min = lsn_min.min(lsn);
+            lsn_max = lsn_max.max(lsn);
+            out.bytes(&lsn.to_le_bytes())
+        })
+    })?;
+    Ok((lsn_min, lsn_max))
+}
+
+fn write_payloads(out: &mut Stream<'_>, rows: &dyn RowSource) -> Result<u64> {
+    let len = |row| Ok(rows.payload(row)?.len() as u64);
+    let bytes = write_offsets(out, format::PAYLOAD_OFFSETS, rows.rows(), len)?;
+    out.section(format::PAYLOADS, 1, |out| {
+        (0..rows.rows()).try_for_each(|row| out.bytes(rows.payload(row)?))
+    })?;
+    Ok(bytes)
+}
+
+fn write_codes(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource) -> Result<()> {
+    let params = train(schema, rows)?;
+    out.section(format::CODE_PARAMS, 1, |out| out.bytes(&params.to_bytes()))?;
+    let mut code = vec![0; code_stride(&params)];
+    let stride = code.len() as u64;
+    out.section(format::CODES, stride, |out| {
+        (0..rows.rows()).try_for_each(|row| {
+            params.encode(vector(schema, rows, row)?, &mut code[..params.row_bytes()]);
+            out.bytes(&code)
+        })
+    })
+}
+
+fn write_vectors(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource) -> Result<()> {
+    out.section(format::VECTORS, schema.dimension() as u64 * 4, |out| {
+        (0..rows.rows()).try_for_each(|row| out.bytes(vector(schema, rows, row)?.as_bytes()))
+    })
+}
+
+/// Code parameters from an even sample of the rows.
+pub(crate) fn train(schema: &Schema, rows: &dyn RowSource) -> Result<Sq8Params> {
+    let step = rows.rows().div_ceil(SAMPLE_ROWS).max(1) as usize;
+    let sample: Vec<&[f32]> =
+        (0..rows.rows()).step_by(step).map(|row| vector(schema, rows, row)).collect::<Result<_>>()?;
+    Ok(Sq8Params::train(schema.metric(), schema.dimension(), sample.iter().copied()))
+}
+
+/// Bytes from one code row to the next.
+pub(crate) fn code_stride(params: &Sq8Params) -> usize {
+    params.row_bytes().next_multiple_of(64)
+}
+
+fn vector<'a>(schema: &Schema, rows: &'a dyn RowSource, row: u32) -> Result<&'a [f32]> {
+    let vector = rows.vector(row)?;
+    if vector.len() != schema.dimension() {
+        return Err(Error::invalid(format!(
+            "the vector of row {row} has {} numbers: the dimension is {}",
+            vector.len(),
+            schema.dimension()
+        )));
+    }
+    Ok(vector)
+}
+
+/// `n + 1` running sums of `len`; returns the last.
+fn write_offsets(out: &mut Stream<'_>, id: u32, rows: u32, len: impl Fn(u32) -> Result<u64>) -> Result<u64> {
+    let mut end = 0u64;
+    out.section(id, 8, |out| {
+        out.bytes(&end.to_le_bytes())?;
+        (0..rows).try_for_each(|row| {
+            end += len(row)?;
+            out.bytes(&end.to_le_bytes())
+        })
+    })?;
+    Ok(end)
+}
+
+/// Asks whether to go on.
+fn step(cancel: &dyn Fn() -> bool) -> Result<()> {
+    if cancel() {
+        return Err(Error::new(ErrorKind::Cancelled, "writing the segment was cancelled"));
+    }
+    Ok(())
+}
+
+/// Positional writes through a buffer, with a checksum per block.
+struct Stream<'a> {
+    file: Arc<dyn VfsFile>,
+    uuid: Uuid,
+    cancel: &'a dyn Fn() -> bool,
+    buffer: Vec<u8>,
+    /// Bytes before the buffer: a multiple of a block.
+    flushed: u64,
+    crcs: Vec<u32>,
+    sections: Vec<Section>,
+}
+
+impl<'a> Stream<'a> {
+    fn new(file: Arc<dyn VfsFile>, uuid: Uuid, cancel: &'a dyn Fn() -> bool) -> Stream<'a> {
+        let buffer = Vec::with_capacity(BUFFER);
+        Stream { file, uuid, cancel, buffer, flushed: 0, crcs: Vec::new(), sections: Vec::new() }
+    }
+
+    fn position(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            if self.buffer.len() == BUFFER {
+                self.flush()?;
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Writes the buffer, which ends at a block's end.
+    fn flush(&mut self) -> Result<()> {
+        debug_assert!(self.position().is_multiple_of(BLOCK) && self.flushed.is_multiple_of(BLOCK));
+        step(self.cancel)?;
+        let first = self.flushed / BLOCK;
+        for (block, bytes) in (first..).zip(self.buffer.chunks_exact(BLOCK as usize)) {
+            self.crcs.push(crc32(seed_of(self.uuid, block), bytes));
+        }
+        self.file.write_at(&self.buffer, self.flushed)?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Zeros up to the next multiple of `to`.
+    fn align(&mut self, to: u64) -> Result<()> {
+        let zeros = self.position().next_multiple_of(to) - self.position();
+        self.bytes(&[0; BLOCK as usize][..zeros as usize])
+    }
+
+    /// One section, written by `write` as elements of `stride` bytes.
+    fn section(&mut self, id: u32, stride: u64, write: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.align(ALIGN)?;
+        let offset = self.position();
+        write(self)?;
+        let len = self.position() - offset;
+        assert!(len.is_multiple_of(stride), "{} ends inside an element", format::section_name(id));
+        self.sections.push(Section { id, offset, len, count: len / stride, stride });
+        Ok(())
+    }
+
+    /// Header, checksums, footer, sync. Returns the file's length and digest.
+    fn finish(mut self, header: &Header) -> Result<(u64, u128)> {
+        self.align(BLOCK)?;
+        self.flush()?;
+        let block = header.encode();
+        self.file.write_at(&block, 0)?;
+        self.crcs[0] = crc32(seed_of(self.uuid, 0), &block);
+
+        let blocks = self.crcs.len() as u64;
+        let mut pages = Vec::new();
+        for (number, crcs) in (blocks..).zip(self.crcs.chunks(CRCS_PER_PAGE as usize)) {
+            let mut page = crcs.as_bytes().to_vec();
+            page.resize(BLOCK as usize, 0);
+            pages.push(crc32(seed_of(self.uuid, number), &page));
+            self.file.write_at(&page, number * BLOCK)?;
+        }
+        let footer_at = (blocks + pages.len() as u64) * BLOCK;
+        let footer = Footer { uuid: self.uuid, blocks, sections: self.sections, pages }.encode();
+        self.file.write_at(&footer, footer_at)?;
+        self.file.sync_all()?;
+        Ok((footer_at + footer.len() as u64, hash128(&footer)))
+    }
+}

@@ -1,0 +1,203 @@
+//! What `cargo xtask test` proves, in the order in which a failure is cheapest to learn of.
+//!
+//! Budgets are minutes on two cores with an empty target folder; together they stay below [`BUDGET_MINUTES_MAX`]. A
+//! part whose tool cannot be had skips itself aloud; a part whose subject is missing from the project (no example,
+//! no model) does so as well, so that nothing is silently left out.
+
+use crate::runner::{End, Part, Watch};
+use crate::tools;
+use crate::workspace::Workspace;
+use std::process::Command;
+use std::time::Duration;
+
+/// All parts together may plan for this many minutes.
+#[cfg(test)]
+const BUDGET_MINUTES_MAX: u32 = 55;
+
+/// The advisory database is small: when it does not come in this time, it does not come.
+const FETCH_LIMIT: Duration = Duration::from_secs(45);
+
+/// Everything that proves the project.
+pub(crate) const PARTS: &[Part] = &[
+    Part { name: "fmt", budget_minutes: 1, what: "the code is formatted", run: fmt },
+    Part {
+        name: "clippy",
+        budget_minutes: 5,
+        what: "no lint complains, in any target or feature",
+        run: clippy,
+    },
+    Part {
+        name: "build",
+        budget_minutes: 4,
+        what: "it builds, also as it ships, without test features",
+        run: build,
+    },
+    Part { name: "tests", budget_minutes: 18, what: "unit, property and integration tests pass", run: tests },
+    Part {
+        name: "doctests",
+        budget_minutes: 4,
+        what: "the programs in the documentation run",
+        run: doctests,
+    },
+    Part { name: "docs", budget_minutes: 2, what: "the documentation builds without a warning", run: docs },
+    Part { name: "examples", budget_minutes: 3, what: "every example runs to its end", run: examples },
+    Part {
+        name: "fuzz-replay",
+        budget_minutes: 2,
+        what: "decoders take every corpus file, whole and broken",
+        run: fuzz,
+    },
+    Part {
+        name: "loom",
+        budget_minutes: 2,
+        what: "the models of concurrent parts hold in every order",
+        run: loom,
+    },
+    Part {
+        name: "licences",
+        budget_minutes: 5,
+        what: "dependencies have known licences and sources",
+        run: licences,
+    },
+    Part { name: "advisories", budget_minutes: 1, what: "no dependency has a known hole", run: advisories },
+    Part {
+        name: "package",
+        budget_minutes: 4,
+        what: "every published crate builds from its package",
+        run: package,
+    },
+    Part { name: "demo", budget_minutes: 4, what: "the demo runs, optimised, in its short form", run: demo },
+];
+
+fn fmt(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    watch.run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
+    watch.run(&mut workspace.cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+}
+
+fn clippy(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let targets = ["--all-targets", "--all-features", "--", "-D", "warnings"];
+    watch.run(workspace.cargo(&["clippy", "--workspace"]).args(targets))?;
+    watch.run(workspace.cargo(&["clippy", "--manifest-path", "fuzz/Cargo.toml"]).args(targets))
+}
+
+fn build(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    watch.run(&mut workspace.cargo(&["build", "--workspace"]))?;
+    // Built together, the crates share the features that tests ask for; alone, they have to do without.
+    watch.run(&mut workspace.cargo(&["build", "-p", "nearstone", "-p", "nearstone-cli"]))
+}
+
+fn tests(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let kinds = ["--lib", "--bins", "--tests", "--no-fail-fast"];
+    watch.run(workspace.cargo(&["test", "--workspace", "--all-features"]).args(kinds))
+}
+
+fn doctests(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    watch.run(&mut workspace.cargo(&["test", "--workspace", "--all-features", "--doc", "--no-fail-fast"]))
+}
+
+fn docs(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    // Libraries only: the program `nearstone` would write over the pages of the library of that name.
+    let mut command = workspace.cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--lib"]);
+    watch.run(with_flags(&mut command, "RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn examples(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let mut any = false;
+    for example in workspace.examples() {
+        any = true;
+        // Each starts in an empty folder, so that it meets no store of an earlier run and leaves none in the root.
+        let folder = workspace.target.join("examples-run").join(example.name);
+        let emptied = std::fs::remove_dir_all(&folder).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        });
+        emptied
+            .and_then(|()| std::fs::create_dir_all(&folder))
+            .map_err(|error| End::Failed(format!("{} cannot be emptied: {error}", folder.display())))?;
+        let mut command = workspace.cargo(&["run", "-p", example.package, "--example", example.name]);
+        if !example.features.is_empty() {
+            command.args(["--features", &example.features.join(",")]);
+        }
+        command.arg("--manifest-path").arg(workspace.root.join("Cargo.toml"));
+        watch.run(command.current_dir(&folder))?;
+    }
+    if any { Ok(()) } else { Err(End::Skipped("there is no example".to_owned())) }
+}
+
+fn fuzz(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    watch.run(&mut workspace.cargo(&["test", "--manifest-path", "fuzz/Cargo.toml"]))
+}
+
+/// A crate has models when it has an integration test named `loom`.
+fn loom(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let mut any = false;
+    for package in workspace.with_test("loom") {
+        any = true;
+        let mut command = workspace.cargo(&["test", "--release", "-p", package, "--test", "loom"]);
+        // Other flags mean other builds: in a folder of their own, they do not push the usual ones out.
+        command.arg("--target-dir").arg(workspace.target.join("loom"));
+        watch.run(with_flags(&mut command, "RUSTFLAGS", "--cfg nearstone_loom"))?;
+    }
+    if any { Ok(()) } else { Err(End::Skipped("no crate has an integration test named `loom`".to_owned())) }
+}
+
+fn licences(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let tool = tools::cargo_tool(workspace, watch, tools::DENY)?;
+    let mut command = Command::new(tool);
+    watch.run(command.args(["check", "licenses", "bans", "sources"]).current_dir(&workspace.root))
+}
+
+fn advisories(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let tool = tools::cargo_tool(workspace, watch, tools::DENY)?;
+    let mut fetch = Command::new(&tool);
+    watch
+        .run_within(fetch.args(["fetch", "db"]).current_dir(&workspace.root), FETCH_LIMIT)
+        .map_err(|_| End::Skipped("the advisory database cannot be fetched".to_owned()))?;
+    let mut check = Command::new(&tool);
+    watch.run(check.args(["check", "--disable-fetch", "advisories"]).current_dir(&workspace.root))
+}
+
+fn package(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    // Cargo orders the crates and lets each find the ones before it, though no registry has them yet.
+    let mut command = workspace.cargo(&["package", "--workspace", "--allow-dirty"]);
+    for name in workspace.unpublished() {
+        command.args(["--exclude", name]);
+    }
+    // Named outright, the target folder serves all crates; otherwise each builds every dependency again.
+    watch.run(command.env("CARGO_TARGET_DIR", &workspace.target))
+}
+
+fn demo(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let run = ["run", "--release", "-p", "nearstone-cli", "--bin", "nearstone", "--", "demo", "--quick"];
+    watch.run(&mut workspace.cargo(&["build", "--release", "-p", "nearstone-cli"]))?;
+    if !watch.succeeds(workspace.cargo(&run).arg("--help")) {
+        return Err(End::Skipped("the command line does not know `demo --quick`".to_owned()));
+    }
+    watch.run(&mut workspace.cargo(&run))
+}
+
+/// Adds to flags that the environment may already hold.
+fn with_flags<'a>(command: &'a mut Command, name: &str, flags: &str) -> &'a mut Command {
+    let before = std::env::var(name).unwrap_or_default();
+    command.env(name, format!("{before} {flags}").trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_fits_the_time_there_is() {
+        let minutes: u32 = PARTS.iter().map(|part| part.budget_minutes).sum();
+        assert!(minutes <= BUDGET_MINUTES_MAX, "{minutes} min are planned, {BUDGET_MINUTES_MAX} are there");
+        assert!(PARTS.iter().all(|part| part.budget_minutes > 0));
+    }
+
+    #[test]
+    fn names_are_unique_and_can_be_listed() {
+        for (i, part) in PARTS.iter().enumerate() {
+            assert!(PARTS[..i].iter().all(|other| other.name != part.name), "{}", part.name);
+            assert!(!part.name.contains([',', ' ']) && !part.name.is_empty());
+        }
+    }
+}
