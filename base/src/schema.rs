@@ -122,13 +122,13 @@ impl Schema {
                 self.dimension
             )));
         }
-        // One pass that vectorises: x - x is zero for every finite x and NaN otherwise.
-        let (mut odd, mut nonzero) = (0u32, 0u32);
+        // One pass without branches, which vectorises.
+        let (mut odd, mut nonzero) = (false, false);
         for &x in vector {
-            odd |= u32::from(x - x != 0.0);
-            nonzero |= u32::from(x != 0.0);
+            odd |= !x.is_finite();
+            nonzero |= x != 0.0;
         }
-        if odd != 0 {
+        if odd {
             let at = vector.iter().position(|x| !x.is_finite()).unwrap_or(0);
             return Err(Error::invalid(format!(
                 "the vector's number {at} is {}: only finite numbers are allowed",
@@ -136,7 +136,7 @@ impl Schema {
             )));
         }
         if self.metric == Metric::Cosine {
-            if nonzero == 0 {
+            if !nonzero {
                 return Err(Error::invalid("the vector is zero: it has no direction, which cosine needs"));
             }
             let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();

@@ -71,7 +71,6 @@ impl Output {
         let (kind, message, code) = match failure {
             Failure::Store(error) => (kind_name(error.kind()), error.to_string(), exit_code(error.kind())),
             Failure::Data(error) => match error.kind() {
-                nearstone_datasets::ErrorKind::NotFound => ("not_found", error.to_string(), 3),
                 nearstone_datasets::ErrorKind::Io => ("io", error.to_string(), 1),
                 _ => ("invalid_argument", error.to_string(), 2),
             },

@@ -60,6 +60,14 @@ impl Matrix {
     }
 }
 
+/// A matrix of ids (32-bit integers in an `.npy` file), one row per query, and how many ids a row has.
+pub fn read_ids(path: &Path) -> Result<(Vec<u32>, usize)> {
+    let (ids, per_query) = npy::read_i32_matrix(path)?;
+    let ids: Option<Vec<u32>> = ids.into_iter().map(|id| u32::try_from(id).ok()).collect();
+    let ids = ids.ok_or_else(|| Error::malformed(path, At::File, "an id is negative"))?;
+    Ok((ids, per_query))
+}
+
 impl RealSet {
     /// The folder that `NEARSTONE_DATA` names, else the usual place beside the workspace (found from the current
     /// folder upwards). `None` when there are no embeddings: callers skip, and say so.
@@ -100,11 +108,7 @@ impl RealSet {
             Distance::L2 => "gt100.l2.i32.npy",
             Distance::Cosine | Distance::InnerProduct => "gt100.cosine.i32.npy",
         };
-        let path = self.folder.join(name);
-        let (ids, per_query) = npy::read_i32_matrix(&path)?;
-        let ids: Option<Vec<u32>> = ids.into_iter().map(|id| u32::try_from(id).ok()).collect();
-        let ids = ids.ok_or_else(|| Error::malformed(&path, At::File, "an id is negative"))?;
-        Ok((ids, per_query))
+        read_ids(&self.folder.join(name))
     }
 
     /// The truth with exact distances, for all rows (`base` must be whole) and the first queries.

@@ -14,7 +14,7 @@ use nearstone_base::vfs::{OpenMode, Residency, Vfs, VfsFile, read_exact_at};
 use nearstone_base::{Error, ErrorKind, Lsn, Result};
 use nearstone_compaction::gc::segment_file;
 use nearstone_segments::SealedSegment;
-use nearstone_wal::CleanMark;
+use nearstone_wal::{CleanMark, copy_file, file_name};
 use std::path::Path;
 
 /// Bytes copied between two reports.
@@ -30,11 +30,8 @@ pub(crate) fn backup(engine: &Arc<Engine>, into: &Path, progress: Progress<'_>) 
     // One moment: no seal, compaction or schema change falls between the state and the segments that it names.
     let (state, view, lsn, files) = {
         let catalog = engine.catalog()?;
-        let (lsn, files) = log.exclusive(|| -> Result<_> {
-            let lsn = log.sync_exclusive()?;
-            Ok((lsn, log.files()))
-        })?;
-        (catalog.state().clone(), core.view.load_full(), lsn, files)
+        let (lsn, files) = log.exclusive(|inside| -> Result<_> { Ok((inside.sync()?, inside.files())) })?;
+        ((**catalog.state()).clone(), core.view.load_full(), lsn, files)
     };
 
     make_folder(vfs, into)?;
@@ -60,8 +57,7 @@ pub(crate) fn backup(engine: &Arc<Engine>, into: &Path, progress: Progress<'_>) 
     let mut clean = None;
     for file in &files {
         report(progress, "copy", done, total)?;
-        let Some(name) = file.path.file_name() else { continue };
-        copy(vfs, &file.path, &wal.join(name), file.end, progress)?;
+        copy_file(vfs, file, vfs, &wal.join(file_name(file.file_id)))?;
         clean = Some(CleanMark { file_id: file.file_id, end: file.end, lsn });
         done += 1;
     }

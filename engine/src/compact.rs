@@ -13,7 +13,7 @@ use crate::options::Background;
 use crate::progress::{Progress, no_progress, report};
 use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
-use nearstone_base::sync::{Arc, Ordering};
+use nearstone_base::sync::{Arc, Mutex, Ordering};
 use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
@@ -145,31 +145,32 @@ impl Engine {
             }
             return Ok(());
         }
-        let stop = nearstone_base::sync::AtomicBool::new(false);
-        let cancelled = nearstone_base::sync::Mutex::new(None);
-        let shared = nearstone_base::sync::Mutex::new(progress);
+        let failed = Mutex::new(None);
+        let progress = Mutex::new(progress);
         on_all_cores(threads, || {
-            while !merge.all_linked() && !stop.load(Ordering::Relaxed) {
-                let step = self.pace.step().and_then(|()| self.check_healthy()).and_then(|()| {
-                    match shared.try_lock() {
-                        Some(mut progress) => report(*progress, "link", u64::from(merge.linked()), total),
-                        None => Ok(()),
-                    }
-                });
-                let linked = step
-                    .and_then(|()| self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch)));
-                match linked {
+            while !merge.all_linked() && failed.lock().is_none() {
+                match self.link_merge_step(merge, &progress, total) {
+                    // The last rows are being linked by others.
                     Ok(0) => std::thread::yield_now(),
                     Ok(_) => {}
                     Err(error) => {
-                        stop.store(true, Ordering::Relaxed);
-                        cancelled.lock().get_or_insert(error);
+                        failed.lock().get_or_insert(error);
                     }
                 }
             }
             Ok(())
         })?;
-        cancelled.into_inner().map_or(Ok(()), Err)
+        failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn link_merge_step(&self, merge: &Merge<'_>, progress: &Mutex<Progress<'_>>, total: u64) -> Result<u32> {
+        self.pace.step()?;
+        self.check_healthy()?;
+        // Whoever comes by while nobody else reports, reports.
+        if let Some(mut progress) = progress.try_lock() {
+            report(*progress, "link", u64::from(merge.linked()), total)?;
+        }
+        self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))
     }
 
     fn commit_merge(

@@ -12,7 +12,7 @@ use nearstone_base::vfs::VfsLock;
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
 use nearstone_compaction::pace::Pace;
 use nearstone_segments::MutableSegment;
-use nearstone_wal::Log;
+use nearstone_wal::{CleanMark, Log};
 use std::time::Duration;
 
 /// From so many unlinked rows on, writers link rows themselves before they return: the tail that searches scan
@@ -252,7 +252,7 @@ pub(crate) struct CatalogGuard<'a> {
 }
 
 impl CatalogGuard<'_> {
-    pub(crate) fn state(&self) -> &CatalogState {
+    pub(crate) fn state(&self) -> &Arc<CatalogState> {
         self.guard.as_ref().expect("checked when the guard was made").state()
     }
 
@@ -266,7 +266,7 @@ impl CatalogGuard<'_> {
         catalog.commit(next).map_err(|error| {
             catalog.poison();
             if let Some(log) = &self.engine.log {
-                log.poison(error.duplicate());
+                log.poison(&error);
             }
             self.engine.note_poison();
             error

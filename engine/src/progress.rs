@@ -15,7 +15,7 @@ pub struct Step {
 }
 
 /// Called between pieces of work; `Break` cancels, and the call returns `Cancelled`.
-pub type Progress<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
+pub type Progress<'a> = &'a mut (dyn FnMut(Step) -> ControlFlow<()> + Send);
 
 /// For calls without progress.
 pub(crate) fn no_progress(_: Step) -> ControlFlow<()> {

@@ -18,7 +18,7 @@ use crate::write::{Applier, Operation, apply_operation, freeze_full_segments};
 use nearstone_base::record::{self, vector_from_bytes};
 use nearstone_base::sync::{Arc, AtomicBool};
 use nearstone_base::vfs::{LockKind, Vfs, VfsLock};
-use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Result, Uuid};
+use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Result};
 use nearstone_compaction::gc;
 use nearstone_segments::MutableSegment;
 use nearstone_wal::{Log, LogOptions, RecoverOptions, Recovered};
@@ -33,6 +33,9 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: Arc<dyn Vfs>, dir: &Path) -> Res
         create_store(builder, &vfs, dir)?;
     }
     let format = format_file::read(&*vfs, dir)?.ok_or_else(|| not_a_store(dir, "there is no FORMAT file in it"))?;
+    if !read_only {
+        format.writable()?;
+    }
     let store = format.store;
     let (catalog, state) = if read_only {
         (None, Catalog::read(&vfs, dir, store)?)
@@ -213,7 +216,6 @@ fn replay(builder: &StoreBuilder, core: &Arc<Core>, state: &CatalogState) -> Res
         floor: state.wal_floor,
         generation: state.generation,
         clean: state.clean,
-        read_only: builder.options.read_only,
         last_lsn_min: state.last_lsn,
         sealed_lsn_max: state.collections.values().map(|row| row.sealed_lsn).max().unwrap_or(0),
     };
@@ -313,9 +315,4 @@ impl Engine {
         let mark = log.close()?;
         self.commit_clean(mark)
     }
-}
-
-/// The identity of the store in a folder, without opening it.
-pub(crate) fn identify(vfs: &dyn Vfs, dir: &Path) -> Result<Option<Uuid>> {
-    Ok(format_file::read(vfs, dir)?.map(|format| format.store))
 }

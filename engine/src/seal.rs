@@ -18,10 +18,17 @@ use crate::engine::{Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
 use nearstone_base::sync::{Arc, MutexGuard, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
-use nearstone_segments::seal::{SealTarget, seal_frozen};
+use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
 
 /// Rows linked between two looks at whether to stop.
 const LINK_PIECE: u32 = 128;
+/// The recall gate: so many of the segment's own rows are looked for, with a walk and with a scan.
+const GATE_SAMPLES: u32 = 20;
+const GATE_LIMIT: usize = 10;
+const GATE_EF: usize = 64;
+/// A graph that finds less is rebuilt. Low enough that hard data (uniform noise in many dimensions, where even a
+/// fresh graph finds little) is not rebuilt in vain each time.
+const GATE_RECALL: f32 = 0.5;
 
 impl Engine {
     /// Seals everything a collection has in memory.
@@ -117,7 +124,13 @@ impl Engine {
         let cancel = || core.is_closed();
         let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else { return Ok(None) };
         let handle = core.open_segment(&output.meta)?;
-        Ok(Some((handle, output.order)))
+        if sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
+            return Ok(Some((handle, output.order)));
+        }
+        // Healing did not save the graph: it is built anew, over the same name, before anybody knows the file.
+        drop(handle);
+        let rebuilt = rebuild_frozen(&frozen.segment, frozen.last, &target, &cancel)?;
+        rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
     }
 }
 

@@ -211,7 +211,7 @@ impl Store {
         let id = self.collection(name)?.id;
         let log = engine.log()?;
         // No batch is between its admission and its effect while this runs.
-        let gone = log.exclusive(|| -> Result<_> {
+        let gone = log.exclusive(|_| -> Result<_> {
             catalog.commit(|next| {
                 next.collections.remove(&id);
                 let segments: Vec<_> =

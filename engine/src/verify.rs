@@ -34,7 +34,7 @@ pub(crate) fn verify(engine: &Arc<Engine>, progress: Progress<'_>) -> Result<Ver
             // The files are read as an open would read them, while nobody writes to them.
             let catalog = engine.catalog()?;
             let on_disk = Catalog::read(&core.vfs, &core.dir, core.uuid)?;
-            if on_disk != *catalog.state() {
+            if on_disk != **catalog.state() {
                 return Err(Error::corruption(
                     layout::catalog(&core.dir),
                     0,
@@ -46,11 +46,10 @@ pub(crate) fn verify(engine: &Arc<Engine>, progress: Progress<'_>) -> Result<Ver
             let options = RecoverOptions {
                 floor: on_disk.wal_floor,
                 generation: on_disk.generation,
-                read_only: true,
                 last_lsn_min: on_disk.last_lsn,
                 ..RecoverOptions::default()
             };
-            log.exclusive(|| -> Result<_> {
+            log.exclusive(|_| -> Result<_> {
                 nearstone_wal::recover(&*core.vfs, &layout::wal(&core.dir), core.uuid, &options, &mut |_, _| {
                     verified.log_batches += 1;
                     Ok(())

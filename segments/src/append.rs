@@ -155,7 +155,10 @@ impl<T> AppendBuffer<T> {
 impl<T: Copy> AppendBuffer<T> {
     /// Rows of `width` values, each beginning at a multiple of 64 bytes.
     pub fn aligned(width: usize) -> AppendBuffer<T> {
-        assert!(size_of::<T>() != 0 && ALIGN % size_of::<T>() == 0, "64 bytes are no whole number of values");
+        assert!(
+            size_of::<T>() != 0 && ALIGN.is_multiple_of(size_of::<T>()),
+            "64 bytes are no whole number of values"
+        );
         AppendBuffer::with_stride(width, width.next_multiple_of(ALIGN / size_of::<T>()))
     }
 

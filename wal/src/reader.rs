@@ -25,7 +25,6 @@ use nearstone_base::{Lsn, Result};
 pub(crate) struct Record<'a> {
     pub(crate) kind: Kind,
     pub(crate) lsn: Lsn,
-    pub(crate) synced_lsn: Lsn,
     pub(crate) body: &'a [u8],
     /// The offset behind it.
     pub(crate) end: usize,
@@ -116,7 +115,7 @@ pub(crate) fn scan<'a>(
             scan.stop = Stop::Hole(hole(bytes, header, at, extent, "a record with the next lsn", false));
             return Ok(scan);
         }
-        visit(&Record { kind: head.kind, lsn: head.lsn, synced_lsn: head.synced_lsn, body, end })?;
+        visit(&Record { kind: head.kind, lsn: head.lsn, body, end })?;
         if let (Kind::Barrier, Ok(generation)) = (head.kind, body.try_into()) {
             scan.generation = scan.generation.max(u64::from_le_bytes(generation));
         }

@@ -29,7 +29,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use state::{CatalogState, CleanMark, CollectionRow, SegmentRow};
+pub(crate) use state::{CatalogState, CollectionRow, SegmentRow};
 
 use backend::FileBackend;
 use nearstone_base::sync::Arc;
@@ -162,11 +162,6 @@ impl Catalog {
             shut(&self.file, db)?;
         }
         if was_poisoned { Err(poisoned(self.file.path())) } else { Ok(()) }
-    }
-
-    /// Bytes of the file; 0 when its length can't be had.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.file.disk_len().unwrap_or(0)
     }
 }
 

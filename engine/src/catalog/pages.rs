@@ -94,11 +94,6 @@ impl PageFile {
         })
     }
 
-    /// Bytes on disk.
-    pub(super) fn disk_len(&self) -> Result<u64> {
-        self.file.len()
-    }
-
     /// Bytes as redb counts them.
     pub(super) fn len(&self) -> Result<u64> {
         let disk = self.file.len()?;

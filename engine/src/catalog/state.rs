@@ -10,6 +10,7 @@
 
 use nearstone_base::{CollectionId, Error, Lsn, Result, Schema, SegmentId, Uuid};
 use nearstone_segments::SegmentMeta;
+pub(crate) use nearstone_wal::CleanMark;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,17 +38,6 @@ pub(crate) struct CatalogState {
     pub(crate) segments: BTreeMap<SegmentId, SegmentRow>,
     /// Ordinals of dead rows; a segment without any has no entry.
     pub(crate) deaths: BTreeMap<SegmentId, RoaringBitmap>,
-}
-
-/// Evidence that the log ends at exactly this place. It is superseded by the next one, never cleared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct CleanMark {
-    /// The last log file.
-    pub(crate) file_id: u64,
-    /// The offset at which its records end.
-    pub(crate) end: u64,
-    /// The last lsn in it.
-    pub(crate) lsn: Lsn,
 }
 
 /// One collection.
@@ -192,19 +182,5 @@ impl CatalogState {
             }
         }
         Ok(())
-    }
-
-    /// `Corruption` when the log knows of a newer generation: then the catalog in the folder `dir` is an older copy,
-    /// or a damaged byte made it look like one.
-    pub(crate) fn check_generation(&self, dir: &Path, known: u64) -> Result<()> {
-        if self.generation >= known {
-            return Ok(());
-        }
-        Err(Error::corruption(
-            dir.join(super::CATALOG_FILE),
-            0,
-            format!("generation {known} or newer, which the log names"),
-            format!("generation {}", self.generation),
-        ))
     }
 }

@@ -10,7 +10,11 @@ use crate::graph::{Scorer, VectorSource, level_for};
 use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicBool, AtomicU32, Ordering};
 use nearstone_base::{Metric, Result};
-use nearstone_kernels::kernels;
+use nearstone_kernels::prefetch_read;
+use zerocopy::IntoBytes;
+
+/// How many rows ahead of the one being measured are fetched.
+const AHEAD: usize = 3;
 
 /// How far linking has come.
 #[derive(Default, Debug)]
@@ -103,9 +107,9 @@ impl MutableSegment {
     /// The distance in single precision between two vectors with the inverses of their lengths (1 unless cosine).
     fn near(&self, a: &[f32], inverse_a: f32, b: &[f32], inverse_b: f32) -> f32 {
         match self.schema.metric() {
-            Metric::Cosine => 1.0 - kernels().dot(a, b) * inverse_a * inverse_b,
-            Metric::L2 => kernels().l2(a, b),
-            Metric::InnerProduct => -kernels().dot(a, b),
+            Metric::Cosine => 1.0 - self.kernels.dot(a, b) * inverse_a * inverse_b,
+            Metric::L2 => self.kernels.l2(a, b),
+            Metric::InnerProduct => -self.kernels.dot(a, b),
         }
     }
 
@@ -113,12 +117,20 @@ impl MutableSegment {
         if self.schema.metric() == Metric::Cosine { *self.inverse_norms.get(row) } else { 1.0 }
     }
 
-    /// Replaces `out` by the distances in single precision from a vector to rows.
+    /// Replaces `out` by the distances in single precision from a vector to rows, asking for each row while those
+    /// before it are measured.
     fn near_all(&self, from: &[f32], inverse: f32, rows: &[u32], out: &mut Vec<f32>) {
         out.clear();
-        out.extend(
-            rows.iter().map(|&row| self.near(from, inverse, self.vector(row), self.inverse_norm(row))),
-        );
+        out.reserve(rows.len());
+        for &row in rows.iter().take(AHEAD) {
+            prefetch_read(self.vector(row).as_bytes());
+        }
+        for (i, &row) in rows.iter().enumerate() {
+            if let Some(&ahead) = rows.get(i + AHEAD) {
+                prefetch_read(self.vector(ahead).as_bytes());
+            }
+            out.push(self.near(from, inverse, self.vector(row), self.inverse_norm(row)));
+        }
     }
 }
 

@@ -28,12 +28,14 @@ use keys::KeyIndex;
 use link::Progress;
 use nearstone_base::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use nearstone_base::{Key, KeyRef, Lsn, Metric, Schema, SegmentId};
+use nearstone_kernels::{Kernels, kernels};
 
 /// A segment in memory.
 #[derive(Debug)]
 pub struct MutableSegment {
     id: SegmentId,
     schema: Schema,
+    kernels: Kernels,
     /// Held during an append.
     appending: Mutex<()>,
     /// Rows that readers may touch: all buffers below hold at least as many.
@@ -70,6 +72,7 @@ impl MutableSegment {
         MutableSegment {
             id,
             schema,
+            kernels: kernels(),
             appending: Mutex::new(()),
             rows: AtomicU32::new(0),
             frozen: AtomicBool::new(false),

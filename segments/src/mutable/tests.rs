@@ -57,7 +57,8 @@ fn recall(segment: &MutableSegment, queries: usize, ef: usize, accept: &dyn Acce
         let hits = run(segment, &query, &SearchOptions { accept, ..options(10, ef, false) });
         assert_eq!(hits.len(), 10);
         assert!(hits.is_sorted_by(|a, b| a.distance <= b.distance));
-        found += hits.iter().filter(|hit| truth.contains(hit)).count();
+        // Any row as near as the farthest right one is right: under cosine one dimension knows two distances only.
+        found += hits.iter().filter(|hit| hit.distance <= truth[9].distance).count();
     }
     found as f64 / (queries * 10) as f64
 }
@@ -178,7 +179,7 @@ fn hits_are_as_many_as_asked_for_or_visible() {
     struct Every(u32);
     impl Accept for Every {
         fn accept(&self, ordinal: u32) -> bool {
-            ordinal % self.0 == 0
+            ordinal.is_multiple_of(self.0)
         }
     }
     let segment = segment(Schema::new(4, Metric::L2).m(4).ef_construction(16), 3_000);
@@ -229,10 +230,9 @@ fn odd_dimensions_work() {
         for metric in METRICS {
             let segment = segment(Schema::new(dimension, metric), 2_000);
             link_all(&segment);
-            let recall = recall(&segment, 20, 128, &AcceptAll);
-            // Under one dimension cosine knows two distances only, so there any row of the right side will do.
-            let least = if dimension == 1 && metric != Metric::L2 { 0.0 } else { 0.9 };
-            assert!(recall >= least, "recall@10 at {dimension} under {} is {recall}", metric.name());
+            // Narrow enough for the graph to be walked: with 128 a scan of these few rows would be cheaper.
+            let recall = recall(&segment, 20, 64, &AcceptAll);
+            assert!(recall >= 0.9, "recall@10 at {dimension} under {} is {recall}", metric.name());
         }
     }
 }

@@ -4,6 +4,7 @@
 mod damage;
 pub(crate) mod disk;
 
+use nearstone_wal::CleanMark;
 use super::*;
 use disk::Disk;
 use nearstone_base::random::SplitMix64;
