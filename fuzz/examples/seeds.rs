@@ -3,20 +3,32 @@
 //! Run it again after a format has changed: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`.
 
 use nearstone_base::record::BatchEncoder;
-use nearstone_base::{CollectionId, KeyRef};
+use nearstone_base::vfs::{MemoryVfs, OpenMode, Vfs, read_exact_at};
+use nearstone_base::{CollectionId, KeyRef, KeyType, Metric, Schema, SegmentId, Uuid};
+use nearstone_segments::MutableSegment;
+use nearstone_segments::seal::{SealTarget, seal_frozen};
+use nearstone_segments::topk::Scratch;
+use nearstone_wal::format::{FILE_HEADER_BYTES, FileHeader, Kind, encode_record};
+use std::error::Error;
 use std::path::Path;
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     for (name, bytes) in records() {
         write("record_bytes", name, &bytes)?;
     }
+    write("wal_bytes", "fresh", &log(0, false))?;
+    write("wal_bytes", "unfinished", &log(3, false))?;
+    write("wal_bytes", "ended", &log(3, true))?;
+    write("segment_bytes", "string_keys", &segment(Schema::new(6, Metric::Cosine).keys(KeyType::Str))?)?;
+    write("segment_bytes", "integer_keys", &segment(Schema::new(3, Metric::L2))?)?;
     write("npy_bytes", "f4", &npy("<f4", 4))?;
     write("npy_bytes", "f8", &npy("<f8", 8))?;
     write("npy_bytes", "f2", &npy("<f2", 2))?;
     write("vecs_bytes", "fvecs", &vecs(4))?;
     write("vecs_bytes", "bvecs", &vecs(1))?;
     let rows = "{\"vector\":[0.5,-1,2e3],\"key\":\"a\",\"payload\":{\"n\":1}}\n{\"embedding\":[1,2,3],\"id\":7,\"title\":\"x\"}\n";
-    write("json_lines_bytes", "both_spellings", rows.as_bytes())
+    write("json_lines_bytes", "both_spellings", rows.as_bytes())?;
+    Ok(())
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
@@ -69,4 +81,62 @@ fn vecs(number_bytes: usize) -> Vec<u8> {
         out.resize(out.len() + 3 * number_bytes, 0);
     }
     out
+}
+
+/// A log file with batches, one of them long enough for a table of chunk sums, and room behind them.
+fn log(batches: u64, ended: bool) -> Vec<u8> {
+    let header = FileHeader {
+        store: Uuid([7; 16]),
+        file_id: 1,
+        salt: [9; 16],
+        generation: 2,
+        first_lsn: 1,
+        predecessor: 0,
+        predecessor_end: 0,
+        file_bytes: 32 << 10,
+    };
+    let mut out = header.encode();
+    assert_eq!(out.len(), FILE_HEADER_BYTES);
+    for lsn in 1..=batches {
+        let body = vec![lsn as u8; if lsn == 2 { 9000 } else { 40 }];
+        let offset = out.len() as u64;
+        encode_record(&mut out, header.seed(), offset, Kind::Batch, lsn, lsn - 1, &body);
+    }
+    if ended {
+        let offset = out.len() as u64;
+        encode_record(&mut out, header.seed(), offset, Kind::End, batches, batches, b"");
+    }
+    out.resize(out.len() + 512, 0);
+    out
+}
+
+/// A sealed segment of a few rows, one of them without a payload.
+fn segment(schema: Schema) -> Result<Vec<u8>, Box<dyn Error>> {
+    let segment = MutableSegment::new(SegmentId(1), schema.clone());
+    for n in 0..12u64 {
+        let name = format!("row {n}");
+        let key = match schema.key_type() {
+            KeyType::U64 => KeyRef::U64(n * n),
+            KeyType::Str => KeyRef::Str(&name),
+        };
+        let vector: Vec<f32> = (1..=schema.dimension()).map(|i| (n as f32 + 1.0) / i as f32).collect();
+        let payload = if n == 3 { String::new() } else { format!("{{\"n\":{n}}}") };
+        segment.append(key, key.hash64(), &vector, payload.as_bytes(), n + 1);
+    }
+    segment.freeze();
+    let mut scratch = Scratch::default();
+    while !segment.all_linked() {
+        segment.link_some(u32::MAX, &mut scratch);
+    }
+    let vfs = MemoryVfs::new();
+    let dir = Path::new("segments");
+    vfs.create_dir(dir)?;
+    let target =
+        SealTarget { vfs: &vfs, dir, id: SegmentId(1), uuid: Uuid([5; 16]), created_secs: 1_700_000_000 };
+    let sealed = seal_frozen(&segment, 100, &target, &|| false)?;
+    assert!(sealed.is_some(), "no row is dead");
+    let file = vfs.open(&target.path(), OpenMode::Read)?;
+    let mut bytes = vec![0; file.len()? as usize];
+    read_exact_at(&*file, &target.path(), &mut bytes, 0)?;
+    Ok(bytes)
 }

@@ -24,6 +24,8 @@ pub type Target = fn(&[u8]) -> bool;
 /// Every target by its name, which is also its folder in `corpus` and `regressions` and its program.
 pub const TARGETS: &[(&str, Target)] = &[
     ("record_bytes", record_bytes),
+    ("wal_bytes", wal_bytes),
+    ("segment_bytes", segment_bytes),
     ("npy_bytes", npy_bytes),
     ("vecs_bytes", vecs_bytes),
     ("json_lines_bytes", json_lines_bytes),
@@ -43,6 +45,16 @@ pub fn record_bytes(bytes: &[u8]) -> bool {
     }
     assert_eq!(batch.finish(), bytes, "an accepted record has one encoding");
     true
+}
+
+/// One file of the write-ahead log.
+pub fn wal_bytes(bytes: &[u8]) -> bool {
+    nearstone_wal::read_bytes(bytes).is_ok()
+}
+
+/// One sealed segment: opened, searched and verified.
+pub fn segment_bytes(bytes: &[u8]) -> bool {
+    nearstone_segments::sealed::open_bytes(bytes).is_ok()
 }
 
 /// NumPy's array file.

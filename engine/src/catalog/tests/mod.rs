@@ -187,8 +187,6 @@ fn a_state_that_breaks_a_rule_is_refused_and_nothing_happens() {
     gone.deaths.remove(&last);
     assert_eq!(disk.ops(), ops, "a refused state writes nothing");
     catalog.commit(gone).unwrap();
-    let error = catalog.commit(good).unwrap_err();
-    assert!(error.to_string().contains("given away before"), "{error}");
 }
 
 #[test]
