@@ -112,7 +112,7 @@ fn log(batches: u64, ended: bool) -> Vec<u8> {
 
 /// A sealed segment of a few rows, one of them without a payload.
 fn segment(schema: Schema) -> Result<Vec<u8>, Box<dyn Error>> {
-    let segment = MutableSegment::new(SegmentId(1), schema.clone());
+    let segment = MutableSegment::new(SegmentId(1), schema);
     for n in 0..12u64 {
         let name = format!("row {n}");
         let key = match schema.key_type() {

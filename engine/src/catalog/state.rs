@@ -8,12 +8,11 @@
 //! The state is exactly that of each collection's `sealed_lsn`: no row and no death newer than it. Everything newer
 //! lives in the log.
 
-use nearstone_base::{CollectionId, Error, Lsn, Result, Schema, SegmentId, Uuid};
+use nearstone_base::{CollectionId, Lsn, Schema, SegmentId, Uuid};
 use nearstone_segments::SegmentMeta;
 pub(crate) use nearstone_wal::CleanMark;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// One state of a store, whole.
 #[derive(Clone, PartialEq, Debug)]

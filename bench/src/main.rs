@@ -1,0 +1,65 @@
+//! Measures a store the way a program uses it: through the public API, on real embeddings when they are there
+//! (`NEARSTONE_DATA`, or the usual place beside the workspace) and on generated ones otherwise.
+//!
+//! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
+//! `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
+//! another machine or hour: where it matters they are ratios.
+#![forbid(unsafe_code)]
+
+mod data;
+mod footprint;
+mod ingest;
+mod opening;
+mod recall;
+mod report;
+
+use data::Data;
+use report::Report;
+use std::process::ExitCode;
+
+const PARTS: [&str; 4] = ["recall", "open", "ingest", "footprint"];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = opening::child(&args) {
+        return code;
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut rows = usize::MAX;
+    let mut json = false;
+    let mut parts: Vec<&str> = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--json" => json = true,
+            "--rows" => rows = args.next().ok_or("--rows wants a number")?.parse()?,
+            part if PARTS.contains(&part) => parts.push(part),
+            other => return Err(format!("{other:?} is none of {PARTS:?}, --rows N, --json").into()),
+        }
+    }
+    if parts.is_empty() {
+        parts = PARTS.to_vec();
+    }
+    let data = Data::load(rows)?;
+    let mut report = Report::new(json);
+    report.say(&format!("{}: {} rows x {}, {} queries", data.name, data.rows(), data.dimension, data.queries.len()));
+    for part in parts {
+        match part {
+            "recall" => recall::run(&data, &mut report)?,
+            "open" => opening::run(&data, &mut report)?,
+            "ingest" => ingest::run(&data, &mut report)?,
+            _ => footprint::run(&data, &mut report)?,
+        }
+    }
+    report.finish();
+    Ok(())
+}
