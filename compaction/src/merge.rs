@@ -13,10 +13,13 @@ use nearstone_base::sync::{AtomicU32, Ordering};
 use nearstone_base::{Error, KeyRef, Lsn, Metric, Result, Schema};
 use nearstone_segments::graph::{Graph, VectorSource, flatten, level_for};
 use nearstone_segments::seal::{LEVEL_SEED, SealTarget, write_segment};
-use nearstone_segments::sealed::{inverse_norm, near};
+use nearstone_segments::sealed::{inverse_norm, near, prefetch};
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{RowSource, SealedSegment, SegmentMeta};
 use roaring::RoaringBitmap;
+
+/// Vectors asked for before their turn: they lie anywhere in the mapped inputs.
+const AHEAD: usize = 4;
 
 /// One segment to merge.
 #[derive(Clone, Debug)]
@@ -216,7 +219,13 @@ impl VectorSource for Merge<'_> {
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         let (from, inverse) = (self.rows.vector(a)?, self.inverse(a));
-        for &other in others {
+        for &other in others.iter().take(AHEAD) {
+            prefetch(self.rows.vector(other)?);
+        }
+        for (place, &other) in others.iter().enumerate() {
+            if let Some(&ahead) = others.get(place + AHEAD) {
+                prefetch(self.rows.vector(ahead)?);
+            }
             let to = self.rows.vector(other)?;
             out.push(near(self.schema.metric(), from, inverse, to, self.inverse(other)));
         }

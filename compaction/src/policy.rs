@@ -5,7 +5,7 @@
 //! 1. **Dead share.** A segment whose dead share passes the threshold is rewritten. The threshold falls with the
 //!    segment's age, so that a small or slow store, where 20 % would never be reached, is cleaned as well: at age
 //!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing.
-//! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them ([`crate::tiered`]).
+//! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them.
 //! 3. Otherwise nothing.
 //!
 //! Any set of segments may be merged, whatever lies between them in time: which row of a key is alive is decided by

@@ -3,3 +3,8 @@
 
 pub mod history;
 pub mod model;
+
+/// The program in the project's front page runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -158,13 +158,20 @@ fn advisories(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
 }
 
 fn package(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    // Cargo orders the crates and lets each find the ones before it, though no registry has them yet.
+    // Cargo orders the crates and lets each find the ones before it, though no registry has them yet. For that it puts
+    // them into a registry inside of the target folder, and takes what a registry holds under one version for
+    // unchangeable: at a path that was used before it would check the sources of that earlier time. So each run
+    // gets a path of its own. Named outright, the folder also serves all crates with one build of a dependency.
+    let room = workspace.target.join("package-check");
+    let _ = std::fs::remove_dir_all(&room);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut command = workspace.cargo(&["package", "--workspace", "--allow-dirty"]);
     for name in workspace.unpublished() {
         command.args(["--exclude", name]);
     }
-    // Named outright, the target folder serves all crates; otherwise each builds every dependency again.
-    watch.run(command.env("CARGO_TARGET_DIR", &workspace.target))
+    let checked = watch.run(command.env("CARGO_TARGET_DIR", room.join(now.as_nanos().to_string())));
+    let _ = std::fs::remove_dir_all(&room);
+    checked
 }
 
 fn demo(workspace: &Workspace, watch: &Watch) -> Result<(), End> {

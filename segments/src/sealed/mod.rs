@@ -19,7 +19,7 @@ mod tests;
 mod verify;
 mod writer;
 
-pub use near::{inverse_norm, near};
+pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
 pub use writer::{SealTarget, write_segment};
 

@@ -1,7 +1,8 @@
 //! Distances in single precision between stored vectors: what building a graph over them needs.
 
 use nearstone_base::Metric;
-use nearstone_kernels::kernels;
+use nearstone_kernels::{kernels, prefetch_read};
+use zerocopy::IntoBytes;
 
 /// The inverse of a vector's length under cosine, 1 under the other metrics.
 pub fn inverse_norm(metric: Metric, vector: &[f32]) -> f32 {
@@ -20,4 +21,9 @@ pub fn near(metric: Metric, a: &[f32], inverse_a: f32, b: &[f32], inverse_b: f32
         Metric::L2 => kernels().l2(a, b),
         Metric::InnerProduct => -kernels().dot(a, b),
     }
+}
+
+/// Asks for a vector to be brought near, some distances before it is needed.
+pub fn prefetch(vector: &[f32]) {
+    prefetch_read(vector.as_bytes());
 }
