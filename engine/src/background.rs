@@ -31,6 +31,7 @@ struct State {
     /// Counts wakes, so that none is lost between a look for work and the sleep.
     wakes: u64,
     handles: Vec<JoinHandle<()>>,
+    working: bool,
     syncing: bool,
 }
 
@@ -59,7 +60,8 @@ impl Workers {
             return;
         }
         state.wakes += 1;
-        if state.handles.is_empty() {
+        if !state.working {
+            state.working = true;
             for index in 0..self.threads {
                 let engine = engine.clone();
                 let thread = std::thread::Builder::new().name(format!("nearstone-{index}"));
@@ -68,16 +70,22 @@ impl Workers {
                 }
             }
         }
-        if !state.syncing && engine.log.as_ref().is_some_and(|log| log.sync_due().is_some()) {
-            // The promise "synced at least every so often" must not wait for a long merge: it has its own thread.
-            state.syncing = true;
-            let engine = engine.clone();
-            let thread = std::thread::Builder::new().name("nearstone-sync".to_owned());
-            if let Ok(handle) = thread.spawn(move || keep_synced(&engine)) {
-                state.handles.push(handle);
-            }
-        }
         self.changed.notify_all();
+    }
+
+    /// There is an interval batch: "synced at least every so often" must not wait for a long merge, so it has a thread
+    /// of its own.
+    pub(crate) fn keep_synced(&self, engine: &Arc<Engine>) {
+        let mut state = self.state.lock();
+        if self.threads == 0 || state.syncing || self.is_stopping() {
+            return;
+        }
+        state.syncing = true;
+        let engine = engine.clone();
+        let thread = std::thread::Builder::new().name("nearstone-sync".to_owned());
+        if let Ok(handle) = thread.spawn(move || keep_synced(&engine)) {
+            state.handles.push(handle);
+        }
     }
 
     /// Ends the threads and waits for them.

@@ -133,6 +133,9 @@ impl Batch {
             .commit(encoder.finish(), durability, Write { operations, names })
             .inspect_err(|_| engine.note_poison())?;
         engine.after_commit(&touched, applied.len() as u32);
+        if matches!(durability, Durability::Interval(_)) {
+            engine.workers.keep_synced(engine);
+        }
 
         let mut results = vec![Applied::Superseded; places.len()];
         for (result, place) in results.iter_mut().zip(&places) {

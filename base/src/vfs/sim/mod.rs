@@ -8,19 +8,19 @@
 //!
 //! Everything is deterministic. Contents are pages shared until written, so an image costs microseconds.
 
+mod contents;
+mod disk;
+
 use super::memory::{failed, plain};
-use super::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock};
 use crate::error::{Error, Result};
 use crate::random::SplitMix64;
 use crate::sync::Mutex;
+use contents::{Contents, write_torn};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-const PAGE: usize = 4096;
-const SECTOR: u64 = 512;
 
 /// A simulated disk. Clones share it; [`SimVfs::crash_image`] makes another one.
 #[derive(Clone)]
@@ -63,12 +63,6 @@ pub enum SimFault {
 enum Node {
     Dir,
     File(usize),
-}
-
-#[derive(Clone, Default)]
-struct Contents {
-    pages: Vec<Arc<[u8; PAGE]>>,
-    len: usize,
 }
 
 #[derive(Clone)]
@@ -244,52 +238,6 @@ impl SimVfs {
     }
 }
 
-impl Contents {
-    fn read(&self, out: &mut [u8], offset: usize) -> usize {
-        let count = out.len().min(self.len.saturating_sub(offset));
-        let mut done = 0;
-        while done < count {
-            let at = offset + done;
-            let (page, within) = (at / PAGE, at % PAGE);
-            let piece = (PAGE - within).min(count - done);
-            out[done..done + piece].copy_from_slice(&self.pages[page][within..within + piece]);
-            done += piece;
-        }
-        count
-    }
-
-    fn write(&mut self, bytes: &[u8], offset: usize) {
-        let end = offset + bytes.len();
-        if end > self.len {
-            self.set_len(end);
-        }
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = offset + done;
-            let (page, within) = (at / PAGE, at % PAGE);
-            let piece = (PAGE - within).min(bytes.len() - done);
-            Arc::make_mut(&mut self.pages[page])[within..within + piece]
-                .copy_from_slice(&bytes[done..done + piece]);
-            done += piece;
-        }
-    }
-
-    fn set_len(&mut self, len: usize) {
-        if len < self.len {
-            self.pages.truncate(len.div_ceil(PAGE));
-            if let Some(last) = self.pages.last_mut()
-                && len % PAGE != 0
-            {
-                Arc::make_mut(last)[len % PAGE..].fill(0);
-            }
-        } else {
-            let zeros = Arc::new([0; PAGE]);
-            self.pages.resize(len.div_ceil(PAGE), zeros);
-        }
-        self.len = len;
-    }
-}
-
 /// Puts a pending operation into effect; a torn write only in part of its sectors.
 fn apply(
     pending: &Pending,
@@ -315,25 +263,6 @@ fn apply(
         Pending::Rename { from, to, node } => {
             names.remove(from);
             names.insert(to.clone(), *node);
-        }
-    }
-}
-
-/// Each sector of the write arrives or not: a prefix, a suffix, or any choice.
-fn write_torn(contents: &mut Contents, bytes: &[u8], offset: usize, rng: &mut SplitMix64) {
-    let first = offset as u64 / SECTOR;
-    let last = (offset + bytes.len()).saturating_sub(1) as u64 / SECTOR;
-    let (kind, cut) = (rng.below(3), first + rng.below(last - first + 1));
-    for sector in first..=last {
-        let keep = match kind {
-            0 => sector < cut,
-            1 => sector >= cut,
-            _ => rng.below(2) == 0,
-        };
-        if keep {
-            let begin = ((sector * SECTOR) as usize).max(offset);
-            let end = (((sector + 1) * SECTOR) as usize).min(offset + bytes.len());
-            contents.write(&bytes[begin - offset..end - offset], begin);
         }
     }
 }
@@ -415,182 +344,6 @@ impl State {
     }
 }
 
-impl Vfs for SimVfs {
-    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn VfsFile>> {
-        let name = plain(path);
-        let mut state = self.state.lock();
-        state.alive("open", path)?;
-        if state.is_dir(&name) {
-            return Err(failed("open", path, io::ErrorKind::IsADirectory));
-        }
-        let found = match state.names.get(&name) {
-            Some(Node::File(file)) => Some(*file),
-            _ => None,
-        };
-        let file = match (found, mode) {
-            (Some(_), OpenMode::CreateNew) => return Err(failed("create", path, io::ErrorKind::AlreadyExists)),
-            (Some(file), OpenMode::Truncate) => {
-                state.begin_whole("create", path)?;
-                state.files.entry(file).or_default().set_len(0);
-                state.pending.push(Pending::SetLen { file, len: 0 });
-                file
-            }
-            (Some(file), _) => file,
-            (None, OpenMode::CreateNew | OpenMode::Truncate) => {
-                if !state.parent_exists(&name) {
-                    return Err(failed("create", path, io::ErrorKind::NotFound));
-                }
-                state.begin_whole("create", path)?;
-                state.create(name)
-            }
-            (None, _) => return Err(failed("open", path, io::ErrorKind::NotFound)),
-        };
-        let writable = mode != OpenMode::Read;
-        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_path_buf(), file, writable }))
-    }
-
-    fn bytes(&self, path: &Path, len: u64, _: Residency) -> Result<FileBytes> {
-        let file = self.open(path, OpenMode::Read)?;
-        let found = file.len()?;
-        if found != len {
-            return Err(Error::corruption(path, found.min(len), format!("{len} bytes"), format!("{found} bytes")));
-        }
-        FileBytes::heap(len as usize, |out| super::read_exact_at(&*file, path, out, 0))
-    }
-
-    fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
-        let name = plain(path);
-        let state = self.state.lock();
-        state.alive("look at", path)?;
-        if state.is_dir(&name) {
-            return Ok(Some(FileInfo { is_dir: true, len: 0 }));
-        }
-        Ok(match state.names.get(&name) {
-            Some(Node::File(file)) => Some(FileInfo { is_dir: false, len: state.len_of(*file) as u64 }),
-            _ => None,
-        })
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<String>> {
-        let name = plain(dir);
-        let state = self.state.lock();
-        state.alive("list", dir)?;
-        if !state.is_dir(&name) {
-            return Err(failed("list", dir, io::ErrorKind::NotFound));
-        }
-        let children = state.names.keys().filter(|path| path.parent() == Some(&name));
-        Ok(children.filter_map(|path| path.file_name()).map(|n| n.to_string_lossy().into_owned()).collect())
-    }
-
-    fn create_dir(&self, path: &Path) -> Result<()> {
-        let name = plain(path);
-        let mut state = self.state.lock();
-        state.alive("create the folder", path)?;
-        if state.is_dir(&name) || state.names.contains_key(&name) {
-            return Err(failed("create the folder", path, io::ErrorKind::AlreadyExists));
-        }
-        if !state.parent_exists(&name) {
-            return Err(failed("create the folder", path, io::ErrorKind::NotFound));
-        }
-        state.begin_whole("create the folder", path)?;
-        state.names.insert(name.clone(), Node::Dir);
-        state.pending.push(Pending::Link { path: name, node: Node::Dir });
-        Ok(())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let (source, target) = (plain(from), plain(to));
-        let mut state = self.state.lock();
-        state.alive("rename", from)?;
-        let Some(node @ Node::File(_)) = state.names.get(&source).copied() else {
-            return Err(failed("rename", from, io::ErrorKind::NotFound));
-        };
-        if !state.parent_exists(&target) || state.is_dir(&target) {
-            return Err(failed("rename to", to, io::ErrorKind::NotFound));
-        }
-        state.begin_whole("rename", from)?;
-        state.names.remove(&source);
-        state.names.insert(target.clone(), node);
-        state.pending.push(Pending::Rename { from: source, to: target, node });
-        Ok(())
-    }
-
-    fn remove(&self, path: &Path) -> Result<()> {
-        let name = plain(path);
-        let mut state = self.state.lock();
-        state.alive("remove", path)?;
-        if !matches!(state.names.get(&name), Some(Node::File(_))) {
-            return Err(failed("remove", path, io::ErrorKind::NotFound));
-        }
-        state.begin_whole("remove", path)?;
-        state.names.remove(&name);
-        state.pending.push(Pending::Unlink { path: name });
-        Ok(())
-    }
-
-    fn remove_dir(&self, path: &Path) -> Result<()> {
-        let name = plain(path);
-        let mut state = self.state.lock();
-        state.alive("remove the folder", path)?;
-        if state.names.keys().any(|path| path.parent() == Some(&name)) {
-            return Err(failed("remove the folder", path, io::ErrorKind::DirectoryNotEmpty));
-        }
-        if state.names.get(&name) != Some(&Node::Dir) {
-            return Err(failed("remove the folder", path, io::ErrorKind::NotFound));
-        }
-        state.begin_whole("remove the folder", path)?;
-        state.names.remove(&name);
-        state.pending.push(Pending::Unlink { path: name });
-        Ok(())
-    }
-
-    fn sync_dir(&self, path: &Path) -> Result<()> {
-        let name = plain(path);
-        let mut state = self.state.lock();
-        state.alive("sync the folder", path)?;
-        if !state.is_dir(&name) {
-            return Err(failed("sync the folder", path, io::ErrorKind::NotFound));
-        }
-        state.begin_whole("sync the folder", path)?;
-        state.make_durable(|pending| pending.is_of_dir(&name));
-        Ok(())
-    }
-
-    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
-        let (source, target) = (plain(from), plain(to));
-        let mut state = self.state.lock();
-        state.alive("link", from)?;
-        let Some(node @ Node::File(_)) = state.names.get(&source).copied() else { return Ok(false) };
-        if state.names.contains_key(&target) || !state.parent_exists(&target) {
-            return Ok(false);
-        }
-        state.begin_whole("link", from)?;
-        state.names.insert(target.clone(), node);
-        state.pending.push(Pending::Link { path: target, node });
-        Ok(true)
-    }
-
-    fn lock(&self, path: &Path, kind: LockKind) -> Result<Option<Box<dyn VfsLock>>> {
-        let name = plain(path);
-        if self.info(path)?.is_none() {
-            match kind {
-                LockKind::Exclusive => drop(self.open(path, OpenMode::CreateNew)?),
-                LockKind::Shared => return Err(failed("lock", path, io::ErrorKind::NotFound)),
-            }
-        }
-        let mut state = self.state.lock();
-        let (shared, exclusive) = state.locks.entry(name.clone()).or_default();
-        if *exclusive || (kind == LockKind::Exclusive && *shared > 0) {
-            return Ok(None);
-        }
-        match kind {
-            LockKind::Shared => *shared += 1,
-            LockKind::Exclusive => *exclusive = true,
-        }
-        Ok(Some(Box::new(SimLock { disk: self.clone(), name, kind })))
-    }
-}
-
 impl fmt::Debug for SimVfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
@@ -598,135 +351,10 @@ impl fmt::Debug for SimVfs {
     }
 }
 
-struct SimFile {
-    disk: SimVfs,
-    path: PathBuf,
-    file: usize,
-    writable: bool,
-}
-
-impl SimFile {
-    fn check_writable(&self) -> Result<()> {
-        match self.writable {
-            true => Ok(()),
-            false => Err(failed("write to", &self.path, io::ErrorKind::PermissionDenied)),
-        }
-    }
-
-    fn change_len(&self, what: &str, len: u64) -> Result<()> {
-        self.check_writable()?;
-        let mut state = self.disk.state.lock();
-        state.begin_whole(what, &self.path)?;
-        let len = len as usize;
-        state.files.entry(self.file).or_default().set_len(len);
-        state.pending.push(Pending::SetLen { file: self.file, len });
-        Ok(())
-    }
-
-    fn sync(&self) -> Result<()> {
-        let mut state = self.disk.state.lock();
-        match state.begin("sync", &self.path)? {
-            None => {
-                let file = self.file;
-                state.make_durable(|pending| pending.is_of_file(file));
-                Ok(())
-            }
-            Some(fault) => {
-                if fault == SimFault::SyncDropsData {
-                    let file = self.file;
-                    state.pending.retain(|pending| !pending.is_of_file(file));
-                    let durable = state.durable_files.get(&file).cloned().unwrap_or_default();
-                    state.files.insert(file, durable);
-                }
-                Err(Error::io("sync", &self.path, io::Error::other("simulated failure")))
-            }
-        }
-    }
-}
-
-impl VfsFile for SimFile {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize> {
-        let state = self.disk.state.lock();
-        state.alive("read", &self.path)?;
-        Ok(state.files.get(&self.file).map_or(0, |contents| contents.read(out, offset as usize)))
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.check_writable()?;
-        let mut state = self.disk.state.lock();
-        let (done, result) = match state.begin("write to", &self.path)? {
-            None => (bytes.len(), Ok(())),
-            Some(SimFault::ShortWrite) => {
-                (bytes.len() / 2, Err(failed("write to", &self.path, io::ErrorKind::WriteZero)))
-            }
-            Some(SimFault::DiskFull) => (0, Err(failed("write to", &self.path, io::ErrorKind::StorageFull))),
-            Some(_) => (0, Err(Error::io("write to", &self.path, io::Error::other("simulated failure")))),
-        };
-        if done > 0 {
-            let offset = offset as usize;
-            state.files.entry(self.file).or_default().write(&bytes[..done], offset);
-            state.pending.push(Pending::Write { file: self.file, offset, bytes: bytes[..done].into() });
-        }
-        result
-    }
-
-    fn len(&self) -> Result<u64> {
-        let state = self.disk.state.lock();
-        state.alive("look at", &self.path)?;
-        Ok(state.len_of(self.file) as u64)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.change_len("set the length of", len)
-    }
-
-    fn reserve(&self, len: u64) -> Result<()> {
-        if self.len()? < len { self.change_len("reserve room in", len) } else { Ok(()) }
-    }
-
-    fn sync_data(&self) -> Result<()> {
-        self.sync()
-    }
-
-    fn sync_all(&self) -> Result<()> {
-        self.sync()
-    }
-}
-
-impl fmt::Debug for SimFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimFile({})", self.path.display())
-    }
-}
-
-struct SimLock {
-    disk: SimVfs,
-    name: PathBuf,
-    kind: LockKind,
-}
-
-impl VfsLock for SimLock {}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        if let Some((shared, exclusive)) = self.disk.state.lock().locks.get_mut(&self.name) {
-            match self.kind {
-                LockKind::Shared => *shared -= 1,
-                LockKind::Exclusive => *exclusive = false,
-            }
-        }
-    }
-}
-
-impl fmt::Debug for SimLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimLock({}, {:?})", self.name.display(), self.kind)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vfs::{OpenMode, Vfs, VfsFile};
 
     fn put(disk: &SimVfs, name: &str, bytes: &[u8]) -> Arc<dyn VfsFile> {
         let file = disk.open(Path::new(name), OpenMode::CreateNew).unwrap();
@@ -777,7 +405,10 @@ mod tests {
         let mut torn = 0;
         for seed in 0..200 {
             let bytes = disk.crash_image(CrashChoice::Random { seed }).contents(Path::new("/a")).unwrap();
-            assert_eq!(bytes, disk.crash_image(CrashChoice::Random { seed }).contents(Path::new("/a")).unwrap());
+            assert_eq!(
+                bytes,
+                disk.crash_image(CrashChoice::Random { seed }).contents(Path::new("/a")).unwrap()
+            );
             for (sector, piece) in bytes[..3072].chunks(512).enumerate() {
                 let begin = if sector == 0 { 100 } else { 0 };
                 let end = if sector == 5 { 3100 - 2560 } else { 512 }.min(piece.len());
