@@ -26,7 +26,8 @@ impl Random for SystemRandom {
     fn fill(&self, out: &mut [u8]) {
         if getrandom::fill(out).is_err() {
             // No generator at all (an early boot, a bare sandbox): identities only have to differ, not to be secret.
-            let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let moment =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             let mut rng = SplitMix64::new(moment.as_nanos() as u64 ^ u64::from(std::process::id()) << 32);
             rng.fill_bytes(out);
         }

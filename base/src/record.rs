@@ -144,8 +144,12 @@ fn decode_operation<'a>(input: &mut Reader<'a>) -> Option<Operation<'a>> {
             }
             let vector = input.raw(dimension * 4)?;
             let payload = input.bytes()?;
-            (payload.len() <= PAYLOAD_BYTES_MAX)
-                .then_some(Operation::Upsert { collection, key, vector, payload })
+            (payload.len() <= PAYLOAD_BYTES_MAX).then_some(Operation::Upsert {
+                collection,
+                key,
+                vector,
+                payload,
+            })
         }
         DELETE => Some(Operation::Delete { collection, key }),
         _ => None,

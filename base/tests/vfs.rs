@@ -1,7 +1,8 @@
 //! Every file system behaves alike in what the store relies on.
 
 use nearstone_base::vfs::{
-    DiskVfs, LockKind, MemoryVfs, OpenMode, Residency, SimVfs, Vfs, read_exact_at, read_small, write_atomically,
+    DiskVfs, LockKind, MemoryVfs, OpenMode, Residency, SimVfs, Vfs, read_exact_at, read_small,
+    write_atomically,
 };
 use nearstone_base::{ErrorKind, Result};
 use std::path::Path;

@@ -47,6 +47,8 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
 /// A line of this process's status, in bytes; 0 where the system has no such file.
 fn resident(line: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let value = status.lines().find_map(|text| text.strip_prefix(line)?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let value = status
+        .lines()
+        .find_map(|text| text.strip_prefix(line)?.trim().strip_suffix("kB")?.trim().parse().ok());
     value.map_or(0, |kib: u64| kib * 1024)
 }

@@ -40,7 +40,11 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
 }
 
 /// Time until linked, time until acknowledged, syncs.
-fn ingest(data: &Data, rows: usize, durability: Durability) -> Result<(Duration, Duration, u64), Box<dyn Error>> {
+fn ingest(
+    data: &Data,
+    rows: usize,
+    durability: Durability,
+) -> Result<(Duration, Duration, u64), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let store = Store::builder().durability(durability).open(folder.path().join("ingest.near"))?;
     let collection = store.create_collection("rows", Schema::new(data.dimension, Metric::Cosine))?;

@@ -51,7 +51,13 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     }
     let data = Data::load(rows)?;
     let mut report = Report::new(json);
-    report.say(&format!("{}: {} rows x {}, {} queries", data.name, data.rows(), data.dimension, data.queries.len()));
+    report.say(&format!(
+        "{}: {} rows x {}, {} queries",
+        data.name,
+        data.rows(),
+        data.dimension,
+        data.queries.len()
+    ));
     for part in parts {
         match part {
             "recall" => recall::run(&data, &mut report)?,

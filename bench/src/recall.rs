@@ -67,7 +67,8 @@ fn sweep(
         let seconds = start.elapsed().as_secs_f64();
         for (hits, truth) in answers.iter().zip(truth) {
             let places: Vec<u32> = (0..hits.len() as u32).collect();
-            found += recall::recall(truth, &places, LIMIT, |place| f64::from(hits[place as usize].distance()));
+            found +=
+                recall::recall(truth, &places, LIMIT, |place| f64::from(hits[place as usize].distance()));
         }
         let latency = Percentiles::of(times);
         report.figure(&format!("{when}_ef{ef}_recall"), found / data.queries.len() as f64);

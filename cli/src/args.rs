@@ -302,13 +302,16 @@ fn parse_durability(text: &str) -> Result<Durability, String> {
         "os" => return Ok(Durability::Os),
         _ => {}
     }
-    let (number, unit): (&str, fn(u64) -> Duration) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+    let (number, unit): (&str, fn(u64) -> Duration) = match (text.strip_suffix("ms"), text.strip_suffix('s'))
+    {
         (Some(number), _) => (number, Duration::from_millis),
         (None, Some(number)) => (number, Duration::from_secs),
         _ => return Err("expected sync, os, or an interval such as 100ms or 1s".to_owned()),
     };
     match number.parse() {
-        Ok(0) | Err(_) => Err(format!("{text:?} is no interval: it must be a whole number above 0 and ms or s")),
+        Ok(0) | Err(_) => {
+            Err(format!("{text:?} is no interval: it must be a whole number above 0 and ms or s"))
+        }
         Ok(number) => Ok(Durability::Interval(unit(number))),
     }
 }

@@ -178,7 +178,10 @@ fn truth_of_keys(
 ) -> Result<Vec<Vec<f64>>, Failure> {
     let path = args.truth.as_deref().unwrap_or(std::path::Path::new("")).display().to_string();
     if per_query < args.limit {
-        return Err(Failure::Usage(format!("{path} names {per_query} neighbours per query: --limit is {}", args.limit)));
+        return Err(Failure::Usage(format!(
+            "{path} names {per_query} neighbours per query: --limit is {}",
+            args.limit
+        )));
     }
     if ids.len() / per_query.max(1) < queries.rows() {
         return Err(Failure::Usage(format!(
@@ -202,7 +205,9 @@ fn truth_of_keys(
                 KeyType::Str => Key::from(id.to_string()),
             };
             let row = collection.get(&key)?.ok_or_else(|| {
-                Failure::Usage(format!("{path} names key {id} for query {query}, which the collection does not have"))
+                Failure::Usage(format!(
+                    "{path} names key {id} for query {query}, which the collection does not have"
+                ))
             })?;
             distances.push(distance.between(queries.row(query), row.vector()));
         }

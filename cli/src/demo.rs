@@ -11,9 +11,7 @@ use crate::bench::{exact_truth, sweep};
 use crate::output::{Failure, Outcome, Output, bytes, grouped, table};
 use nearstone::{Collection, Metric, Schema, Store};
 use nearstone_datasets::sentences::Matrix;
-use nearstone_datasets::{
-    Embedder, Passage, Record, RecordReader, VectorFile, collect_passages, embed,
-};
+use nearstone_datasets::{Embedder, Passage, Record, RecordReader, VectorFile, collect_passages, embed};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -43,7 +41,10 @@ pub(crate) fn demo(args: &DemoArgs, out: &Output) -> Outcome {
     std::fs::create_dir_all(&folder_path)?;
     let path = folder_path.join("demo.near");
     if path.exists() {
-        return Err(Failure::Usage(format!("{} exists already: --keep wants a folder without it", path.display())));
+        return Err(Failure::Usage(format!(
+            "{} exists already: --keep wants a folder without it",
+            path.display()
+        )));
     }
 
     // The corpus.
@@ -61,7 +62,11 @@ pub(crate) fn demo(args: &DemoArgs, out: &Output) -> Outcome {
         )));
     }
     let mut embedder = Embedder::default();
-    out.say(format_args!("embedding {} passages with {}", grouped(passages.len() as u64), embed::DESCRIPTION));
+    out.say(format_args!(
+        "embedding {} passages with {}",
+        grouped(passages.len() as u64),
+        embed::DESCRIPTION
+    ));
     embedder.fit(passages.iter().map(|p| &p.text));
     let queries = write_rows(&folder_path, &embedder, &passages, out)?;
     let rows = passages.len() - queries.rows();
@@ -160,9 +165,13 @@ fn source_roots() -> Result<Vec<PathBuf>, Failure> {
         .args(["metadata", "--format-version", "1", "--offline"])
         .stderr(Stdio::null())
         .output()
-        .map_err(|error| Failure::Other(format!("could not run cargo metadata: {error}; give a folder instead")))?;
+        .map_err(|error| {
+            Failure::Other(format!("could not run cargo metadata: {error}; give a folder instead"))
+        })?;
     let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|_| {
-        Failure::Usage("cargo metadata found no project here: run this in the repository, or give a folder".to_owned())
+        Failure::Usage(
+            "cargo metadata found no project here: run this in the repository, or give a folder".to_owned(),
+        )
     })?;
     let workspace = metadata["workspace_root"].as_str().map(PathBuf::from);
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
@@ -180,7 +189,12 @@ fn rows_file(folder: &Path) -> PathBuf {
 }
 
 /// Embeds the passages: most go into the file that the child reads, every so many is kept back as a query.
-fn write_rows(folder: &Path, embedder: &Embedder, passages: &[Passage], out: &Output) -> Result<Matrix, Failure> {
+fn write_rows(
+    folder: &Path,
+    embedder: &Embedder,
+    passages: &[Passage],
+    out: &Output,
+) -> Result<Matrix, Failure> {
     let bar = bars::bar(out, "embed", Some(passages.len() as u64));
     let mut writer = VectorFile::create(rows_file(folder), embedder.dimension())?;
     let mut queries = Matrix { dimension: embedder.dimension(), numbers: Vec::new() };
@@ -306,7 +320,8 @@ fn answer(collection: &Collection, embedder: &Embedder, question: &str, out: &Ou
     out.say(format_args!("\n\"{question}\""));
     for hit in hits {
         let payload: Value = hit.payload()?;
-        let text: String = payload["text"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let text: String =
+            payload["text"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
         let shown: String = text.chars().take(150).collect();
         out.say(format_args!(
             "  {:.3}  {}:{}\n         {shown}",

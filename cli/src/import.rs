@@ -41,7 +41,9 @@ pub(crate) fn import(args: &ImportArgs, out: &Output) -> Outcome {
             None => number_key(&collection, args.first_key + rows),
         };
         let payload: Option<Box<RawValue>> = match record.payload {
-            Some(text) => Some(RawValue::from_string(text).map_err(|error| Failure::Other(error.to_string()))?),
+            Some(text) => {
+                Some(RawValue::from_string(text).map_err(|error| Failure::Other(error.to_string()))?)
+            }
             None => None,
         };
         batch
@@ -101,7 +103,9 @@ fn number_key(collection: &Collection, number: u64) -> Key {
 fn to_key(collection: &Collection, key: KeyValue, row: u64) -> Result<Key, Failure> {
     match collection.schema().key_type() {
         KeyType::U64 => key.as_u64().map(Key::from).ok_or_else(|| {
-            Failure::Usage(format!("the key {key:?} of row {row} is no u64: the keys of this collection are u64"))
+            Failure::Usage(format!(
+                "the key {key:?} of row {row} is no u64: the keys of this collection are u64"
+            ))
         }),
         KeyType::Str => Ok(Key::from(key.to_string())),
     }

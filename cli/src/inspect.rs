@@ -170,7 +170,11 @@ pub(crate) fn backup(args: &BackupArgs, out: &Output) -> Outcome {
     bar.finish_and_clear();
     store.close()?;
     out.result(&json!({ "lsn": lsn, "into": args.into }), || {
-        print_line(format_args!("backed up {} as of lsn {lsn} into {}", args.store.display(), args.into.display()));
+        print_line(format_args!(
+            "backed up {} as of lsn {lsn} into {}",
+            args.store.display(),
+            args.into.display()
+        ));
     });
     Ok(())
 }

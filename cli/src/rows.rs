@@ -22,7 +22,9 @@ pub(crate) fn parse_key(collection: &Collection, text: &str) -> Result<Key, Fail
     match collection.schema().key_type() {
         KeyType::Str => Ok(Key::from(text)),
         KeyType::U64 => text.parse::<u64>().map(Key::from).map_err(|error| {
-            Failure::Usage(format!("the key {text:?} is no u64 ({error}): the keys of this collection are u64"))
+            Failure::Usage(format!(
+                "the key {text:?} is no u64 ({error}): the keys of this collection are u64"
+            ))
         }),
     }
 }
@@ -82,7 +84,8 @@ pub(crate) fn search(args: &SearchArgs, out: &Output) -> Outcome {
     let rows: Vec<Value> = hits
         .iter()
         .map(|hit| {
-            let mut row = json!({ "key": key_json(hit.key()), "distance": hit.distance(), "version": hit.version() });
+            let mut row =
+                json!({ "key": key_json(hit.key()), "distance": hit.distance(), "version": hit.version() });
             if let Some(payload) = hit.payload_json() {
                 row["payload"] = payload_json(payload);
             }
@@ -140,7 +143,8 @@ pub(crate) fn get(args: &GetArgs, out: &Output) -> Outcome {
     let keys: Vec<Key> =
         args.keys.iter().map(|text| parse_key(&collection, text)).collect::<Result<_, _>>()?;
     let rows = collection.get_many(&keys)?;
-    let shown: Vec<Value> = keys.iter().zip(&rows).map(|(key, row)| row_json(key, row.as_ref(), args.vector)).collect();
+    let shown: Vec<Value> =
+        keys.iter().zip(&rows).map(|(key, row)| row_json(key, row.as_ref(), args.vector)).collect();
     out.result(&json!({ "rows": shown }), || shown.iter().for_each(print_line));
     store.close()?;
     match rows.iter().position(Option::is_none) {
@@ -174,7 +178,11 @@ pub(crate) fn delete(args: &DeleteArgs, out: &Output) -> Outcome {
     store.close()?;
     let missing = args.keys.len() as u64 - commit.deleted;
     out.result(&json!({ "deleted": commit.deleted, "missing": missing, "lsn": commit.lsn }), || {
-        print_line(format_args!("deleted {} rows, {} keys were not there", grouped(commit.deleted), grouped(missing)));
+        print_line(format_args!(
+            "deleted {} rows, {} keys were not there",
+            grouped(commit.deleted),
+            grouped(missing)
+        ));
     });
     Ok(())
 }

@@ -28,7 +28,13 @@ mod tests {
         let segments: Vec<SegmentStats> = bytes
             .iter()
             .enumerate()
-            .map(|(i, &bytes)| SegmentStats { id: SegmentId(i as u64), rows: 10, dead: 0, bytes, age_secs: 0 })
+            .map(|(i, &bytes)| SegmentStats {
+                id: SegmentId(i as u64),
+                rows: 10,
+                dead: 0,
+                bytes,
+                age_secs: 0,
+            })
             .collect();
         choose(&segments, &Policy::default()).map(|run| run.iter().map(|id| id.0).collect())
     }

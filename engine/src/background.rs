@@ -260,7 +260,8 @@ impl Engine {
             return None;
         }
         let mut live = self.core.live.lock();
-        let (id, _) = live.pending.iter().filter_map(|(id, p)| p.first.map(|lsn| (*id, lsn))).min_by_key(|p| p.1)?;
+        let (id, _) =
+            live.pending.iter().filter_map(|(id, p)| p.first.map(|lsn| (*id, lsn))).min_by_key(|p| p.1)?;
         let frozen = live.freeze(&self.core, id);
         live.publish(&self.core);
         frozen.then_some(id)
@@ -269,6 +270,10 @@ impl Engine {
     fn next_compaction(&self) -> Option<Task> {
         let view = self.core.view.load();
         let now = self.core.wall_secs();
-        view.lists.collections.values().find(|c| self.policy_choice(c, now).is_some()).map(|c| Task::Compact(c.id))
+        view.lists
+            .collections
+            .values()
+            .find(|c| self.policy_choice(c, now).is_some())
+            .map(|c| Task::Compact(c.id))
     }
 }

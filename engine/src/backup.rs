@@ -81,7 +81,10 @@ fn make_folder(vfs: &dyn Vfs, into: &Path) -> Result<()> {
         Some(_) => {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!("{} holds something already: a backup goes into a missing or empty folder", into.display()),
+                format!(
+                    "{} holds something already: a backup goes into a missing or empty folder",
+                    into.display()
+                ),
             ));
         }
     }

@@ -5,9 +5,7 @@ use crate::store::{Handle, Store};
 use crate::write::{Applied, Operation, Write};
 use nearstone_base::record::BatchEncoder;
 use nearstone_base::sync::Arc;
-use nearstone_base::{
-    BATCH_BYTES_MAX, CollectionId, Error, ErrorKind, Key, Lsn, PAYLOAD_BYTES_MAX, Result,
-};
+use nearstone_base::{BATCH_BYTES_MAX, CollectionId, Error, ErrorKind, Key, Lsn, PAYLOAD_BYTES_MAX, Result};
 use nearstone_wal::Durability;
 use serde::Serialize;
 use std::collections::HashMap;

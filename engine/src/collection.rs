@@ -173,7 +173,11 @@ impl Collection {
         let view = snapshot.view.lists.collections.get(&self.id).ok_or_else(|| {
             Error::new(
                 nearstone_base::ErrorKind::NotFound,
-                format!("the collection {:?} was created after the snapshot at lsn {}", self.name, snapshot.lsn()),
+                format!(
+                    "the collection {:?} was created after the snapshot at lsn {}",
+                    self.name,
+                    snapshot.lsn()
+                ),
             )
         })?;
         Ok(CollectionAt { handle: self.handle.clone(), view: view.clone(), at: snapshot.view.lsn })

@@ -106,10 +106,9 @@ impl Engine {
         let inputs: Vec<Arc<SealedHandle>> =
             collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
         let at = core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
-        let merge_inputs = inputs.iter().map(|handle| MergeInput {
-            segment: &handle.segment,
-            dead: handle.segment.deaths().dead_at(at),
-        });
+        let merge_inputs = inputs
+            .iter()
+            .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
         let merge = Merge::new(merge_inputs.collect(), collection.schema)?;
         self.link_merge(&merge, threads, progress)?;
 

@@ -177,7 +177,13 @@ impl Live {
         }
     }
 
-    pub(crate) fn add_collection(&mut self, id: CollectionId, name: &str, schema: Schema, mutable: SegmentId) {
+    pub(crate) fn add_collection(
+        &mut self,
+        id: CollectionId,
+        name: &str,
+        schema: Schema,
+        mutable: SegmentId,
+    ) {
         let view = CollectionView {
             id,
             name: name.into(),
@@ -200,7 +206,8 @@ impl Live {
         let next = core.take_segment_id();
         self.change(id, |view| {
             view.mutable.freeze();
-            let segment = std::mem::replace(&mut view.mutable, Arc::new(MutableSegment::new(next, view.schema)));
+            let segment =
+                std::mem::replace(&mut view.mutable, Arc::new(MutableSegment::new(next, view.schema)));
             view.frozen.push(Frozen { segment, first, last });
         });
         true

@@ -15,8 +15,7 @@ pub(crate) const FORMAT: &str = "FORMAT";
 pub(crate) const CATALOG: &str = "catalog";
 
 /// Names that an interrupted creation may leave behind; a folder with nothing else is started over.
-pub(crate) const CREATION_LEFTOVERS: [&str; 6] =
-    [LOCK, FORMAT, "FORMAT.tmp", "catalog.tmp", WAL, SEGMENTS];
+pub(crate) const CREATION_LEFTOVERS: [&str; 6] = [LOCK, FORMAT, "FORMAT.tmp", "catalog.tmp", WAL, SEGMENTS];
 
 const WAL: &str = "wal";
 const SEGMENTS: &str = "segments";

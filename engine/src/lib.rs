@@ -38,8 +38,8 @@
 //! Calls block; there is no async runtime. Handles are cheap to clone and work from any thread.
 #![forbid(unsafe_code)]
 
-mod backup;
 mod background;
+mod backup;
 mod batch;
 mod catalog;
 mod collection;

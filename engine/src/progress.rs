@@ -26,8 +26,9 @@ pub(crate) fn no_progress(_: Step) -> ControlFlow<()> {
 pub(crate) fn report(progress: Progress<'_>, phase: &'static str, done: u64, total: u64) -> Result<()> {
     match progress(Step { phase, done, total }) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => {
-            Err(Error::new(ErrorKind::Cancelled, format!("cancelled while at {phase}: {done} of {total} done")))
-        }
+        ControlFlow::Break(()) => Err(Error::new(
+            ErrorKind::Cancelled,
+            format!("cancelled while at {phase}: {done} of {total} done"),
+        )),
     }
 }

@@ -32,7 +32,8 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: Arc<dyn Vfs>, dir: &Path) -> Res
     if fresh {
         create_store(builder, &vfs, dir)?;
     }
-    let format = format_file::read(&*vfs, dir)?.ok_or_else(|| not_a_store(dir, "there is no FORMAT file in it"))?;
+    let format =
+        format_file::read(&*vfs, dir)?.ok_or_else(|| not_a_store(dir, "there is no FORMAT file in it"))?;
     if !read_only {
         format.writable()?;
     }
@@ -80,7 +81,14 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: Arc<dyn Vfs>, dir: &Path) -> Res
     let engine = Arc::new(Engine::new(core, log, catalog, lock));
     if !read_only {
         // Replayed rows wait to be linked.
-        let unlinked = engine.core.view.load().lists.collections.values().any(|c| c.unsealed().any(|s| s.unlinked() > 0));
+        let unlinked = engine
+            .core
+            .view
+            .load()
+            .lists
+            .collections
+            .values()
+            .any(|c| c.unsealed().any(|s| s.unlinked() > 0));
         if unlinked {
             engine.workers.wake(&engine);
         }
@@ -124,7 +132,12 @@ fn prepare_folder(builder: &StoreBuilder, vfs: &dyn Vfs, dir: &Path) -> Result<b
     for sub in [layout::wal(dir), layout::segments(dir)] {
         if vfs.info(&sub)?.is_some() && !vfs.list(&sub)?.is_empty() {
             let lost = if has_format { layout::catalog(dir) } else { dir.join(layout::FORMAT) };
-            return Err(Error::corruption(lost, 0, "a file", format!("none, beside files in {}", sub.display())));
+            return Err(Error::corruption(
+                lost,
+                0,
+                "a file",
+                format!("none, beside files in {}", sub.display()),
+            ));
         }
     }
     if names.iter().any(|name| name == layout::CATALOG) {
@@ -238,11 +251,14 @@ fn replay_batch(
     body: &[u8],
 ) -> Result<()> {
     let damaged = |expected: &str, found: String| Error::corruption(wal_dir, lsn, expected, found);
-    let operations = record::decode(body)
-        .ok_or_else(|| damaged("a batch", format!("{} bytes that are none, in the record of lsn {lsn}", body.len())))?;
+    let operations = record::decode(body).ok_or_else(|| {
+        damaged("a batch", format!("{} bytes that are none, in the record of lsn {lsn}", body.len()))
+    })?;
     for operation in operations {
         let (collection, key, row) = match operation {
-            record::Operation::Upsert { collection, key, vector, payload } => (collection, key, Some((vector, payload))),
+            record::Operation::Upsert { collection, key, vector, payload } => {
+                (collection, key, Some((vector, payload)))
+            }
             record::Operation::Delete { collection, key } => (collection, key, None),
         };
         let Some(known) = state.collections.get(&collection) else {
@@ -258,8 +274,9 @@ fn replay_batch(
         if lsn <= known.sealed_lsn {
             continue;
         }
-        let operation = checked(collection, key, row, &known.schema)
-            .map_err(|error| damaged("a row of its collection", format!("{error}, in the record of lsn {lsn}")))?;
+        let operation = checked(collection, key, row, &known.schema).map_err(|error| {
+            damaged("a row of its collection", format!("{error}, in the record of lsn {lsn}"))
+        })?;
         apply_operation(live, lsn, &operation)?;
     }
     live.lsn = lsn;

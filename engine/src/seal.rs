@@ -59,7 +59,11 @@ impl Engine {
 
     /// Seals a collection's oldest frozen segment; `false` when there is none. The turn keeps two seals from
     /// committing in another order than that of their freezes.
-    pub(crate) fn seal_oldest(self: &Arc<Self>, id: CollectionId, _turn: &MutexGuard<'_, ()>) -> Result<bool> {
+    pub(crate) fn seal_oldest(
+        self: &Arc<Self>,
+        id: CollectionId,
+        _turn: &MutexGuard<'_, ()>,
+    ) -> Result<bool> {
         self.check_healthy()?;
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
@@ -122,7 +126,9 @@ impl Engine {
             created_secs: core.wall_secs(),
         };
         let cancel = || core.is_closed();
-        let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else { return Ok(None) };
+        let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else {
+            return Ok(None);
+        };
         let handle = core.open_segment(&output.meta)?;
         if sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
             return Ok(Some((handle, output.order)));
@@ -166,7 +172,10 @@ fn swap(live: &mut Live, id: CollectionId, frozen: &Frozen, sealed: Option<(Arc<
         }
     }
     live.change(id, |view| {
-        debug_assert!(Arc::ptr_eq(&view.frozen[0].segment, &frozen.segment), "seals commit in the order of freezes");
+        debug_assert!(
+            Arc::ptr_eq(&view.frozen[0].segment, &frozen.segment),
+            "seals commit in the order of freezes"
+        );
         view.frozen.remove(0);
         if let Some((handle, _)) = sealed {
             view.sealed.push(handle);

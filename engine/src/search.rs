@@ -94,8 +94,7 @@ impl<'a> Search<'a> {
         if self.limit == 0 {
             return Ok(Vec::new());
         }
-        let options =
-            SearchOptions { limit: self.limit, ef, exact: self.exact, at, accept: &AcceptAll };
+        let options = SearchOptions { limit: self.limit, ef, exact: self.exact, at, accept: &AcceptAll };
         let found = search_segments(self.core, &view, self.query, &options)?;
         found
             .into_iter()

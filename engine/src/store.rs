@@ -89,12 +89,8 @@ impl Store {
             return Err(exists(name, &row.schema, &schema));
         }
         let id = CollectionId(catalog.state().next_collection);
-        let row = CollectionRow {
-            name: name.to_owned(),
-            schema,
-            sealed_lsn: 0,
-            created_secs: core.wall_secs(),
-        };
+        let row =
+            CollectionRow { name: name.to_owned(), schema, sealed_lsn: 0, created_secs: core.wall_secs() };
         // Committed before any record of the log can name it.
         catalog.commit(|next| {
             next.next_collection += 1;

@@ -50,10 +50,16 @@ pub(crate) fn verify(engine: &Arc<Engine>, progress: Progress<'_>) -> Result<Ver
                 ..RecoverOptions::default()
             };
             log.exclusive(|_| -> Result<_> {
-                nearstone_wal::recover(&*core.vfs, &layout::wal(&core.dir), core.uuid, &options, &mut |_, _| {
-                    verified.log_batches += 1;
-                    Ok(())
-                })?;
+                nearstone_wal::recover(
+                    &*core.vfs,
+                    &layout::wal(&core.dir),
+                    core.uuid,
+                    &options,
+                    &mut |_, _| {
+                        verified.log_batches += 1;
+                        Ok(())
+                    },
+                )?;
                 Ok(core.view.load_full())
             })?
         }

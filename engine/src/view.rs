@@ -59,7 +59,11 @@ pub(crate) struct SealedHandle {
 }
 
 impl SealedHandle {
-    pub(crate) fn new(segment: SealedSegment, vfs: Arc<dyn Vfs>, keep_files: Arc<AtomicBool>) -> SealedHandle {
+    pub(crate) fn new(
+        segment: SealedSegment,
+        vfs: Arc<dyn Vfs>,
+        keep_files: Arc<AtomicBool>,
+    ) -> SealedHandle {
         SealedHandle { segment, vfs, obsolete: AtomicBool::new(false), keep_files }
     }
 

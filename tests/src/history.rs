@@ -8,9 +8,7 @@ use crate::model::{DIMENSION, ModelRow, State, check_collection, now};
 use nearstone::clock::ManualClock;
 use nearstone::random::{SeededRandom, SplitMix64};
 use nearstone::vfs::{CrashChoice, SimVfs};
-use nearstone::{
-    Background, Collection, Durability, ErrorKind, Metric, Schema, Snapshot, Store,
-};
+use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Schema, Snapshot, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +143,8 @@ impl History {
         let store = self.store();
         for collection in 0..COLLECTIONS {
             let name = &self.names[&collection];
-            let handle = store.collection_or_create(name, Self::schema(collection)).map_err(|e| e.to_string())?;
+            let handle =
+                store.collection_or_create(name, Self::schema(collection)).map_err(|e| e.to_string())?;
             self.handles.insert(collection, handle);
         }
         Ok(())
@@ -217,7 +216,11 @@ impl History {
                 let name = self.names[collection].clone();
                 let old = self.handles[collection].clone();
                 if let Err(error) = store.drop_collection(&name) {
-                    return Ok(InFlight { dropping: Some(*collection), error: Some(error.to_string()), ..InFlight::default() });
+                    return Ok(InFlight {
+                        dropping: Some(*collection),
+                        error: Some(error.to_string()),
+                        ..InFlight::default()
+                    });
                 }
                 self.forget_rows(*collection);
                 if let Err(error) = store.create_collection(&name, Self::schema(*collection)) {
@@ -273,7 +276,8 @@ impl History {
                 Change::Upsert { collection, key, value } => {
                     let row = row(*collection, *value, lsn);
                     let payload: Option<serde_json::Value> = serde_json::from_str(&row.payload).ok();
-                    let result = batch.upsert(&self.handles[collection], *key, &row.vector, payload).map(|_| ());
+                    let result =
+                        batch.upsert(&self.handles[collection], *key, &row.vector, payload).map(|_| ());
                     next.rows_mut(*collection).insert(*key, row);
                     result
                 }
@@ -371,7 +375,8 @@ impl History {
         for collection in 0..COLLECTIONS {
             if !present.contains(&self.names[&collection]) {
                 let prefix = format!("c{collection}");
-                match present.iter().find(|name| **name == prefix || name.starts_with(&format!("{prefix}-"))) {
+                match present.iter().find(|name| **name == prefix || name.starts_with(&format!("{prefix}-")))
+                {
                     Some(name) => {
                         self.names.insert(collection, name.clone());
                     }

@@ -50,7 +50,8 @@ fn histories() -> u32 {
 
 #[test]
 fn random_histories_agree_with_the_model() {
-    let config = Config { cases: histories(), failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
+    let config =
+        Config { cases: histories(), failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let result = runner.run(&(any::<u64>(), prop::collection::vec(op_or_crash(), 1..40)), |(seed, ops)| {
         History::run(seed, &ops).map(|_| ()).map_err(TestCaseError::fail)

@@ -55,7 +55,10 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<u64>> {
 
 /// The highest id that was ever given away, as far as the folder shows: set-aside files count.
 pub(crate) fn highest(vfs: &dyn Vfs, dir: &Path) -> Result<u64> {
-    let ids = vfs.list(dir)?.into_iter().filter_map(|name| parse_name(&name).or_else(|| parse(&name, ".log.aside")));
+    let ids = vfs
+        .list(dir)?
+        .into_iter()
+        .filter_map(|name| parse_name(&name).or_else(|| parse(&name, ".log.aside")));
     Ok(ids.max().unwrap_or(0))
 }
 

@@ -311,7 +311,8 @@ pub fn decode_body<'a>(
     }
     if !table.is_empty() {
         let sums = table.chunks_exact(4);
-        let sound = body.chunks(CHUNK_BYTES).zip(sums).all(|(chunk, sum)| crc32(seed, chunk).to_le_bytes() == sum);
+        let sound =
+            body.chunks(CHUNK_BYTES).zip(sums).all(|(chunk, sum)| crc32(seed, chunk).to_le_bytes() == sum);
         if !sound {
             return None;
         }

@@ -262,7 +262,9 @@ impl<A: Apply> Log<A> {
         let why = poison.as_ref().map_or_else(String::new, ToString::to_string);
         Some(Error::new(
             ErrorKind::Poisoned,
-            format!("the store takes no more writes until it is opened again, because of an earlier failure: {why}"),
+            format!(
+                "the store takes no more writes until it is opened again, because of an earlier failure: {why}"
+            ),
         ))
     }
 
@@ -411,7 +413,8 @@ impl<A: Apply> Log<A> {
                     .cloned()
                     .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
                     .unwrap_or_else(|| "a panic".to_owned());
-                let error = self.fail(Error::new(ErrorKind::Poisoned, format!("applying a batch failed: {text}")));
+                let error =
+                    self.fail(Error::new(ErrorKind::Poisoned, format!("applying a batch failed: {text}")));
                 for (_, slot) in slots {
                     slot.set(SlotState::Done(Err(error.duplicate())));
                 }

@@ -194,7 +194,15 @@ mod tests {
         let mut bytes = header.encode();
         for (lsn, synced, len) in records {
             let at = bytes.len() as u64;
-            format::encode_record(&mut bytes, header.seed(), at, Kind::Batch, *lsn, *synced, &vec![0x5a; *len]);
+            format::encode_record(
+                &mut bytes,
+                header.seed(),
+                at,
+                Kind::Batch,
+                *lsn,
+                *synced,
+                &vec![0x5a; *len],
+            );
         }
         bytes.resize(16384, 0);
         bytes

@@ -150,8 +150,12 @@ impl Recovery<'_> {
         let last_lsn = self.last_lsn(dir, last_lsn)?;
         let proven_lsn = self.proven_lsn.min(last_lsn);
         self.cut_at_proven(&mut kept, proven_lsn);
-        let unproven: Vec<(Lsn, Vec<u8>)> =
-            self.tail.drain(..).filter(|(lsn, ..)| *lsn > proven_lsn).map(|(lsn, body, _)| (lsn, body)).collect();
+        let unproven: Vec<(Lsn, Vec<u8>)> = self
+            .tail
+            .drain(..)
+            .filter(|(lsn, ..)| *lsn > proven_lsn)
+            .map(|(lsn, body, _)| (lsn, body))
+            .collect();
         self.report.rewritten = unproven.len() as u64;
         let report = std::mem::take(&mut self.report);
         let generation = self.options.generation.min(u64::MAX - 1).max(self.generation);
@@ -197,7 +201,8 @@ impl Recovery<'_> {
     /// Reads one file; whether a point-in-time recovery stops in it.
     fn read_file(&mut self, found: &Found, next: Option<&Found>) -> Result<(Scan, bool)> {
         let bytes = read_whole(self.vfs, found)?;
-        let clean_end = self.options.clean.filter(|mark| mark.file_id == found.header.file_id).map(|mark| mark.end);
+        let clean_end =
+            self.options.clean.filter(|mark| mark.file_id == found.header.file_id).map(|mark| mark.end);
         // Behind the clean end of a file nothing was ever written.
         let limit = next.map(|next| next.header.predecessor_end).or(clean_end).map(|end| end as usize);
         let (visit, next_lsn) = (&mut self.visit, &mut self.next_lsn);
@@ -275,7 +280,12 @@ fn read_header(vfs: &dyn Vfs, dir: &Path, store: Uuid, id: u64) -> Result<Found>
     let file = vfs.open(&path, OpenMode::Read)?;
     let len = file.len()?;
     if len > FILE_BYTES_LIMIT {
-        return Err(Error::corruption(&path, 0, format!("at most {FILE_BYTES_LIMIT} bytes"), format!("{len}")));
+        return Err(Error::corruption(
+            &path,
+            0,
+            format!("at most {FILE_BYTES_LIMIT} bytes"),
+            format!("{len}"),
+        ));
     }
     let mut block = vec![0; FILE_HEADER_BYTES.min(len as usize)];
     read_exact_at(&*file, &path, &mut block, 0)?;
@@ -291,13 +301,23 @@ fn read_header(vfs: &dyn Vfs, dir: &Path, store: Uuid, id: u64) -> Result<Found>
         ),
     })?;
     if header.store != store {
-        return Err(Error::corruption(&path, 16, format!("store {store}"), format!("store {}", header.store)));
+        return Err(Error::corruption(
+            &path,
+            16,
+            format!("store {store}"),
+            format!("store {}", header.store),
+        ));
     }
     if header.file_id != id {
         return Err(Error::corruption(&path, 32, format!("file id {id}"), format!("{}", header.file_id)));
     }
     if header.file_bytes != len {
-        return Err(Error::corruption(&path, 88, format!("{} bytes", header.file_bytes), format!("{len} bytes")));
+        return Err(Error::corruption(
+            &path,
+            88,
+            format!("{} bytes", header.file_bytes),
+            format!("{len} bytes"),
+        ));
     }
     Ok(Found { header, path, len })
 }

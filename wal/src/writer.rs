@@ -63,7 +63,8 @@ impl Writer {
         random: Arc<dyn Random>,
     ) -> Result<Writer> {
         files::sweep_unfinished(&*vfs, dir)?;
-        let Recovered { last_lsn, proven_lsn, next_file_id, files, aside, unproven, generation, .. } = recovered;
+        let Recovered { last_lsn, proven_lsn, next_file_id, files, aside, unproven, generation, .. } =
+            recovered;
         // Newest first: a crash in between leaves a log that still ends at the same place.
         for id in aside.iter().rev() {
             files::set_aside(&*vfs, dir, *id)?;
@@ -146,7 +147,8 @@ impl Writer {
         self.files.push(LogFile { file_id: header.file_id, path, first_lsn: header.first_lsn, end, len });
         self.current = Some(Current { file, seed: header.seed(), end, len, dirty: false });
         self.next_file_id += 1;
-        self.next_bytes = (self.next_bytes * 2).min(self.options.file_bytes_max.max(self.options.file_bytes_min));
+        self.next_bytes =
+            (self.next_bytes * 2).min(self.options.file_bytes_max.max(self.options.file_bytes_min));
         Ok(())
     }
 
@@ -209,7 +211,15 @@ impl Writer {
         }
         let Some(current) = self.current.as_mut() else { return Ok(()) };
         let mut bytes = Vec::new();
-        format::encode_record(&mut bytes, current.seed, current.end, kind, self.last_lsn, self.synced_lsn, body);
+        format::encode_record(
+            &mut bytes,
+            current.seed,
+            current.end,
+            kind,
+            self.last_lsn,
+            self.synced_lsn,
+            body,
+        );
         current.dirty = true;
         current.file.write_at(&bytes, current.end)?;
         current.end += bytes.len() as u64;

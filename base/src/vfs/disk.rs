@@ -56,10 +56,16 @@ impl Vfs for DiskVfs {
         let file = options(OpenMode::Read).open(path).map_err(|error| Error::io("open", path, error))?;
         let found = file.metadata().map_err(|error| Error::io("look at", path, error))?.len();
         if found != len {
-            return Err(Error::corruption(path, found.min(len), format!("{len} bytes"), format!("{found} bytes")));
+            return Err(Error::corruption(
+                path,
+                found.min(len),
+                format!("{len} bytes"),
+                format!("{found} bytes"),
+            ));
         }
-        let len = usize::try_from(len)
-            .map_err(|_| Error::io("map", path, io::Error::other("the file is larger than the address space")))?;
+        let len = usize::try_from(len).map_err(|_| {
+            Error::io("map", path, io::Error::other("the file is larger than the address space"))
+        })?;
         match residency {
             Residency::Mapped => FileBytes::map(&file, len).map_err(|error| Error::io("map", path, error)),
             Residency::Heap => {

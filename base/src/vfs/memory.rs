@@ -94,7 +94,9 @@ impl Vfs for MemoryVfs {
             return Err(failed("create", path, io::ErrorKind::NotFound));
         }
         let contents = match (names.files.get(&plain), mode) {
-            (Some(_), OpenMode::CreateNew) => return Err(failed("create", path, io::ErrorKind::AlreadyExists)),
+            (Some(_), OpenMode::CreateNew) => {
+                return Err(failed("create", path, io::ErrorKind::AlreadyExists));
+            }
             (Some(contents), OpenMode::Truncate) => {
                 contents.bytes.write().clear();
                 contents.clone()
@@ -114,7 +116,12 @@ impl Vfs for MemoryVfs {
         let file = self.open(path, OpenMode::Read)?;
         let found = file.len()?;
         if found != len {
-            return Err(Error::corruption(path, found.min(len), format!("{len} bytes"), format!("{found} bytes")));
+            return Err(Error::corruption(
+                path,
+                found.min(len),
+                format!("{len} bytes"),
+                format!("{found} bytes"),
+            ));
         }
         FileBytes::heap(len as usize, |out| super::read_exact_at(&*file, path, out, 0))
     }

@@ -23,12 +23,20 @@ fn check_floats(a: &[f32], b: &[f32]) {
     let bound = (a.len() as f64 + 8.0) * f64::from(f32::EPSILON);
     for k in Kernels::supported() {
         let name = k.name();
-        assert!((f64::from(k.dot(a, b)) - dot).abs() <= bound * absolute + 1e-30, "{name} dot of {}", a.len());
+        assert!(
+            (f64::from(k.dot(a, b)) - dot).abs() <= bound * absolute + 1e-30,
+            "{name} dot of {}",
+            a.len()
+        );
         assert!((f64::from(k.l2(a, b)) - l2).abs() <= 2.0 * bound * l2 + 1e-30, "{name} l2 of {}", a.len());
         assert!((k.dot_precise(a, b) - dot).abs() <= 1e-12 * absolute, "{name} precise dot of {}", a.len());
         assert!((k.l2_precise(a, b) - l2).abs() <= 1e-12 * l2, "{name} precise l2 of {}", a.len());
         let (d, n) = k.dot_norm_precise(a, b);
-        assert!((d - dot).abs() <= 1e-12 * absolute && (n - norm).abs() <= 1e-12 * norm, "{name} of {}", a.len());
+        assert!(
+            (d - dot).abs() <= 1e-12 * absolute && (n - norm).abs() <= 1e-12 * norm,
+            "{name} of {}",
+            a.len()
+        );
     }
 }
 
@@ -43,7 +51,8 @@ fn floats_agree_at_every_length_and_alignment() {
 
 #[test]
 fn bytes_agree_exactly_also_at_the_extremes() {
-    let reference = |c: &[u8], q: &[i8]| -> i32 { c.iter().zip(q).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum() };
+    let reference =
+        |c: &[u8], q: &[i8]| -> i32 { c.iter().zip(q).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum() };
     for len in [0, 64, 128, 384, 1024, 65_536] {
         let cases: [(Vec<u8>, Vec<i8>); 4] = [
             (vec![255; len], vec![127; len]),

@@ -145,7 +145,8 @@ impl Sq8Query {
     #[inline]
     pub fn score(&self, row: &[u8]) -> f32 {
         let factors = &row[row.len() - FACTOR_BYTES..];
-        let factor = |i: usize| f32::from_le_bytes([factors[i], factors[i + 1], factors[i + 2], factors[i + 3]]);
+        let factor =
+            |i: usize| f32::from_le_bytes([factors[i], factors[i + 1], factors[i + 2], factors[i + 3]]);
         let (delta, lo, square) = (factor(0), factor(4), factor(8));
         let product = self.kernels.dot_u8i8(&row[..self.codes.len()], &self.codes);
         let dot = lo * self.sum + delta * self.step * product as f32;

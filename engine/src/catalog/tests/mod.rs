@@ -4,12 +4,12 @@
 mod damage;
 pub(crate) mod disk;
 
-use nearstone_wal::CleanMark;
 use super::*;
 use disk::Disk;
 use nearstone_base::random::SplitMix64;
 use nearstone_base::{CollectionId, Metric, Schema, SegmentId};
 use nearstone_segments::SegmentMeta;
+use nearstone_wal::CleanMark;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
 

@@ -99,7 +99,8 @@ impl Bytes for Products {
     #[inline(always)]
     unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
         // SAFETY: the caller's promise: sixteen bytes can be read from both.
-        let (c, q) = unsafe { (codes.cast::<[u8; 16]>().read_unaligned(), query.cast::<[i8; 16]>().read_unaligned()) };
+        let (c, q) =
+            unsafe { (codes.cast::<[u8; 16]>().read_unaligned(), query.cast::<[i8; 16]>().read_unaligned()) };
         Products(std::array::from_fn(|i| self.0[i] + i32::from(c[i]) * i32::from(q[i])))
     }
 
