@@ -37,7 +37,7 @@ pub(crate) fn import(args: &ImportArgs, out: &Output) -> Outcome {
     for record in &mut records {
         let record = record?;
         let key = match record.key {
-            Some(key) => to_key(&collection, key, rows)?,
+            Some(key) => to_key(&collection, &key, rows)?,
             None => number_key(&collection, args.first_key + rows),
         };
         let payload: Option<Box<RawValue>> = match record.payload {
@@ -100,7 +100,7 @@ fn number_key(collection: &Collection, number: u64) -> Key {
     }
 }
 
-fn to_key(collection: &Collection, key: KeyValue, row: u64) -> Result<Key, Failure> {
+fn to_key(collection: &Collection, key: &KeyValue, row: u64) -> Result<Key, Failure> {
     match collection.schema().key_type() {
         KeyType::U64 => key.as_u64().map(Key::from).ok_or_else(|| {
             Failure::Usage(format!(

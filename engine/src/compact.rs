@@ -176,7 +176,7 @@ impl Engine {
         self: &Arc<Self>,
         id: CollectionId,
         inputs: &[Arc<SealedHandle>],
-        merged: Option<(Arc<SealedHandle>, Vec<(u32, u32)>)>,
+        merged: Option<(Arc<SealedHandle>, Origin)>,
     ) -> Result<()> {
         let mut catalog = match self.catalog() {
             Ok(catalog) => catalog,
@@ -236,6 +236,9 @@ impl Engine {
         self.log()?.barrier(generation).inspect_err(|_| self.note_poison())
     }
 }
+
+/// For each row of a merged segment: which input, and the row there.
+type Origin = Vec<(u32, u32)>;
 
 /// Which deaths count.
 #[derive(Clone, Copy)]

@@ -263,13 +263,12 @@ impl CatalogGuard<'_> {
         let mut next = (**catalog.state()).clone();
         edit(&mut next);
         next.next_segment = self.engine.core.next_segment();
-        catalog.commit(next).map_err(|error| {
+        catalog.commit(next).inspect_err(|error| {
             catalog.poison();
             if let Some(log) = &self.engine.log {
-                log.poison(&error);
+                log.poison(error);
             }
             self.engine.note_poison();
-            error
         })
     }
 }

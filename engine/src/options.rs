@@ -205,13 +205,14 @@ impl StoreBuilder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         self.validate()?;
         let vfs = self.vfs.clone().unwrap_or_else(|| Arc::new(DiskVfs::new()));
-        crate::recovery::open(&self, vfs, path.as_ref())
+        crate::recovery::open(&self, &vfs, path.as_ref())
     }
 
     /// Makes a store that lives in memory and is gone when its last handle is.
     pub fn in_memory(self) -> Result<Store> {
         self.validate()?;
-        crate::recovery::open(&self, Arc::new(MemoryVfs::new()), Path::new("/store"))
+        let vfs: Arc<dyn Vfs> = Arc::new(MemoryVfs::new());
+        crate::recovery::open(&self, &vfs, Path::new("/store"))
     }
 
     pub(crate) fn clock_or_default(&self) -> Arc<dyn Clock> {

@@ -25,21 +25,21 @@ use nearstone_wal::{Log, LogOptions, RecoverOptions, Recovered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-pub(crate) fn open(builder: &StoreBuilder, vfs: Arc<dyn Vfs>, dir: &Path) -> Result<Store> {
+pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Result<Store> {
     let read_only = builder.options.read_only;
-    let fresh = prepare_folder(builder, &*vfs, dir)?;
-    let lock = take_lock(&*vfs, dir, read_only)?;
+    let fresh = prepare_folder(builder, &**vfs, dir)?;
+    let lock = take_lock(&**vfs, dir, read_only)?;
     if fresh {
-        create_store(builder, &vfs, dir)?;
+        create_store(builder, vfs, dir)?;
     }
     let format =
-        format_file::read(&*vfs, dir)?.ok_or_else(|| not_a_store(dir, "there is no FORMAT file in it"))?;
+        format_file::read(&**vfs, dir)?.ok_or_else(|| not_a_store(dir, "there is no FORMAT file in it"))?;
     if !read_only {
         format.writable()?;
     }
     let store = format.store;
     let (catalog, state) = if read_only {
-        (None, Catalog::read(&vfs, dir, store)?)
+        (None, Catalog::read(vfs, dir, store)?)
     } else {
         let catalog = Catalog::open(vfs.clone(), dir, store)?;
         let state = (**catalog.state()).clone();
@@ -47,7 +47,7 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: Arc<dyn Vfs>, dir: &Path) -> Res
     };
 
     let keep_files = Arc::new(AtomicBool::new(false));
-    let live = live_from_catalog(builder, &vfs, dir, &state, &keep_files)?;
+    let live = live_from_catalog(builder, vfs, dir, &state, &keep_files)?;
     let core = Arc::new(Core::new(
         store,
         dir.to_path_buf(),
@@ -76,7 +76,7 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: Arc<dyn Vfs>, dir: &Path) -> Res
         )?),
     };
     if !read_only {
-        sweep(&*vfs, dir, &state)?;
+        sweep(&**vfs, dir, &state)?;
     }
     let engine = Arc::new(Engine::new(core, log, catalog, lock));
     if !read_only {

@@ -101,7 +101,7 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         wal_bytes,
         catalog_bytes: file_bytes(&layout::catalog(&core.dir))?,
         disk_bytes: folder_bytes(&core.dir)? + wal_bytes + segment_bytes,
-        log: engine.log.as_ref().map(|log| log.stats()),
+        log: engine.log.as_ref().map(nearstone_wal::Log::stats),
         seals: counter(&engine.counters.seals),
         compactions: counter(&engine.counters.compactions),
         compacted_rows: counter(&engine.counters.compacted_rows),

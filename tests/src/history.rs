@@ -20,16 +20,33 @@ pub const COLLECTIONS: usize = 2;
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Put a row.
-    Upsert { collection: usize, key: u64, value: u32 },
+    Upsert {
+        /// Of this collection.
+        collection: usize,
+        /// Under this key.
+        key: u64,
+        /// Decides vector and payload.
+        value: u32,
+    },
     /// Remove a row.
-    Delete { collection: usize, key: u64 },
+    Delete {
+        /// Of this collection.
+        collection: usize,
+        /// Under this key.
+        key: u64,
+    },
 }
 
 /// One operation of a history.
 #[derive(Clone, Debug)]
 pub enum Op {
     /// One batch, synced or not.
-    Batch { changes: Vec<Change>, synced: bool },
+    Batch {
+        /// What it changes.
+        changes: Vec<Change>,
+        /// `Sync`, or `Os`.
+        synced: bool,
+    },
     /// Sync what was written.
     Persist,
     /// Seal a collection.
@@ -57,7 +74,14 @@ pub enum Op {
     /// Lose the power now.
     Crash(u64),
     /// Lose the power after so many file operations of the next operation.
-    CrashDuring { operations: u16, seed: u64, op: Box<Op> },
+    CrashDuring {
+        /// File operations that still go through.
+        operations: u16,
+        /// Decides what the crash leaves behind.
+        seed: u64,
+        /// The operation.
+        op: Box<Op>,
+    },
 }
 
 /// A running history.
@@ -442,7 +466,10 @@ fn row(collection: usize, value: u32, lsn: u64) -> ModelRow {
     let mut rng = SplitMix64::new(u64::from(value));
     let vector = (0..DIMENSION).map(|_| (rng.below(16) as f32 - 7.5) / 4.0).collect();
     // The members stand in the order in which a JSON map writes them.
-    let payload =
-        if value % 3 == 0 { String::new() } else { format!("{{\"of\":{collection},\"value\":{value}}}") };
+    let payload = if value.is_multiple_of(3) {
+        String::new()
+    } else {
+        format!("{{\"of\":{collection},\"value\":{value}}}")
+    };
     ModelRow { vector, payload, version: lsn }
 }

@@ -90,7 +90,7 @@ pub fn recover(
         tail: Vec::new(),
         report: RecoveryReport::default(),
     };
-    recovery.run(dir, chain, next_file_id)
+    recovery.run(dir, &chain, next_file_id)
 }
 
 struct Recovery<'a> {
@@ -107,7 +107,7 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn run(&mut self, dir: &Path, chain: Vec<Found>, next_file_id: u64) -> Result<Recovered> {
+    fn run(&mut self, dir: &Path, chain: &[Found], next_file_id: u64) -> Result<Recovered> {
         let mut kept: Vec<LogFile> = Vec::new();
         let mut last_lsn = None;
         let mut aside = Vec::new();

@@ -46,7 +46,7 @@ impl Contents {
         if len < self.len {
             self.pages.truncate(len.div_ceil(PAGE));
             if let Some(last) = self.pages.last_mut()
-                && len % PAGE != 0
+                && !len.is_multiple_of(PAGE)
             {
                 Arc::make_mut(last)[len % PAGE..].fill(0);
             }
