@@ -149,6 +149,7 @@ impl History {
             .background(Background::Manual)
             .write_stall(Duration::ZERO)
             .seal_rows(12)
+            .dead_share(0.1)
             .open("/store")
             .map_err(|error| format!("open: {error}"))?;
         self.store = Some(store);
