@@ -2,7 +2,8 @@
 
 use nearstone::vfs::{MemoryVfs, OpenMode, SimFault, SimVfs, Vfs};
 use nearstone::{
-    Background, BATCH_BYTES_MAX, Collection, ErrorKind, KeyType, Metric, Outcome, PAYLOAD_BYTES_MAX, Result, Schema, Store,
+    BATCH_BYTES_MAX, Background, Collection, ErrorKind, KeyType, Metric, Outcome, PAYLOAD_BYTES_MAX, Result,
+    Schema, Store,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -91,7 +92,11 @@ fn bad_collections_and_schemas() {
     refused(store.create_collection(&"n".repeat(256), schema), invalid, &["256", "255"]);
     refused(store.create_collection("rows", schema), ErrorKind::AlreadyExists, &["\"rows\""]);
     let other = Schema::new(4, Metric::L2);
-    refused(store.collection_or_create("rows", other), ErrorKind::AlreadyExists, &["dimension 3", "dimension 4"]);
+    refused(
+        store.collection_or_create("rows", other),
+        ErrorKind::AlreadyExists,
+        &["dimension 3", "dimension 4"],
+    );
     refused(store.collection("nothing"), ErrorKind::NotFound, &["\"nothing\"", "\"rows\""]);
     refused(store.drop_collection("nothing"), ErrorKind::NotFound, &["\"nothing\""]);
     store.create_collection("taken", schema).unwrap();

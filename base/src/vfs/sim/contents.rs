@@ -4,7 +4,8 @@ use crate::random::SplitMix64;
 use std::sync::Arc;
 
 const PAGE: usize = 4096;
-const SECTOR: u64 = 512;
+/// A disk writes so many bytes whole or not at all.
+pub(super) const SECTOR: u64 = 512;
 
 #[derive(Clone, Default)]
 pub(super) struct Contents {

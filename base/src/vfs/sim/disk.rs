@@ -1,6 +1,7 @@
 //! The simulated disk as a [`Vfs`]: every mutating call counts, may be struck by a fault, changes the live state and is
 //! remembered as pending.
 
+use super::contents::SECTOR;
 use super::{Node, Pending, SimFault, SimVfs};
 use crate::error::{Error, Result};
 use crate::vfs::memory::{failed, plain};
@@ -252,7 +253,10 @@ impl VfsFile for SimFile {
         let (done, result) = match state.begin("write to", &self.path)? {
             None => (bytes.len(), Ok(())),
             Some(SimFault::ShortWrite) => {
-                (bytes.len() / 2, Err(failed("write to", &self.path, io::ErrorKind::WriteZero)))
+                // Half of it, up to the border of a sector.
+                let middle = offset + bytes.len() as u64 / 2;
+                let done = (middle / SECTOR * SECTOR).saturating_sub(offset) as usize;
+                (done, Err(failed("write to", &self.path, io::ErrorKind::WriteZero)))
             }
             Some(SimFault::DiskFull) => (0, Err(failed("write to", &self.path, io::ErrorKind::StorageFull))),
             Some(_) => (0, Err(Error::io("write to", &self.path, io::Error::other("simulated failure")))),

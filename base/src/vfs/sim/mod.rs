@@ -53,7 +53,7 @@ pub enum SimFault {
     Io,
     /// No room; nothing was done.
     DiskFull,
-    /// Half of a write is done, then an error.
+    /// Half of a write is done, up to the border of a sector, then an error.
     ShortWrite,
     /// A sync fails and what it should have saved is gone from the live state as well.
     SyncDropsData,

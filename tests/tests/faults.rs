@@ -1,0 +1,147 @@
+//! The k-th file operation fails, for every k, in every way: what was acknowledged stays, what was refused never
+//! appears, reads go on, and the next open is sound.
+
+use nearstone::random::SeededRandom;
+use nearstone::vfs::{CrashChoice, SimFault, SimVfs};
+use nearstone::{Background, Durability, ErrorKind, Metric, Outcome, Schema, Store};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Each row is written once: what its write said is what must hold.
+#[derive(Default)]
+struct Said {
+    synced: BTreeSet<u64>,
+    unsynced: BTreeSet<u64>,
+    perhaps: BTreeSet<u64>,
+    refused: BTreeSet<u64>,
+}
+
+fn open(disk: &SimVfs) -> nearstone::Result<Store> {
+    Store::builder()
+        .vfs(Arc::new(disk.clone()))
+        .random(Arc::new(SeededRandom::new(5)))
+        .background(Background::Manual)
+        .open("/store")
+}
+
+/// A history that meets every protocol; errors are written down and it goes on.
+fn run(store: &Store, said: &mut Said) {
+    let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
+    let Ok(rows) = store.collection_or_create("rows", schema) else { return };
+    for key in 0..24u64 {
+        let synced = key % 3 != 1;
+        let durability = if synced { Durability::Sync } else { Durability::Os };
+        let mut batch = store.batch().durability(durability);
+        batch.upsert(&rows, key, &[key as f32, 1.0], ()).unwrap();
+        match batch.commit() {
+            Ok(_) => {
+                if synced {
+                    said.synced.insert(key);
+                    // A sync makes everything before it durable.
+                    said.synced.append(&mut said.unsynced);
+                } else {
+                    said.unsynced.insert(key);
+                }
+            }
+            Err(error) if error.outcome() == Outcome::Indeterminate => {
+                said.perhaps.insert(key);
+            }
+            Err(_) => {
+                said.refused.insert(key);
+            }
+        }
+        match key {
+            7 | 15 => drop(rows.flush()),
+            11 => drop(store.create_collection("more", schema)),
+            19 => drop(rows.compact()),
+            21 => drop(store.drop_collection("more")),
+            _ => {}
+        }
+        // Reads go on whatever happened.
+        let there = rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect::<BTreeSet<u64>>();
+        for key in said.synced.iter().chain(&said.unsynced) {
+            assert!(there.contains(key), "row {key} was acknowledged and is not read any more");
+            assert_eq!(rows.get(*key).unwrap().unwrap().vector(), [*key as f32, 1.0]);
+        }
+        assert!(said.refused.is_disjoint(&there), "a refused row is read");
+    }
+}
+
+fn check(disk: &SimVfs, said: &Said, killed: bool, what: &str) {
+    let store = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let rows = match store.collection("rows") {
+        Ok(rows) => rows,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{what}");
+            assert!(said.synced.is_empty() && said.unsynced.is_empty(), "{what}: the collection is gone");
+            return;
+        }
+    };
+    let there: BTreeSet<u64> = rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect();
+    for key in &said.synced {
+        assert!(there.contains(key), "{what}: synced row {key} is gone; there are {there:?}");
+    }
+    if killed {
+        for key in &said.unsynced {
+            assert!(there.contains(key), "{what}: row {key} survives a killed process, but is gone");
+        }
+    }
+    assert!(said.refused.is_disjoint(&there), "{what}: refused rows {:?} of {there:?}", said.refused);
+    for key in &there {
+        assert_eq!(rows.get(*key).unwrap().unwrap().vector(), [*key as f32, 1.0], "{what}");
+    }
+    store.verify().unwrap_or_else(|error| panic!("{what}: {error}"));
+    // And it takes writes again.
+    rows.upsert(1000u64, &[0.0, 0.0], ()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    rows.flush().unwrap_or_else(|error| panic!("{what}: {error}"));
+}
+
+fn sweep(fault: SimFault, forever: bool) {
+    let healthy = SimVfs::new(1);
+    let mut said = Said::default();
+    run(&open(&healthy).unwrap(), &mut said);
+    assert_eq!(said.synced.len() + said.unsynced.len(), 24);
+    let operations = healthy.ops();
+    assert!(operations > 80, "only {operations} operations");
+    for k in 0..operations {
+        let disk = SimVfs::new(1);
+        disk.fail_op(k, fault, forever);
+        let mut said = Said::default();
+        if let Ok(store) = open(&disk) {
+            run(&store, &mut said);
+            // What the process still writes while it ends belongs to the fault as well.
+            let killed = disk.crash_image(CrashChoice::KeepAll);
+            let lost = disk.crash_image(CrashChoice::DurableOnly);
+            drop(store);
+            // A sync that dropped its data took unsynced rows with it: only power-loss promises are left.
+            let may_lose = fault == SimFault::SyncDropsData;
+            check(&killed, &said, !may_lose, &format!("{fault:?} at {k}, forever: {forever}, killed"));
+            check(&lost, &said, false, &format!("{fault:?} at {k}, forever: {forever}, power lost"));
+        }
+        disk.heal();
+        check(&disk, &said, false, &format!("{fault:?} at {k}, forever: {forever}, closed"));
+    }
+}
+
+#[test]
+fn an_input_output_error_at_every_operation() {
+    sweep(SimFault::Io, false);
+    sweep(SimFault::Io, true);
+}
+
+#[test]
+fn a_full_disk_at_every_operation() {
+    sweep(SimFault::DiskFull, false);
+    sweep(SimFault::DiskFull, true);
+}
+
+#[test]
+fn a_short_write_at_every_operation() {
+    sweep(SimFault::ShortWrite, false);
+}
+
+#[test]
+fn a_sync_that_drops_its_data_at_every_operation() {
+    sweep(SimFault::SyncDropsData, false);
+    sweep(SimFault::SyncDropsData, true);
+}
