@@ -21,6 +21,8 @@ use nearstone_segments::seal::SealTarget;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
 const LINK_PIECE: u32 = 64;
+/// More urgent work done between two pieces, at most: a merge goes on under the steadiest writers.
+const URGENT_STEPS: u32 = 4;
 
 impl Engine {
     /// A user's compaction: seals what is in memory, then merges everything sealed into one segment.
@@ -139,8 +141,12 @@ impl Engine {
                 self.check_healthy()?;
                 report(progress, "link", u64::from(merge.linked()), total)?;
                 self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))?;
-                // One thread may be all there is: rows and seals of running writers come first.
-                while self.workers.is_worker() && self.urgent_step()? {}
+                // One thread may be all there is: rows and seals of running writers come first, but not only.
+                for _ in 0..URGENT_STEPS {
+                    if !self.workers.is_worker() || !self.urgent_step()? {
+                        break;
+                    }
+                }
             }
             return Ok(());
         }

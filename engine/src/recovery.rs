@@ -227,7 +227,7 @@ fn replay(builder: &StoreBuilder, core: &Arc<Core>, state: &CatalogState) -> Res
     let options = RecoverOptions {
         mode: builder.options.recovery,
         floor: state.wal_floor,
-        generation: state.generation,
+        generation: Some(state.generation),
         clean: state.clean,
         last_lsn_min: state.last_lsn,
         sealed_lsn_max: state.collections.values().map(|row| row.sealed_lsn).max().unwrap_or(0),

@@ -34,18 +34,19 @@ impl Engine {
     /// Seals everything a collection has in memory.
     pub(crate) fn flush_collection(self: &Arc<Self>, id: CollectionId) -> Result<()> {
         self.check_healthy()?;
-        {
+        let until = {
             let mut live = self.core.live.lock();
             if live.freeze(&self.core, id) {
                 live.publish(&self.core);
             }
-        }
+            live.lsn
+        };
         loop {
             let turn = self.seal_turn.lock();
             let view = self.core.view.load_full();
-            let Some(frozen) = view.lists.collections.get(&id).and_then(|c| c.frozen.first()) else {
-                return Ok(());
-            };
+            // What was frozen since is not waited for: under steady writes that would never end.
+            let oldest = view.lists.collections.get(&id).and_then(|c| c.frozen.first());
+            let Some(frozen) = oldest.filter(|frozen| frozen.last <= until) else { return Ok(()) };
             let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
             on_all_cores(threads, || {
                 while link_rows(&self.core, &frozen.segment, LINK_PIECE) > 0 {

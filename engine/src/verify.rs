@@ -45,7 +45,7 @@ pub(crate) fn verify(engine: &Arc<Engine>, progress: Progress<'_>) -> Result<Ver
             report(progress, "log", 0, 1)?;
             let options = RecoverOptions {
                 floor: on_disk.wal_floor,
-                generation: on_disk.generation,
+                generation: Some(on_disk.generation),
                 last_lsn_min: on_disk.last_lsn,
                 ..RecoverOptions::default()
             };

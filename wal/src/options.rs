@@ -62,8 +62,8 @@ pub struct RecoverOptions {
     pub mode: RecoveryMode,
     /// Batches from this lsn on are handed out, and must be there without a gap.
     pub floor: Lsn,
-    /// The catalog's generation; a log that knows of a newer one proves that the catalog is old.
-    pub generation: u64,
+    /// The catalog's generation, if there is a catalog: a log that knows of a newer one proves that the catalog is old.
+    pub generation: Option<u64>,
     /// How the log ended when it was last closed in order.
     pub clean: Option<CleanMark>,
     /// The highest lsn that the catalog proves to have been durable.
@@ -77,7 +77,7 @@ impl Default for RecoverOptions {
         RecoverOptions {
             mode: RecoveryMode::TornTail,
             floor: 1,
-            generation: u64::MAX,
+            generation: None,
             clean: None,
             last_lsn_min: 0,
             sealed_lsn_max: 0,

@@ -139,12 +139,12 @@ impl Recovery<'_> {
                 break;
             }
         }
-        if self.generation > self.options.generation {
+        if let Some(generation) = self.options.generation.filter(|generation| *generation < self.generation) {
             return Err(Error::corruption(
                 dir.with_file_name("catalog"),
                 0,
                 format!("generation {}, which the log knows of", self.generation),
-                format!("generation {}", self.options.generation),
+                format!("generation {generation}"),
             ));
         }
         let last_lsn = self.last_lsn(dir, last_lsn)?;
@@ -158,7 +158,7 @@ impl Recovery<'_> {
             .collect();
         self.report.rewritten = unproven.len() as u64;
         let report = std::mem::take(&mut self.report);
-        let generation = self.options.generation.min(u64::MAX - 1).max(self.generation);
+        let generation = self.options.generation.unwrap_or(self.generation);
         Ok(Recovered { last_lsn, proven_lsn, report, next_file_id, files: kept, aside, unproven, generation })
     }
 
