@@ -206,10 +206,7 @@ fn point_in_time_recovery_keeps_what_lies_before_the_damage_and_says_so() {
     store.persist().unwrap();
     let image = disk.crash_image(CrashChoice::KeepAll);
     drop(store);
-    let log = files(&image)
-        .into_iter()
-        .filter(|(path, _)| path.extension().is_some_and(|e| e == "log"))
-        .next_back();
+    let log = files(&image).into_iter().rfind(|(path, _)| path.extension().is_some_and(|e| e == "log"));
     let (log, _) = log.unwrap();
     let bytes = image.contents(&log).unwrap();
     let written = bytes.iter().rposition(|b| *b != 0).unwrap() as u64;

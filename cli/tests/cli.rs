@@ -1,0 +1,310 @@
+//! The program as a script meets it: commands, JSON with stable names, exit codes, and bad input.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+
+    /// The exit code, the kind in the JSON error, and words of its text.
+    #[track_caller]
+    fn refused(&self, code: i32, kind: &str, words: &[&str]) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        let error: Value = serde_json::from_str(self.err.lines().last().unwrap_or("")).unwrap();
+        assert_eq!(error["error"]["kind"], kind, "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "{:?} does not say {word:?}", self.err);
+        }
+    }
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_nearstone"))
+            .args(args)
+            .current_dir(&self.folder)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) }
+    }
+
+    /// Runs with `--json`; must succeed.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> Value {
+        let ran = self.json(args);
+        assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
+        ran.json()
+    }
+
+    fn json(&self, args: &[&str]) -> Ran {
+        self.run(&[&["--json"], args].concat())
+    }
+
+    /// A store with ten rows under string keys.
+    fn with_rows() -> Place {
+        let place = Place::new();
+        place.ok(&["create", "s", "docs", "--dim", "3", "--metric", "cosine", "--keys", "str"]);
+        let mut lines = String::new();
+        for i in 0..10 {
+            lines += &format!("{{\"key\":\"k{i}\",\"vector\":[1,{i},0.5],\"payload\":{{\"n\":{i}}}}}\n");
+        }
+        place.write("rows.jsonl", &lines);
+        let imported = place.ok(&["import", "s", "docs", "rows.jsonl"]);
+        assert_eq!((&imported["rows"], &imported["collection_rows"]), (&10.into(), &10.into()));
+        place
+    }
+}
+
+#[test]
+fn the_life_of_a_store() {
+    let place = Place::with_rows();
+    let found = place.ok(&["search", "s", "docs", "--key", "k3", "--limit", "2", "--payload"]);
+    assert_eq!(found["hits"][0]["key"], "k3");
+    assert_eq!(found["hits"][0]["distance"], 0.0);
+    assert_eq!(found["hits"][0]["payload"]["n"], 3);
+    let found = place.ok(&["search", "s", "docs", "--vector", "[1, 9, 0.5]", "-k", "1", "--exact"]);
+    assert_eq!(found["hits"][0]["key"], "k9");
+
+    let row = place.ok(&["get", "s", "docs", "k4", "--vector"]);
+    assert_eq!(row["rows"][0]["vector"], serde_json::json!([1.0, 4.0, 0.5]));
+    let deleted = place.ok(&["delete", "s", "docs", "k4", "k5", "nobody"]);
+    assert_eq!((&deleted["deleted"], &deleted["missing"]), (&2.into(), &1.into()));
+    place.json(&["get", "s", "docs", "k4"]).refused(3, "not_found", &["k4", "docs"]);
+
+    place.ok(&["flush", "s"]);
+    let compacted = place.ok(&["compact", "s"]);
+    assert_eq!((&compacted["rows"], &compacted["segments"]), (&8.into(), &1.into()));
+    let stats = place.ok(&["stats", "s"]);
+    let docs = &stats["collections"][0];
+    assert_eq!((&docs["name"], &docs["rows"], &docs["dead_rows"]), (&"docs".into(), &8.into(), &0.into()));
+    assert!(docs["segments"][0]["sections"]["codes"].as_u64().unwrap() > 0);
+    let verified = place.ok(&["verify", "s"]);
+    assert_eq!((&verified["sound"], &verified["rows"]), (&true.into(), &8.into()));
+
+    place.ok(&["backup", "s", "copy"]);
+    assert_eq!(place.ok(&["verify", "copy"])["rows"], 8);
+    place.json(&["backup", "s", "copy"]).refused(4, "already_exists", &["copy"]);
+
+    // Text says the same to people.
+    for (args, word) in [
+        (&["stats", "s"][..], "docs"),
+        (&["search", "s", "docs", "--key", "k3"], "k3"),
+        (&["verify", "s"], "sound"),
+        (&["get", "s", "docs", "k3"], "\"n\":3"),
+    ] {
+        let ran = place.run(args);
+        assert!(ran.code == 0 && ran.out.contains(word), "{args:?}: {}{}", ran.out, ran.err);
+    }
+}
+
+#[test]
+fn what_is_exported_comes_back_in_every_format() {
+    let place = Place::with_rows();
+    for (file, side) in [
+        ("out.jsonl", false),
+        ("out.jsonl.gz", false),
+        ("out.parquet", false),
+        ("out.npy", true),
+        ("out.fvecs", true),
+        ("out.fvecs.gz", true),
+    ] {
+        let collection = file.replace('.', "-");
+        let sides = ["--keys", "keys.txt", "--payloads", "payloads.jsonl"];
+        let with = |args: &[&'static str]| -> Vec<&'static str> {
+            if side { [args, &sides].concat() } else { args.to_vec() }
+        };
+        let file: &'static str = Box::leak(file.to_owned().into_boxed_str());
+        let target: &'static str = Box::leak(collection.into_boxed_str());
+        assert_eq!(place.ok(&with(&["export", "s", "docs", file]))["rows"], 10);
+        place.ok(&["create", "s", target, "--dim", "3", "--metric", "l2", "--keys", "str"]);
+        assert_eq!(place.ok(&with(&["import", "s", target, file]))["rows"], 10, "{file}");
+        let row = place.ok(&["get", "s", target, "k7", "--vector"]);
+        assert_eq!(row["rows"][0]["vector"], serde_json::json!([1.0, 7.0, 0.5]), "{file}");
+        assert_eq!(row["rows"][0]["payload"]["n"], 7, "{file}");
+    }
+}
+
+#[test]
+fn recall_is_measured_with_exact_search_as_truth() {
+    let place = Place::with_rows();
+    place.write("queries.jsonl", "{\"vector\":[1,2,3]}\n{\"vector\":[3,2,1]}\n");
+    let measured = place.ok(&[
+        "bench",
+        "recall",
+        "s",
+        "docs",
+        "--queries",
+        "queries.jsonl",
+        "--limit",
+        "3",
+        "--ef",
+        "16,32",
+    ]);
+    let rows = measured["results"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert_eq!(row["recall"], 1.0);
+        for name in ["ef", "qps", "mean_us", "p50_us", "p95_us", "p99_us"] {
+            assert!(row[name].as_f64().unwrap() > 0.0, "{name} in {row}");
+        }
+    }
+    place.json(&["bench", "recall", "s", "docs", "--queries", "queries.jsonl", "--limit", "0"]).refused(
+        2,
+        "invalid_argument",
+        &["--limit"],
+    );
+}
+
+#[test]
+fn bad_input_is_refused_by_name_and_loses_nothing() {
+    let place = Place::with_rows();
+    let import = |file: &str| place.json(&["import", "s", "docs", file]);
+    let refused = |file: &str, text: &str, words: &[&str]| {
+        place.write(file, text);
+        import(file).refused(2, "invalid_argument", words);
+    };
+    refused("dim.jsonl", "{\"key\":\"a\",\"vector\":[1,2]}\n", &["2 numbers", "3"]);
+    refused("nan.jsonl", "{\"key\":\"a\",\"vector\":[1,NaN,2]}\n", &["nan.jsonl"]);
+    refused("zero.jsonl", "{\"key\":\"a\",\"vector\":[0,0,0]}\n", &["zero", "row 0"]);
+    refused("text.jsonl", "hello\n", &["text.jsonl"]);
+    refused("cut.npy", "\u{93}NUMPY", &["cut.npy"]);
+    refused(
+        "long.jsonl",
+        &format!("{{\"key\":\"{}\",\"vector\":[1,2,3]}}\n", "x".repeat(600)),
+        &["600", "512"],
+    );
+    assert_ne!(import("missing.npy").code, 0);
+    place.ok(&["create", "s", "numbers", "--dim", "3", "--metric", "l2"]);
+    place.json(&["import", "s", "numbers", "rows.jsonl"]).refused(2, "invalid_argument", &["k0", "u64"]);
+    place.json(&["get", "s", "numbers", "seven"]).refused(2, "invalid_argument", &["seven", "u64"]);
+    place.json(&["search", "s", "docs", "--vector", "[1]"]).refused(
+        2,
+        "invalid_argument",
+        &["1 numbers", "3"],
+    );
+    place.json(&["search", "s", "docs", "--vector", "one"]).refused(2, "invalid_argument", &["--vector"]);
+    place.json(&["search", "s", "docs", "--key", "nobody"]).refused(3, "not_found", &["nobody"]);
+    place.json(&["search", "s", "other", "--key", "k1"]).refused(3, "not_found", &["other", "docs"]);
+    place.json(&["create", "s", "docs", "--dim", "4", "--metric", "l2"]).refused(
+        4,
+        "already_exists",
+        &["dimension 3", "dimension 4"],
+    );
+    place.json(&["create", "s", "big", "--dim", "70000", "--metric", "l2"]).refused(
+        2,
+        "invalid_argument",
+        &["70000", "65536"],
+    );
+    place.json(&["stats", "nowhere"]).refused(3, "not_found", &["nowhere"]);
+    std::fs::create_dir(place.path("folder")).unwrap();
+    place.write("folder/notes.txt", "mine");
+    place.json(&["create", "folder", "docs", "--dim", "3", "--metric", "l2"]).refused(
+        5,
+        "not_a_store",
+        &["notes.txt"],
+    );
+    assert_eq!(place.run(&["search", "s"]).code, 2);
+    assert_eq!(place.run(&["import", "s", "docs", "rows.jsonl", "--durability", "maybe"]).code, 2);
+
+    assert_eq!(place.ok(&["verify", "s"])["rows"], 10);
+}
+
+#[test]
+fn a_locked_store_is_busy_and_says_whose_lock_it_is() {
+    let place = Place::with_rows();
+    let held = nearstone::Store::open(place.path("s")).unwrap();
+    place.json(&["stats", "s"]).refused(7, "busy", &["lock"]);
+    place.json(&["delete", "s", "docs", "k1"]).refused(7, "busy", &["lock"]);
+    held.close().unwrap();
+    assert_eq!(place.ok(&["stats", "s"])["collections"][0]["rows"], 10);
+}
+
+/// All files of a folder that are not empty.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if std::fs::metadata(&path).unwrap().len() > 0 {
+            all.push(path);
+        }
+    }
+    all
+}
+
+#[test]
+fn damaged_files_end_with_an_exit_code_of_their_own() {
+    let place = Place::with_rows();
+    // One row that is only in the log.
+    place.write("more.jsonl", "{\"key\":\"more\",\"vector\":[1,2,3]}\n");
+    place.ok(&["import", "s", "docs", "more.jsonl", "--no-flush"]);
+    for path in files(&place.path("s")) {
+        let good = std::fs::read(&path).unwrap();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let mut flipped = good.clone();
+        flipped[20] ^= 4;
+        let cut = &good[..good.len() / 2];
+        for (what, bytes) in [("flipped", &flipped[..]), ("cut", cut)] {
+            std::fs::write(&path, bytes).unwrap();
+            let ran = place.json(&["verify", "s"]);
+            assert!([5, 6].contains(&ran.code), "{name} {what}: {} {}{}", ran.code, ran.out, ran.err);
+            assert!(ran.err.contains(&name), "{name} {what}: {}", ran.err);
+        }
+        std::fs::remove_file(&path).unwrap();
+        let ran = place.json(&["verify", "s"]);
+        // A log file that is sealed whole is no longer needed: then all rows are there without it.
+        let harmless = ran.code == 0 && ran.json()["rows"] == 11;
+        assert!(
+            harmless || [3, 5, 6].contains(&ran.code),
+            "{name} removed: {} {}{}",
+            ran.code,
+            ran.out,
+            ran.err
+        );
+        std::fs::write(&path, &good).unwrap();
+        assert_eq!(place.ok(&["verify", "s"])["rows"], 11);
+    }
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let place = Place::new();
+    let help = place.run(&["--help"]);
+    assert!(
+        help.code == 0 && help.out.contains("Examples:") && help.out.contains("Exit codes"),
+        "{}",
+        help.out
+    );
+    for command in ["create", "import", "search", "export"] {
+        assert!(place.run(&[command, "--help"]).out.contains("nearstone "), "{command}");
+    }
+    let help = place.run(&["bench", "recall", "--help"]);
+    assert!(help.out.contains("nearstone bench recall"), "{}", help.out);
+}
