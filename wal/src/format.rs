@@ -34,7 +34,7 @@
 //!             one byte, 0xA5
 //! ```
 //!
-//! Three properties carry the judgement over damaged logs ([`crate::reader`]):
+//! Three properties carry the judgement over damaged logs:
 //!
 //! - Every checksum starts from salt, file id and offset, so a record of another file, another store or another place
 //!   never passes; a run of zeros never passes because zero is no kind.

@@ -15,6 +15,9 @@ use std::time::Duration;
 
 const STORE: Uuid = Uuid([3; 16]);
 
+/// Bodies by lsn.
+type Bodies = Vec<(Lsn, Vec<u8>)>;
+
 /// Remembers what was applied, in order; refuses items that say so.
 #[derive(Clone, Default)]
 struct Applied(Arc<Mutex<Vec<(Lsn, u64)>>>);
@@ -51,7 +54,7 @@ fn start(vfs: &Arc<dyn Vfs>, dir: &Path, recovered: Recovered, options: LogOptio
 }
 
 /// Recovers; the bodies by lsn.
-fn read(vfs: &dyn Vfs, options: &RecoverOptions) -> Result<(Recovered, Vec<(Lsn, Vec<u8>)>)> {
+fn read(vfs: &dyn Vfs, options: &RecoverOptions) -> Result<(Recovered, Bodies)> {
     let mut bodies = Vec::new();
     let recovered = recover(vfs, Path::new("/wal"), STORE, options, &mut |lsn, body| {
         bodies.push((lsn, body.to_vec()));
@@ -60,7 +63,7 @@ fn read(vfs: &dyn Vfs, options: &RecoverOptions) -> Result<(Recovered, Vec<(Lsn,
     Ok((recovered, bodies))
 }
 
-fn open(disk: &SimVfs, clean: Option<CleanMark>) -> Result<(Log<Applied>, Vec<(Lsn, Vec<u8>)>)> {
+fn open(disk: &SimVfs, clean: Option<CleanMark>) -> Result<(Log<Applied>, Bodies)> {
     let options = RecoverOptions { clean, ..RecoverOptions::default() };
     let (recovered, bodies) = read(disk, &options)?;
     let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
