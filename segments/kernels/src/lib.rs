@@ -2,7 +2,7 @@
 //! program finds itself on.
 //!
 //! The backend (AVX-512, AVX2 with FMA, portable) is chosen once at run time. Every kernel is one algorithm, written
-//! once over a small trait of vector operations ([`vector`]) and compiled once per instruction set ([`arch`]).
+//! once over a small trait of vector operations (`vector.rs`) and compiled once per instruction set (`arch/`).
 //! Integer kernels give the same result on every backend; float kernels differ by rounding, within the bound stated at
 //! each.
 //!
