@@ -264,7 +264,7 @@ pub(crate) struct DemoArgs {
     /// A folder of text to index instead of this project's sources and their dependencies
     pub(crate) folder: Option<PathBuf>,
     /// Passages to index
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 20_500)]
     pub(crate) passages: usize,
     /// Keep the store in this folder instead of a temporary one
     #[arg(long, value_name = "DIR")]

@@ -219,6 +219,13 @@ impl Engine {
     /// Links or seals, what a compaction must not hold up; `false` when there is nothing of the kind.
     pub(crate) fn urgent_step(self: &Arc<Self>) -> Result<bool> {
         self.check_healthy()?;
+        if self.core.options.background == Background::Manual
+            && self.log()?.sync_due() == Some(Duration::ZERO)
+        {
+            // Where threads run, one of them has nothing else to do.
+            self.log()?.sync().inspect_err(|_| self.note_poison())?;
+            return Ok(true);
+        }
         match self.next_urgent() {
             Some(Task::Link(id)) => {
                 let view = self.core.view.load_full();

@@ -329,3 +329,45 @@ fn contents(path: &std::path::Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     }
     all
 }
+
+#[test]
+fn interval_batches_are_synced_when_their_time_is_up() {
+    let clock = std::sync::Arc::new(nearstone::clock::ManualClock::default());
+    let disk = nearstone::vfs::SimVfs::new(1);
+    let store = Store::builder()
+        .vfs(std::sync::Arc::new(disk.clone()))
+        .clock(clock.clone())
+        .background(Background::Manual)
+        .durability(Durability::Interval(std::time::Duration::from_secs(1)))
+        .open("/store")
+        .unwrap();
+    let rows = points(&store, "rows");
+    rows.upsert(1u64, &[1.0, 2.0], ()).unwrap();
+    assert!(store.step().unwrap(), "the row is linked");
+    assert!(!store.step().unwrap(), "and not due yet");
+    let lost = || {
+        let image = disk.crash_image(nearstone::vfs::CrashChoice::DurableOnly);
+        let store = Store::builder().vfs(std::sync::Arc::new(image)).open("/store").unwrap();
+        store.collection("rows").unwrap().is_empty().unwrap()
+    };
+    assert!(lost());
+    clock.advance(std::time::Duration::from_secs(1));
+    assert!(store.step().unwrap());
+    assert!(!lost());
+
+    // With threads it happens by itself.
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::builder()
+        .durability(Durability::Interval(std::time::Duration::from_millis(5)))
+        .open(folder.path().join("store"))
+        .unwrap();
+    let rows = points(&store, "rows");
+    let before = store.stats().unwrap().log.unwrap().syncs;
+    rows.upsert(1u64, &[1.0, 2.0], ()).unwrap();
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    // One sync made the file, the next one is the interval's.
+    while store.stats().unwrap().log.unwrap().syncs < before + 2 {
+        assert!(std::time::Instant::now() < patience, "nobody synced");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
