@@ -3,7 +3,9 @@
 //! Positional reads and writes, repeated when a signal interrupts them; room reserved with `fallocate` where the file
 //! system has it; locks that the kernel releases when the process dies. New files have mode 0600, new folders 0700.
 
-use super::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock};
+use super::{
+    FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock, published_len, read_published,
+};
 use crate::error::{Error, Result};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -54,23 +56,12 @@ impl Vfs for DiskVfs {
 
     fn bytes(&self, path: &Path, len: u64, residency: Residency) -> Result<FileBytes> {
         let file = options(OpenMode::Read).open(path).map_err(|error| Error::io("open", path, error))?;
-        let found = file.metadata().map_err(|error| Error::io("look at", path, error))?.len();
-        if found != len {
-            return Err(Error::corruption(
-                path,
-                found.min(len),
-                format!("{len} bytes"),
-                format!("{found} bytes"),
-            ));
-        }
-        let len = usize::try_from(len).map_err(|_| {
-            Error::io("map", path, io::Error::other("the file is larger than the address space"))
-        })?;
+        let file = DiskFile { path: path.to_path_buf(), file: platform::Positional::new(file) };
         match residency {
-            Residency::Mapped => FileBytes::map(&file, len).map_err(|error| Error::io("map", path, error)),
-            Residency::Heap => {
-                let file = DiskFile { path: path.to_path_buf(), file: platform::Positional::new(file) };
-                FileBytes::heap(len, |out| super::read_exact_at(&file, path, out, 0))
+            Residency::Heap => read_published(&file, path, len),
+            Residency::Mapped => {
+                let len = published_len(&file, path, len)?;
+                FileBytes::map(file.file.file(), len).map_err(|error| Error::io("map", path, error))
             }
         }
     }

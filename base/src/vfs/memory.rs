@@ -3,7 +3,7 @@
 //! One lock guards the names, one lock each file's bytes. A file that was removed while open goes on working for
 //! those who hold it, as on a disk. Syncing does nothing: there is nothing to survive.
 
-use super::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock};
+use super::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock, read_published};
 use crate::error::{Error, Result};
 use crate::sync::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -113,17 +113,7 @@ impl Vfs for MemoryVfs {
     }
 
     fn bytes(&self, path: &Path, len: u64, _: Residency) -> Result<FileBytes> {
-        let file = self.open(path, OpenMode::Read)?;
-        let found = file.len()?;
-        if found != len {
-            return Err(Error::corruption(
-                path,
-                found.min(len),
-                format!("{len} bytes"),
-                format!("{found} bytes"),
-            ));
-        }
-        FileBytes::heap(len as usize, |out| super::read_exact_at(&*file, path, out, 0))
+        read_published(&*self.open(path, OpenMode::Read)?, path, len)
     }
 
     fn info(&self, path: &Path) -> Result<Option<FileInfo>> {

@@ -149,6 +149,23 @@ pub fn read_exact_at(file: &dyn VfsFile, path: &Path, out: &mut [u8], offset: u6
     ))
 }
 
+/// The length of a published file, which must be `len`, as a size in memory.
+fn published_len(file: &dyn VfsFile, path: &Path, len: u64) -> Result<usize> {
+    let found = file.len()?;
+    if found != len {
+        let (expected, found_text) = (format!("{len} bytes"), format!("{found} bytes"));
+        return Err(crate::Error::corruption(path, found.min(len), expected, found_text));
+    }
+    usize::try_from(len).map_err(|_| {
+        crate::Error::io("hold", path, std::io::Error::other("the file is larger than the address space"))
+    })
+}
+
+/// A published file read into aligned memory.
+fn read_published(file: &dyn VfsFile, path: &Path, len: u64) -> Result<FileBytes> {
+    FileBytes::heap(published_len(file, path, len)?, |out| read_exact_at(file, path, out, 0))
+}
+
 /// The whole of a small file (at most `bytes_max`, more is `Corruption`).
 pub fn read_small(vfs: &dyn Vfs, path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     let file = vfs.open(path, OpenMode::Read)?;

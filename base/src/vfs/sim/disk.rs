@@ -5,7 +5,7 @@ use super::contents::SECTOR;
 use super::{Node, Pending, SimFault, SimVfs};
 use crate::error::{Error, Result};
 use crate::vfs::memory::{failed, plain};
-use crate::vfs::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock, read_exact_at};
+use crate::vfs::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock, read_published};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,17 +48,7 @@ impl Vfs for SimVfs {
     }
 
     fn bytes(&self, path: &Path, len: u64, _: Residency) -> Result<FileBytes> {
-        let file = self.open(path, OpenMode::Read)?;
-        let found = file.len()?;
-        if found != len {
-            return Err(Error::corruption(
-                path,
-                found.min(len),
-                format!("{len} bytes"),
-                format!("{found} bytes"),
-            ));
-        }
-        FileBytes::heap(len as usize, |out| read_exact_at(&*file, path, out, 0))
+        read_published(&*self.open(path, OpenMode::Read)?, path, len)
     }
 
     fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
