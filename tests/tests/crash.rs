@@ -1,0 +1,156 @@
+//! Crashes at chosen moments: one scenario per rule that random histories meet too rarely.
+
+use nearstone::vfs::{CrashChoice, SimVfs};
+use nearstone::{Background, Collection, Durability, Metric, Schema, Store};
+use std::sync::Arc;
+
+fn open(disk: &SimVfs) -> (Store, Collection) {
+    let vfs = Arc::new(disk.clone());
+    let store = Store::builder().vfs(vfs).background(Background::Manual).open("/store").unwrap();
+    let rows =
+        store.collection_or_create("rows", Schema::new(2, Metric::L2).m(4).ef_construction(16)).unwrap();
+    (store, rows)
+}
+
+fn delete_unsynced(store: &Store, rows: &Collection, key: u64) {
+    let mut batch = store.batch().durability(Durability::Os);
+    batch.delete(rows, key).unwrap();
+    assert_eq!(batch.commit().unwrap().deleted, 1);
+}
+
+fn keys(rows: &Collection) -> Vec<u64> {
+    rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect()
+}
+
+#[test]
+fn compaction_drops_no_row_whose_death_may_still_be_lost() {
+    let disk = SimVfs::new(1);
+    let (store, rows) = open(&disk);
+    for key in 0..20u64 {
+        rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+    }
+    rows.flush().unwrap();
+    for key in 0..5u64 {
+        rows.delete(key).unwrap();
+    }
+    // The five deaths are in the catalog now, and enough of them for the policy.
+    rows.flush().unwrap();
+    delete_unsynced(&store, &rows, 10);
+    while store.step().unwrap() {}
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.compactions, stats.collections[0].segments[0].rows), (1, 15));
+    assert!(!rows.contains(10u64).unwrap());
+    let (_, rows) = open(&disk.crash_image(CrashChoice::DurableOnly));
+    assert_eq!(
+        keys(&rows),
+        (5..20).collect::<Vec<_>>(),
+        "the unsynced delete is undone by the power loss, whole"
+    );
+    // A killed process keeps it.
+    let (_, rows) = open(&disk.crash_image(CrashChoice::KeepAll));
+    assert!(!rows.contains(10u64).unwrap());
+}
+
+#[test]
+fn deaths_between_freeze_and_swap_are_carried_over_and_survive() {
+    let disk = SimVfs::new(1);
+    let (store, rows) = open(&disk);
+    for key in 0..10u64 {
+        rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+    }
+    rows.flush().unwrap();
+    rows.delete(3u64).unwrap();
+    rows.upsert(4u64, &[44.0, 4.0], ()).unwrap();
+    store.compact().unwrap();
+    rows.delete(5u64).unwrap();
+    for choice in [CrashChoice::DurableOnly, CrashChoice::KeepAll] {
+        let image = disk.crash_image(choice);
+        let (store, rows) = open(&image);
+        assert_eq!(keys(&rows), [0, 1, 2, 4, 6, 7, 8, 9]);
+        assert_eq!(rows.get(4u64).unwrap().unwrap().vector(), [44.0, 4.0]);
+        store.compact().unwrap();
+        let (_, rows) = open(&image.crash_image(CrashChoice::DurableOnly));
+        assert_eq!(keys(&rows), [0, 1, 2, 4, 6, 7, 8, 9]);
+    }
+}
+
+#[test]
+fn an_idle_collection_does_not_lose_its_rows_when_others_move_the_log_on() {
+    let disk = SimVfs::new(1);
+    let (store, rows) = open(&disk);
+    let other =
+        store.create_collection("other", Schema::new(2, Metric::L2).m(4).ef_construction(16)).unwrap();
+    other.upsert(1u64, &[1.0, 1.0], ()).unwrap();
+    for round in 0..30u64 {
+        for key in 0..200u64 {
+            let mut batch = store.batch().durability(Durability::Os);
+            let text = "x".repeat(900);
+            batch
+                .upsert(&rows, key, &[key as f32, round as f32], serde_json::json!({ "text": text }))
+                .unwrap();
+            batch.commit().unwrap();
+        }
+        rows.flush().unwrap();
+    }
+    let (_, found) = open(&disk.crash_image(CrashChoice::DurableOnly));
+    assert_eq!(found.len().unwrap(), 200);
+    let store = Store::builder()
+        .vfs(Arc::new(disk.crash_image(CrashChoice::DurableOnly)))
+        .background(Background::Manual)
+        .open("/store")
+        .unwrap();
+    assert!(store.collection("other").unwrap().contains(1u64).unwrap());
+    drop(store);
+}
+
+#[test]
+fn an_interrupted_creation_starts_over() {
+    let whole = SimVfs::new(1);
+    drop(open(&whole));
+    for k in 0..whole.ops() {
+        let disk = SimVfs::new(1);
+        disk.set_crash_after(k);
+        let vfs = Arc::new(disk.clone());
+        drop(Store::builder().vfs(vfs).background(Background::Manual).open("/store"));
+        for choice in [CrashChoice::DurableOnly, CrashChoice::KeepAll, CrashChoice::Random { seed: k }] {
+            let (store, rows) = open(&disk.crash_image(choice));
+            rows.upsert(1u64, &[1.0, 2.0], ()).unwrap();
+            store.verify().unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_backup_does_not_open_and_does_not_hurt_the_store() {
+    let disk = SimVfs::new(1);
+    let (store, rows) = open(&disk);
+    for key in 0..10u64 {
+        rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+    }
+    rows.flush().unwrap();
+    rows.upsert(10u64, &[10.0, 0.0], ()).unwrap();
+    let before = disk.ops();
+    store.backup("/whole").unwrap();
+    let operations = disk.ops() - before;
+    drop((store, rows));
+    for k in 0..operations {
+        let image = disk.crash_image(CrashChoice::KeepAll);
+        let (store, rows) = open(&image);
+        image.set_crash_after(k);
+        assert!(store.backup("/copy").is_err(), "operation {k} of {operations}");
+        drop((store, rows));
+        for choice in [CrashChoice::DurableOnly, CrashChoice::KeepAll, CrashChoice::Random { seed: k }] {
+            let after = image.crash_image(choice);
+            let (_, rows) = open(&after);
+            assert_eq!(rows.len().unwrap(), 11);
+            let copy = Store::builder()
+                .vfs(Arc::new(after))
+                .create(false)
+                .background(Background::Manual)
+                .open("/copy");
+            if let Ok(copy) = copy {
+                assert_eq!(copy.collection("rows").unwrap().len().unwrap(), 11, "half a backup opened");
+            }
+        }
+    }
+}
