@@ -27,9 +27,10 @@ use std::path::Path;
 
 pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Result<Store> {
     let read_only = builder.options.read_only;
-    let fresh = prepare_folder(builder, &**vfs, dir)?;
+    prepare_folder(builder, &**vfs, dir)?;
     let lock = take_lock(&**vfs, dir, read_only)?;
-    if fresh {
+    // Another process may have made the store since the first look; under the lock nobody can.
+    if prepare_folder(builder, &**vfs, dir)? {
         create_store(builder, vfs, dir)?;
     }
     let format =
@@ -107,7 +108,10 @@ fn prepare_folder(builder: &StoreBuilder, vfs: &dyn Vfs, dir: &Path) -> Result<b
     };
     match vfs.info(dir)? {
         None if may_create => {
-            vfs.create_dir(dir)?;
+            match vfs.create_dir(dir) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                created => created?,
+            }
             if let Some(parent) = dir.parent() {
                 vfs.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
             }

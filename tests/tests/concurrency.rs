@@ -161,3 +161,31 @@ fn closing_ends_everybody_in_order() {
         });
     }
 }
+
+#[test]
+fn of_many_who_open_a_new_folder_one_makes_the_store_and_the_others_are_told_it_is_busy() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let made = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| match Store::open(&path) {
+                        Ok(store) => {
+                            store.collection_or_create("rows", Schema::new(2, Metric::L2)).unwrap();
+                            store.close().unwrap();
+                            1
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+                            0
+                        }
+                    })
+                })
+                .collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).sum::<u32>()
+        });
+        assert!(made >= 1);
+        assert_eq!(Store::open(&path).unwrap().collections().unwrap(), ["rows"]);
+    }
+}
