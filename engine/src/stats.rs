@@ -70,7 +70,7 @@ pub struct SegmentSummary {
     pub dead_rows: u64,
     /// Bytes of the file.
     pub bytes: u64,
-    /// Bytes by section.
+    /// Bytes by section, under names in snake case.
     pub sections: Vec<(String, u64)>,
 }
 
@@ -132,7 +132,7 @@ fn collection_stats(collection: &CollectionView, at: Lsn) -> CollectionStats {
                     .segment
                     .section_sizes()
                     .into_iter()
-                    .map(|(name, bytes)| (name.to_owned(), bytes))
+                    .map(|(name, bytes)| (name.replace(' ', "_"), bytes))
                     .collect(),
             })
             .collect(),
