@@ -134,3 +134,25 @@ fn new_files_and_folders_are_the_owners_alone() {
     let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("d"), mode("d/f")), (0o700, 0o600));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_lock_is_free_once_dropped_though_a_starting_process_copied_its_descriptor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+        }
+        for _ in 0..3000 {
+            let lock = DiskVfs::new().lock(&path, LockKind::Exclusive).unwrap();
+            assert!(lock.is_some(), "the lock that was dropped just now is still held");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -131,20 +131,28 @@ impl Vfs for DiskVfs {
             LockKind::Exclusive => file.try_lock(),
         };
         match locked {
-            Ok(()) => Ok(Some(Box::new(DiskLock { path: path.to_path_buf(), _file: file }))),
+            Ok(()) => Ok(Some(Box::new(DiskLock { path: path.to_path_buf(), file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 }
 
-/// Held as long as the file is open; the kernel lets go when the process dies.
+/// Held until it is dropped; the kernel lets go when the process dies.
 struct DiskLock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl VfsLock for DiskLock {}
+
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        // Said aloud, not left to closing the file: a process that another thread is just starting holds a copy of
+        // the descriptor until it runs its own program, and with it the lock.
+        let _ = self.file.unlock();
+    }
+}
 
 impl fmt::Debug for DiskLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
