@@ -7,6 +7,15 @@ use nearstone::{
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Tells the other threads to stop, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn store() -> Store {
     Store::builder().background(Background::Manual).in_memory().unwrap()
 }
@@ -135,6 +144,7 @@ fn readers_never_see_half_a_batch() {
     let (a, b) = (points(&store, "a"), points(&store, "b"));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stop = Stop(&done);
         let reader = scope.spawn(|| {
             let mut seen = 0;
             while !done.load(Ordering::Relaxed) {
@@ -155,7 +165,7 @@ fn readers_never_see_half_a_batch() {
                 store.flush().unwrap();
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         assert!(reader.join().unwrap() > 0);
     });
 }
@@ -271,6 +281,7 @@ fn a_backup_taken_under_writes_is_a_store_of_one_moment() {
     let rows = points(&store, "rows");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stop = Stop(&done);
         let writer = scope.spawn(|| {
             let mut key = 0u64;
             while !done.load(Ordering::Relaxed) {
@@ -298,7 +309,7 @@ fn a_backup_taken_under_writes_is_a_store_of_one_moment() {
             }
             assert_eq!(store.backup(&into).unwrap_err().kind(), ErrorKind::AlreadyExists);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         writer.join().unwrap();
     });
 }
