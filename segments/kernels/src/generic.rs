@@ -61,77 +61,101 @@ unsafe fn accumulate<V: Floats>(a: &[f32], b: &[f32], step: impl Fn(V, V, V) -> 
     }
 }
 
-/// `sum a_i b_i` in double precision.
+/// `sum a_i b_i` in double precision. Four sums, not two: with AVX2, 15 to 50 percent faster from 128
+/// to 768 dimensions, 3 percent slower at 64.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`; `a` and `b` have the same length.
 #[inline(always)]
 pub(crate) unsafe fn dot_precise<V: Doubles>(a: &[f32], b: &[f32]) -> f64 {
     debug_assert_eq!(a.len(), b.len());
-    let whole = a.len() / (2 * V::LANES) * (2 * V::LANES);
-    // SAFETY: every load lies below `whole`, which is at most the length of both slices.
+    let mut at = 0;
+    // SAFETY: every load ends at or below `a.len()`, the length of both slices.
     let mut total = unsafe {
-        let mut sums = [V::zero(); 2];
-        for at in (0..whole).step_by(2 * V::LANES) {
+        let mut sums = [V::zero(); 4];
+        while at + 4 * V::LANES <= a.len() {
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let place = at + lane * V::LANES;
                 *sum = V::load(a.as_ptr().add(place)).mul_add(V::load(b.as_ptr().add(place)), *sum);
             }
+            at += 4 * V::LANES;
         }
-        sums[0].sum() + sums[1].sum()
+        while at + V::LANES <= a.len() {
+            sums[0] = V::load(a.as_ptr().add(at)).mul_add(V::load(b.as_ptr().add(at)), sums[0]);
+            at += V::LANES;
+        }
+        (sums[0].sum() + sums[1].sum()) + (sums[2].sum() + sums[3].sum())
     };
-    for (x, y) in a[whole..].iter().zip(&b[whole..]) {
+    for (x, y) in a[at..].iter().zip(&b[at..]) {
         total += f64::from(*x) * f64::from(*y);
     }
     total
 }
 
-/// `sum (a_i - b_i)^2` in double precision.
+/// `sum (a_i - b_i)^2` in double precision. Four sums, not two: with AVX2, 5 to 20 percent faster from
+/// 200 to 768 dimensions, up to 10 percent slower at 64, 120 and 128.
 ///
 /// # Safety
 /// As [`dot_precise`].
 #[inline(always)]
 pub(crate) unsafe fn l2_precise<V: Doubles>(a: &[f32], b: &[f32]) -> f64 {
     debug_assert_eq!(a.len(), b.len());
-    let whole = a.len() / (2 * V::LANES) * (2 * V::LANES);
+    let mut at = 0;
     // SAFETY: as in `dot_precise`.
     let mut total = unsafe {
-        let mut sums = [V::zero(); 2];
-        for at in (0..whole).step_by(2 * V::LANES) {
+        let mut sums = [V::zero(); 4];
+        while at + 4 * V::LANES <= a.len() {
             for (lane, sum) in sums.iter_mut().enumerate() {
                 let place = at + lane * V::LANES;
                 let d = V::load(a.as_ptr().add(place)).sub(V::load(b.as_ptr().add(place)));
                 *sum = d.mul_add(d, *sum);
             }
+            at += 4 * V::LANES;
         }
-        sums[0].sum() + sums[1].sum()
+        while at + V::LANES <= a.len() {
+            let d = V::load(a.as_ptr().add(at)).sub(V::load(b.as_ptr().add(at)));
+            sums[0] = d.mul_add(d, sums[0]);
+            at += V::LANES;
+        }
+        (sums[0].sum() + sums[1].sum()) + (sums[2].sum() + sums[3].sum())
     };
-    for (x, y) in a[whole..].iter().zip(&b[whole..]) {
+    for (x, y) in a[at..].iter().zip(&b[at..]) {
         let d = f64::from(*x) - f64::from(*y);
         total += d * d;
     }
     total
 }
 
-/// `(sum a_i b_i, sum b_i^2)` in double precision, reading `b` once.
+/// `(sum a_i b_i, sum b_i^2)` in double precision, reading `b` once. Two sums of each, not one: with AVX2,
+/// 10 to 30 percent faster up to 128 dimensions, 60 to 80 at 384 and 768.
 ///
 /// # Safety
 /// As [`dot_precise`].
 #[inline(always)]
 pub(crate) unsafe fn dot_norm_precise<V: Doubles>(a: &[f32], b: &[f32]) -> (f64, f64) {
     debug_assert_eq!(a.len(), b.len());
-    let whole = a.len() / V::LANES * V::LANES;
+    let mut at = 0;
     // SAFETY: as in `dot_precise`.
     let (mut dot, mut norm) = unsafe {
-        let (mut dots, mut norms) = (V::zero(), V::zero());
-        for at in (0..whole).step_by(V::LANES) {
-            let y = V::load(b.as_ptr().add(at));
-            dots = V::load(a.as_ptr().add(at)).mul_add(y, dots);
-            norms = y.mul_add(y, norms);
+        let (mut dots, mut norms) = ([V::zero(); 2], [V::zero(); 2]);
+        while at + 2 * V::LANES <= a.len() {
+            for (lane, (dot, norm)) in dots.iter_mut().zip(&mut norms).enumerate() {
+                let place = at + lane * V::LANES;
+                let y = V::load(b.as_ptr().add(place));
+                *dot = V::load(a.as_ptr().add(place)).mul_add(y, *dot);
+                *norm = y.mul_add(y, *norm);
+            }
+            at += 2 * V::LANES;
         }
-        (dots.sum(), norms.sum())
+        if at + V::LANES <= a.len() {
+            let y = V::load(b.as_ptr().add(at));
+            dots[0] = V::load(a.as_ptr().add(at)).mul_add(y, dots[0]);
+            norms[0] = y.mul_add(y, norms[0]);
+            at += V::LANES;
+        }
+        (dots[0].sum() + dots[1].sum(), norms[0].sum() + norms[1].sum())
     };
-    for (x, y) in a[whole..].iter().zip(&b[whole..]) {
+    for (x, y) in a[at..].iter().zip(&b[at..]) {
         let (x, y) = (f64::from(*x), f64::from(*y));
         dot += x * y;
         norm += y * y;
@@ -139,7 +163,9 @@ pub(crate) unsafe fn dot_norm_precise<V: Doubles>(a: &[f32], b: &[f32]) -> (f64,
     (dot, norm)
 }
 
-/// `sum codes_i query_i`, exactly. Below 65,536 bytes no sum leaves the 32 bits: `65536 * 255 * 127 < 2^31`.
+/// `sum codes_i query_i`, exactly. Up to 65,536 bytes no sum leaves the 32 bits: `65536 * 255 * 128 < 2^31`.
+///
+/// One vector of sums: four of them, as above, made the portable kernel twice as slow and the AVX2 one no faster.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`; the slices have the same length, a multiple of 64.

@@ -8,13 +8,23 @@
 //!    that a distance is one dot product of bytes and a few operations:
 //!
 //! ```text
-//! <q', x'>    =  lo * sum(q') + delta * s * <d, c>
-//! |q - x|^2   =  |q'|^2 + |x'|^2 - 2 <q', x'>
-//! -<q, x>     =  -<q, m> - <q, x'>
+//! <s d, x'>   =  s * (lo * sum(d) + delta * <d, c>)
+//! |q - x|^2   =  2 <s d, q'> - |q'|^2 + |x'|^2 - 2 <s d, x'>
+//! -<q, x>     =  -<q, m> - <s d, x'>
 //! ```
 //!
-//! `|x'|^2` is that of the decoded row. The estimate then is the distance to the decoded row, whose error shrinks with
-//! the distance; with the length of the original it would not, and near rows are those that matter.
+//! With `e = q' - s d`, what rounding the query lost, these are the true values of the decoded row plus
+//! `2 <e, x' - q'>` and `<e, x'>`. Three choices make it so:
+//!
+//! - `|x'|^2` is that of the decoded row: the estimate is the distance to it, whose error shrinks with the distance.
+//!   With the length of the original it would not, and near rows are those that matter.
+//! - `sum(d)` is that of the codes. With that of `q'` the error would hold `<e, delta c>`, and `delta c`, which is
+//!   never negative, is about three times as long as `x'`, which lies around zero.
+//! - The query's constant is `2 <s d, q'> - |q'|^2`, not `|q'|^2`: the same order of rows, but an error that shrinks
+//!   with the distance here too.
+//!
+//! The last two bring estimates closer to distances (on normal numbers of 128 and 768 dimensions the error fell by 34
+//! to 61 percent); most of that error was common to all rows of a query, so recall is the same with and without.
 //!
 //! A code row is `codes, padded | delta f32 | lo f32 | |x'|^2 f32 | 0`, a multiple of 64 bytes in all; where the
 //! padding has room the factors lie in it (the query is zero there).
@@ -110,17 +120,23 @@ impl Sq8Params {
         for (code, x) in codes.iter_mut().zip(&centred) {
             *code = (x * inverse).round() as i8;
         }
-        let sum: f64 = centred.iter().sum();
+        // As it will be used, so that the constant belongs to it.
+        let step = (largest / 127.0) as f32;
+        // At most 127 * 65,536: exact in f32.
+        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
         let constant = match self.metric {
             Metric::InnerProduct => {
                 -query.iter().zip(&self.mean).map(|(&x, &m)| f64::from(x) * f64::from(m)).sum::<f64>()
             }
-            _ => centred.iter().map(|x| x * x).sum(),
+            _ => {
+                let kept = codes.iter().map(|&code| f64::from(step) * f64::from(code));
+                kept.zip(&centred).map(|(kept, x)| (2.0 * kept - x) * x).sum()
+            }
         };
         Sq8Query {
             metric: self.metric,
             codes,
-            step: (largest / 127.0) as f32,
+            step,
             sum: sum as f32,
             constant: constant as f32,
             kernels: kernels(),
@@ -134,6 +150,7 @@ pub struct Sq8Query {
     metric: Metric,
     codes: Vec<i8>,
     step: f32,
+    /// Sum of the codes.
     sum: f32,
     constant: f32,
     kernels: Kernels,
@@ -149,7 +166,8 @@ impl Sq8Query {
             |i: usize| f32::from_le_bytes([factors[i], factors[i + 1], factors[i + 2], factors[i + 3]]);
         let (delta, lo, square) = (factor(0), factor(4), factor(8));
         let product = self.kernels.dot_u8i8(&row[..self.codes.len()], &self.codes);
-        let dot = lo * self.sum + delta * self.step * product as f32;
+        // The steps one after the other: the product of two small ones would leave the range of f32.
+        let dot = self.step * (lo * self.sum + delta * product as f32);
         let score = match self.metric {
             Metric::L2 => self.constant + square - 2.0 * dot,
             Metric::Cosine => (self.constant + square) * 0.5 - dot,
@@ -233,6 +251,53 @@ mod tests {
             for (row, code) in rows.iter().zip(&codes) {
                 let error = (prepared.score(code) - exact.distance(row)).abs();
                 assert!(error < 0.02 * scale, "{metric:?}: off by {error}");
+            }
+        }
+    }
+
+    /// Root of the mean squared error of the estimates, over the root of the mean square of what they estimate, seen
+    /// from its mean.
+    fn relative_error(metric: Metric, dimension: usize, magnitude: f32) -> f64 {
+        let mut rng = SplitMix64::new(11);
+        let mut scaled =
+            || -> Vec<f32> { gaussian(&mut rng, dimension).iter().map(|x| x * magnitude).collect() };
+        let rows: Vec<Vec<f32>> = (0..500).map(|_| scaled()).collect();
+        let params = Sq8Params::train(metric, dimension, rows.iter().map(Vec::as_slice));
+        let codes = encoded(&params, &rows);
+        let (mut errors, mut spread) = (0f64, 0f64);
+        for _ in 0..20 {
+            let query = scaled();
+            let (exact, prepared) = (ExactDistance::new(metric, &query), params.prepare(&query));
+            let truth: Vec<f64> = rows.iter().map(|row| f64::from(exact.distance(row))).collect();
+            let mean = truth.iter().sum::<f64>() / truth.len() as f64;
+            for (truth, code) in truth.iter().zip(&codes) {
+                errors += (f64::from(prepared.score(code)) - truth).powi(2);
+                spread += (truth - mean).powi(2);
+            }
+        }
+        (errors / spread).sqrt()
+    }
+
+    #[test]
+    fn the_error_is_a_small_share_of_the_spread_at_every_magnitude() {
+        for metric in METRICS {
+            for (dimension, magnitude) in [(96, 1.0), (128, 2e-20), (128, 1e15), (768, 1.0)] {
+                let error = relative_error(metric, dimension, magnitude);
+                assert!(error < 0.0145, "{metric:?} of {dimension} times {magnitude:e}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_estimate_of_a_query_that_is_a_row_is_next_to_nothing() {
+        for metric in [Metric::L2, Metric::Cosine] {
+            let mut rng = SplitMix64::new(5);
+            let rows: Vec<Vec<f32>> = (0..100).map(|_| gaussian(&mut rng, 128)).collect();
+            let params = Sq8Params::train(metric, 128, rows.iter().map(Vec::as_slice));
+            let scale = if metric == Metric::Cosine { 1.0 } else { 128.0 };
+            for (row, code) in rows.iter().zip(&encoded(&params, &rows)) {
+                let estimate = params.prepare(row).score(code);
+                assert!(estimate.abs() < 2e-4 * scale, "{metric:?}: {estimate}");
             }
         }
     }

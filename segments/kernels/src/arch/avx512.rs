@@ -13,7 +13,8 @@ super::kernels_for!(
 
 /// Whether this processor has what the kernels here need.
 pub(crate) fn supported() -> bool {
-    is_x86_feature_detected!("avx512f")
+    super::avx2::supported()
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")

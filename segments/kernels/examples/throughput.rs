@@ -1,0 +1,72 @@
+//! How many gigabytes of rows per second each kernel goes through, for every backend that this processor has.
+//!
+//! One query against 64 rows that stay in the nearest caches, so that the arithmetic is measured and not the memory;
+//! the best of several rounds, since other programs only ever slow one down. Bytes are those of the rows.
+//!
+//! ```sh
+//! cargo run --release --package nearstone-kernels --example throughput
+//! ```
+
+use nearstone_kernels::{Kernels, kernels};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const ROWS: usize = 64;
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_millis(15);
+const DIMENSIONS: [usize; 4] = [64, 128, 384, 768];
+
+/// The best rate of some rounds over rows of `bytes` bytes, in GB/s. `pass` goes over all rows once.
+fn rate(bytes: usize, mut pass: impl FnMut()) -> f64 {
+    let mut best = 0f64;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let mut passes = 0u32;
+        while start.elapsed() < ROUND {
+            (0..16).for_each(|_| pass());
+            passes += 16;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        best = best.max(f64::from(passes) * (ROWS * bytes) as f64 / seconds / 1e9);
+    }
+    best
+}
+
+fn row(name: &str, backend: Kernels, of: impl Fn(usize) -> f64) {
+    print!("{name:<18}{:<10}", backend.name());
+    DIMENSIONS.iter().for_each(|&dimension| print!("{:>10.1}", of(dimension)));
+    println!();
+}
+
+fn floats<T>(backend: Kernels, dimension: usize, kernel: impl Fn(Kernels, &[f32], &[f32]) -> T) -> f64 {
+    let numbers: Vec<f32> = (0..dimension * (ROWS + 1)).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let (query, rows) = numbers.split_at(dimension);
+    rate(dimension * 4, || {
+        for row in rows.chunks_exact(dimension) {
+            black_box(kernel(backend, black_box(query), row));
+        }
+    })
+}
+
+fn main() {
+    println!("chosen by default: {}; GB/s of rows at dimension:", kernels().name());
+    print!("{:<28}", "");
+    DIMENSIONS.iter().for_each(|dimension| print!("{dimension:>10}"));
+    println!();
+    for backend in Kernels::supported() {
+        row("dot", backend, |d| floats(backend, d, Kernels::dot));
+        row("l2", backend, |d| floats(backend, d, Kernels::l2));
+        row("dot_precise", backend, |d| floats(backend, d, Kernels::dot_precise));
+        row("l2_precise", backend, |d| floats(backend, d, Kernels::l2_precise));
+        row("dot_norm_precise", backend, |d| floats(backend, d, Kernels::dot_norm_precise));
+        row("dot_u8i8", backend, |d| {
+            let codes: Vec<u8> = (0..d * ROWS).map(|i| (i * 7) as u8).collect();
+            let query: Vec<i8> = (0..d).map(|i| (i * 13) as i8).collect();
+            rate(d, || {
+                for row in codes.chunks_exact(d) {
+                    black_box(backend.dot_u8i8(row, black_box(&query)));
+                }
+            })
+        });
+    }
+}
