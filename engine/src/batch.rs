@@ -75,6 +75,15 @@ impl Batch {
         self.push(collection, key, None)
     }
 
+    /// Takes back all operations but the first `len`: for callers that add several and find that one does not fit.
+    pub fn truncate(&mut self, len: usize) {
+        while self.operations.len() > len {
+            let Some(op) = self.operations.pop() else { break };
+            let row_bytes = op.row.as_ref().map_or(0, |(vector, payload)| vector.len() * 4 + payload.len());
+            self.bytes -= op.key.as_ref().byte_len() + row_bytes + OPERATION_OVERHEAD;
+        }
+    }
+
     /// Commits with another durability than the store's.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Batch {

@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, Commit};
 use crate::keys::Keys;
+use crate::progress::{Progress, no_progress};
 use crate::row::Row;
 use crate::search::Search;
 use crate::snapshot::Snapshot;
@@ -157,6 +158,16 @@ impl Collection {
         Search::new(&self.handle.engine.core, view, query)
     }
 
+    /// The collection as it is now, for reads that are to agree with each other.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `Closed`.
+    pub fn now(&self) -> Result<CollectionAt> {
+        let (view, collection) = self.present()?;
+        Ok(CollectionAt { handle: self.handle.clone(), view: collection, at: view.lsn })
+    }
+
     /// The collection as a snapshot sees it, also after it was dropped.
     ///
     /// # Errors
@@ -183,6 +194,20 @@ impl Collection {
         Ok(CollectionAt { handle: self.handle.clone(), view: view.clone(), at: snapshot.view.lsn })
     }
 
+    /// Puts every row that is not in a graph yet into it, on `threads` threads (this one among them), and returns
+    /// when none is left. Searches are right without it, and scan such rows.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for 0 threads; `ReadOnly`, `Closed`, `NotFound`, `Poisoned`.
+    pub fn link(&self, threads: usize) -> Result<()> {
+        if threads == 0 {
+            return Err(Error::invalid("0 threads: linking needs at least 1"));
+        }
+        self.present()?;
+        self.handle.engine.link_collection(self.id, threads)
+    }
+
     /// Seals what is in memory, now, and returns when it is a file.
     ///
     /// # Errors
@@ -199,8 +224,13 @@ impl Collection {
     ///
     /// As [`Collection::flush`], and `Cancelled`.
     pub fn compact(&self) -> Result<()> {
+        self.compact_with(&mut no_progress)
+    }
+
+    /// [`Collection::compact`] that reports progress and can be cancelled.
+    pub fn compact_with(&self, progress: Progress<'_>) -> Result<()> {
         self.present()?;
-        self.handle.engine.compact_collection(self.id, &mut |_| std::ops::ControlFlow::Continue(()))
+        self.handle.engine.compact_collection(self.id, progress)
     }
 
     fn present(&self) -> Result<(Arc<View>, Arc<CollectionView>)> {
@@ -209,11 +239,6 @@ impl Collection {
         let view = core.view.load_full();
         let collection = view.lists.get(self.id, &self.name)?.clone();
         Ok((view, collection))
-    }
-
-    fn now(&self) -> Result<CollectionAt> {
-        let (view, collection) = self.present()?;
-        Ok(CollectionAt { handle: self.handle.clone(), view: collection, at: view.lsn })
     }
 }
 
@@ -232,6 +257,11 @@ pub struct CollectionAt {
 }
 
 impl CollectionAt {
+    /// The collection's schema.
+    pub fn schema(&self) -> &Schema {
+        &self.view.schema
+    }
+
     /// The row under `key`.
     ///
     /// # Errors

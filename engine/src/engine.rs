@@ -3,7 +3,7 @@
 //! Locks, in the order in which they are taken: a turn (one seal, one compaction at a time) -> the catalog -> the
 //! log's exclusion -> the apply lock. Readers take none of them.
 
-use crate::background::Workers;
+use crate::background::{Workers, on_all_cores};
 use crate::catalog::{Catalog, CatalogState};
 use crate::core::Core;
 use crate::write::Applier;
@@ -20,6 +20,8 @@ use std::time::Duration;
 const UNLINKED_SOFT: u32 = 2_000;
 /// Rows linked per call.
 const LINK_STEP: u32 = 32;
+/// How long a thread sleeps that waits for rows which others are linking.
+const LINK_WAIT: Duration = Duration::from_micros(200);
 
 pub(crate) struct Engine {
     pub(crate) core: Arc<Core>,
@@ -193,6 +195,28 @@ impl Engine {
         self.workers.wake(self);
     }
 
+    /// Links the rows that a collection has now, on so many threads, and waits for those that others are linking.
+    /// Rows that are written meanwhile are left: under steady writes this would never end.
+    pub(crate) fn link_collection(self: &Arc<Self>, id: CollectionId, threads: usize) -> Result<()> {
+        self.check_healthy()?;
+        let view = self.core.view.load_full();
+        let Some(collection) = view.lists.collections.get(&id) else { return Ok(()) };
+        for segment in collection.unsealed() {
+            let rows = segment.rows();
+            on_all_cores(threads, || {
+                while segment.linked_floor() < rows {
+                    self.check_healthy()?;
+                    if link_rows(&self.core, segment, LINK_STEP) == 0 {
+                        // A worker at the lowest priority has the last ones: it needs the processor that a spin takes.
+                        std::thread::sleep(LINK_WAIT);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// The last transaction: the log ends at `mark`.
     pub(crate) fn commit_clean(&self, mark: CleanMark) -> Result<()> {
         let mut guard = self.catalog.lock();
@@ -223,10 +247,15 @@ impl Engine {
         closed
     }
 
-    /// Keeps what a forked child must not touch from being dropped in it.
+    /// Keeps what a forked child must not touch from being dropped in it. A mutex that one of the parent's threads
+    /// held at the fork stays locked here for ever, since that thread does not exist; what is in it is never dropped.
     pub(crate) fn forget_in_child(&self) {
-        std::mem::forget(self.catalog.lock().take());
-        std::mem::forget(self.lock.lock().take());
+        if let Some(mut catalog) = self.catalog.try_lock() {
+            std::mem::forget(catalog.take());
+        }
+        if let Some(mut lock) = self.lock.try_lock() {
+            std::mem::forget(lock.take());
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 use crate::core::Core;
 use crate::row::Hit;
 use crate::view::{CollectionView, Segment};
-use nearstone_base::sync::Arc;
-use nearstone_base::{Error, Lsn, Result};
-use nearstone_segments::{AcceptAll, SearchOptions};
+use nearstone_base::sync::{Arc, Mutex};
+use nearstone_base::{Error, KeyRef, Lsn, Result};
+use nearstone_segments::{Accept, AcceptAll, SearchOptions};
 
 /// Hits when the caller sets no limit.
 const LIMIT_DEFAULT: usize = 10;
@@ -24,9 +24,13 @@ pub struct Search<'a> {
     limit: usize,
     ef: Option<usize>,
     exact: bool,
+    filter: Option<&'a KeyFilter<'a>>,
     with_payload: bool,
     with_vector: bool,
 }
+
+/// A condition on keys.
+type KeyFilter<'a> = dyn Fn(KeyRef<'_>) -> bool + Sync + 'a;
 
 impl<'a> Search<'a> {
     pub(crate) fn new(
@@ -41,6 +45,7 @@ impl<'a> Search<'a> {
             limit: LIMIT_DEFAULT,
             ef: None,
             exact: false,
+            filter: None,
             with_payload: false,
             with_vector: false,
         }
@@ -62,6 +67,13 @@ impl<'a> Search<'a> {
     /// Compares with every row instead of walking the graph: always right, and linear in the number of rows.
     pub fn exact(mut self, exact: bool) -> Self {
         self.exact = exact;
+        self
+    }
+
+    /// Only rows whose key passes. The result has `min(limit, live rows that pass)` hits. The condition is asked for
+    /// every row that the search meets, some of them more than once; when few pass, that can be all.
+    pub fn filter(mut self, filter: &'a (dyn Fn(KeyRef<'_>) -> bool + Sync + 'a)) -> Self {
+        self.filter = Some(filter);
         self
     }
 
@@ -95,7 +107,7 @@ impl<'a> Search<'a> {
             return Ok(Vec::new());
         }
         let options = SearchOptions { limit: self.limit, ef, exact: self.exact, at, accept: &AcceptAll };
-        let found = search_segments(self.core, &view, self.query, &options)?;
+        let found = search_segments(self.core, &view, self.query, &options, self.filter)?;
         found
             .into_iter()
             .map(|found| {
@@ -117,6 +129,26 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Rows of one segment whose key passes.
+struct Passing<'a> {
+    segment: Segment<'a>,
+    filter: &'a KeyFilter<'a>,
+    /// The first key that could not be read.
+    damage: Mutex<Option<Error>>,
+}
+
+impl Accept for Passing<'_> {
+    fn accept(&self, ordinal: u32) -> bool {
+        match self.segment.key(ordinal) {
+            Ok(key) => (self.filter)(key),
+            Err(error) => {
+                self.damage.lock().get_or_insert(error);
+                false
+            }
+        }
+    }
+}
+
 struct Found<'a> {
     distance: f32,
     segment: Segment<'a>,
@@ -128,13 +160,26 @@ fn search_segments<'v>(
     view: &'v CollectionView,
     query: &[f32],
     options: &SearchOptions<'_>,
+    filter: Option<&KeyFilter<'_>>,
 ) -> Result<Vec<Found<'v>>> {
     let mut segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
     segments.sort_by_key(|s| std::cmp::Reverse(s.rows()));
     let mut found: Vec<Found<'v>> = Vec::with_capacity(options.limit.min(1024));
     core.with_scratch(|scratch| {
         for segment in &segments {
-            for hit in segment.search(query, options, scratch)? {
+            let hits = match filter {
+                None => segment.search(query, options, scratch)?,
+                Some(filter) => {
+                    let passing = Passing { segment: *segment, filter, damage: Mutex::new(None) };
+                    let hits =
+                        segment.search(query, &SearchOptions { accept: &passing, ..*options }, scratch)?;
+                    if let Some(error) = passing.damage.into_inner() {
+                        return Err(error);
+                    }
+                    hits
+                }
+            };
+            for hit in hits {
                 found.push(Found { distance: hit.distance, segment: *segment, ordinal: hit.ordinal });
             }
         }

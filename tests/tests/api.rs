@@ -2,7 +2,7 @@
 
 use nearstone::random::SplitMix64;
 use nearstone::{
-    Applied, Background, Collection, Durability, ErrorKind, Key, KeyType, Metric, Schema, Store,
+    Applied, Background, Collection, Durability, ErrorKind, Key, KeyRef, KeyType, Metric, Schema, Store,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -381,4 +381,92 @@ fn interval_batches_are_synced_when_their_time_is_up() {
         assert!(std::time::Instant::now() < patience, "nobody synced");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+/// Before a seal, after it, and half sealed; with conditions that few, some and no rows pass.
+#[test]
+fn a_filter_leaves_the_nearest_rows_that_pass_as_many_as_there_are() {
+    let store = store();
+    let rows = store.create_collection("rows", Schema::new(8, Metric::L2)).unwrap();
+    let mut rng = SplitMix64::new(3);
+    let vectors: Vec<Vec<f32>> = (0..3000).map(|_| (0..8).map(|_| rng.unit_f64() as f32).collect()).collect();
+    let put = |range: std::ops::Range<usize>| {
+        rows.upsert_many(range.map(|i| (i as u64, &vectors[i], ()))).unwrap();
+    };
+    put(0..2000);
+    for phase in 0..3 {
+        let written = if phase == 0 { 2000 } else { 3000 };
+        match phase {
+            1 => {
+                rows.flush().unwrap();
+                put(2000..3000);
+            }
+            2 => rows.compact().unwrap(),
+            _ => {}
+        }
+        for modulus in [2, 100, 1500] {
+            let passes = |key: KeyRef<'_>| matches!(key, KeyRef::U64(n) if n % modulus == 1);
+            let query = &vectors[17];
+            let mut expected: Vec<(f32, u64)> = (0..written as u64)
+                .filter(|n| n % modulus == 1)
+                .map(|n| {
+                    let square = vectors[n as usize].iter().zip(query).map(|(a, b)| (a - b) * (a - b));
+                    (square.sum(), n)
+                })
+                .collect();
+            expected.sort_by(|a, b| a.0.total_cmp(&b.0));
+            expected.truncate(10);
+            let keys = |hits: Vec<nearstone::Hit>| -> Vec<u64> {
+                hits.iter().map(|hit| hit.key().as_u64().unwrap()).collect()
+            };
+            let exact = keys(rows.search(query).filter(&passes).exact(true).run().unwrap());
+            assert_eq!(exact, expected.iter().map(|e| e.1).collect::<Vec<_>>(), "{phase}, {modulus}");
+            let found = keys(rows.search(query).filter(&passes).run().unwrap());
+            assert_eq!(found.len(), exact.len());
+            assert!(found.iter().all(|n| n % modulus == 1), "{phase}, {modulus}: {found:?}");
+            let right = found.iter().filter(|n| exact.contains(n)).count();
+            assert!(right * 10 >= exact.len() * 9, "{phase}, {modulus}: {found:?} for {exact:?}");
+        }
+        assert!(rows.search(&vectors[0]).filter(&|_| false).run().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn linking_by_hand_leaves_no_row_to_scan_and_changes_no_answer() {
+    let store = store();
+    let rows = points(&store, "rows");
+    rows.upsert_many((0..500u64).map(|i| (i, [i as f32, 0.0], ()))).unwrap();
+    let unlinked = || store.stats().unwrap().collections[0].unlinked_rows;
+    assert_eq!(unlinked(), 500);
+    let keys = || -> Vec<Key> {
+        rows.search(&[250.2, 0.0]).run().unwrap().iter().map(|hit| hit.key().clone()).collect()
+    };
+    let before = keys();
+    assert_eq!(rows.link(0).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    rows.link(3).unwrap();
+    assert_eq!(unlinked(), 0);
+    assert_eq!(keys(), before);
+    rows.link(1).unwrap();
+    store.close().unwrap();
+    assert_eq!(rows.link(1).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_truncated_batch_commits_what_is_left_and_has_its_bytes() {
+    let store = store();
+    let rows = points(&store, "rows");
+    let mut batch = store.batch();
+    batch.upsert(&rows, 1u64, &[1.0, 0.0], ()).unwrap();
+    let bytes = batch.byte_len();
+    batch
+        .delete(&rows, 1u64)
+        .unwrap()
+        .upsert(&rows, 2u64, &[2.0, 0.0], [("a", 1)].into_iter().collect::<BTreeMap<_, _>>())
+        .unwrap();
+    batch.truncate(5);
+    assert_eq!(batch.len(), 3);
+    batch.truncate(1);
+    assert_eq!((batch.len(), batch.byte_len()), (1, bytes));
+    assert_eq!(batch.commit().unwrap().upserted, 1);
+    assert_eq!(rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect::<Vec<_>>(), [1]);
 }

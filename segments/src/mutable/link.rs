@@ -82,6 +82,11 @@ impl MutableSegment {
         self.rows() - linked
     }
 
+    /// Every row below this ordinal is in the graph.
+    pub fn linked_floor(&self) -> u32 {
+        self.progress.floor()
+    }
+
     /// Whether every row is in the graph.
     pub fn all_linked(&self) -> bool {
         self.unlinked() == 0
