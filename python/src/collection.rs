@@ -1,0 +1,230 @@
+//! Handles to collections: what only a live collection can do. Reading is in [`crate::read`].
+
+use crate::arguments::{Keys, check_keys, durability, keys, some_count};
+use crate::batch::{Commit, Rows};
+use crate::errors::{OrRaise, raised};
+use crate::long;
+use crate::read::{Readable, Source};
+use crate::snapshot::Snapshot;
+use nearstone::{Error, Key};
+use pyo3::prelude::*;
+
+/// A matrix is written in batches of so many bytes, unless it is to be atomic.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// A collection of a store.
+///
+/// Works from any thread. After the collection was dropped every call raises ``NotFound``, after the store was closed
+/// ``Closed``.
+#[pyclass(frozen, extends = Readable, module = "nearstone")]
+pub(crate) struct Collection;
+
+/// A collection as a snapshot sees it: reads always see the same rows.
+#[pyclass(frozen, extends = Readable, module = "nearstone")]
+pub(crate) struct CollectionAt;
+
+impl Collection {
+    pub(crate) fn handle(
+        py: Python<'_>,
+        store: nearstone::Store,
+        collection: nearstone::Collection,
+    ) -> PyResult<Bound<'_, Collection>> {
+        let base = Readable::new(Source::Live(store, collection));
+        Bound::new(py, PyClassInitializer::from(base).add_subclass(Collection))
+    }
+
+    /// The engine's handle.
+    pub(crate) fn engine(slf: &Bound<'_, Collection>) -> nearstone::Collection {
+        Collection::parts(slf).1
+    }
+
+    fn parts(slf: &Bound<'_, Collection>) -> (nearstone::Store, nearstone::Collection) {
+        match slf.as_super().get().source() {
+            Source::Live(store, collection) => (store.clone(), collection.clone()),
+            Source::At(_) => unreachable!("made from a live collection"),
+        }
+    }
+}
+
+/// Sums up the batches of one call.
+fn add(total: &mut Option<nearstone::Commit>, commit: nearstone::Commit) {
+    match total {
+        None => *total = Some(commit),
+        Some(total) => {
+            total.lsn = commit.lsn;
+            total.upserted += commit.upserted;
+            total.deleted += commit.deleted;
+            total.results.clear();
+        }
+    }
+}
+
+#[pymethods]
+impl Collection {
+    /// Its name now; it may have been renamed since the handle was made.
+    #[getter]
+    fn name(slf: &Bound<'_, Self>) -> PyResult<String> {
+        Collection::engine(slf).name().or_raise(slf.py())
+    }
+
+    /// Puts rows under keys, replacing what is there: one (a key, a vector of shape ``(dim,)``, a dict) or several
+    /// (keys, a matrix of shape ``(n, dim)``, dicts).
+    ///
+    /// Everything is checked before anything is written. A matrix is written in batches of a few megabytes: fast, but
+    /// not atomic as a whole, and interrupted it keeps what was written so far.
+    ///
+    /// Args:
+    ///     keys: An int or str, or a sequence or array of them.
+    ///     vectors: Anything numpy can cast to float32; C-contiguous float32 is not copied on the way.
+    ///     payloads: Mappings that JSON can write, at most 1 MiB each, or ``None``.
+    ///     atomic: All rows in one batch, of at most 64 MiB.
+    ///     durability: Another one than the store's.
+    ///
+    /// Raises:
+    ///     InvalidArgument: A wrong shape, NaN or infinity, a key of the wrong type, a limit passed; names the row.
+    ///     Busy, DiskFull, ReadOnly, Closed: Not written. Io, Poisoned: see ``outcome``.
+    #[pyo3(signature = (keys, vectors, payloads=None, *, atomic=false, durability=None))]
+    fn upsert<'py>(
+        slf: &Bound<'py, Self>,
+        keys: &Bound<'py, PyAny>,
+        vectors: &Bound<'py, PyAny>,
+        payloads: Option<&Bound<'py, PyAny>>,
+        atomic: bool,
+        durability: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Commit> {
+        let py = slf.py();
+        let durability = durability.map(self::durability).transpose()?;
+        let (store, collection) = Collection::parts(slf);
+        let rows = Rows::new(collection.schema(), keys, vectors, payloads)?;
+        let rows = rows.lend()?;
+        let bytes_max = if atomic { usize::MAX } else { CHUNK_BYTES };
+        let mut total = None;
+        let mut next = 0;
+        loop {
+            let (commit, until) = py
+                .detach(|| {
+                    let mut batch = store.batch();
+                    if let Some(durability) = durability {
+                        batch = batch.durability(durability);
+                    }
+                    let until = rows.add(&mut batch, &collection, next, bytes_max)?;
+                    Ok((batch.commit()?, until))
+                })
+                .or_raise(py)?;
+            add(&mut total, commit);
+            next = until;
+            if next >= rows.len() {
+                break;
+            }
+            py.check_signals()?;
+        }
+        Ok(Commit::new(total.expect("the loop commits at least once")))
+    }
+
+    /// Removes the rows under one key or several; returns how many there were.
+    ///
+    /// Many keys are deleted in several batches unless ``atomic``.
+    #[pyo3(signature = (keys, *, atomic=false, durability=None))]
+    fn delete(
+        slf: &Bound<'_, Self>,
+        keys: &Bound<'_, PyAny>,
+        atomic: bool,
+        durability: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let py = slf.py();
+        let durability = durability.map(self::durability).transpose()?;
+        let (store, collection) = Collection::parts(slf);
+        let keys = match self::keys(keys)? {
+            Keys::One(key) => {
+                collection.schema().check_key(&key).or_raise(py)?;
+                vec![key]
+            }
+            Keys::Many(keys) => {
+                check_keys(py, collection.schema(), &keys)?;
+                keys
+            }
+        };
+        let bytes_max = if atomic { usize::MAX } else { CHUNK_BYTES };
+        let mut deleted = 0;
+        let mut left: &[Key] = &keys;
+        loop {
+            let (count, rest) = py
+                .detach(|| -> nearstone::Result<_> {
+                    let mut batch = store.batch();
+                    if let Some(durability) = durability {
+                        batch = batch.durability(durability);
+                    }
+                    let mut rest = left;
+                    while let Some((key, others)) = rest.split_first()
+                        && (batch.is_empty() || batch.byte_len() < bytes_max)
+                    {
+                        batch.delete(&collection, key)?;
+                        rest = others;
+                    }
+                    Ok((batch.commit()?.deleted, rest))
+                })
+                .or_raise(py)?;
+            deleted += count;
+            left = rest;
+            if left.is_empty() {
+                return Ok(deleted);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// The collection as a snapshot sees it, also after it was dropped.
+    ///
+    /// Raises:
+    ///     InvalidArgument: A snapshot of another store.
+    ///     NotFound: The collection is younger than the snapshot.
+    fn at<'py>(slf: &Bound<'py, Self>, snapshot: &Snapshot) -> PyResult<Bound<'py, CollectionAt>> {
+        let py = slf.py();
+        let at = Collection::engine(slf).at(&snapshot.held(py)?).or_raise(py)?;
+        let base = Readable::new(Source::At(at));
+        Bound::new(py, PyClassInitializer::from(base).add_subclass(CollectionAt))
+    }
+
+    /// Puts every row that is not in the graph yet into it, now, on so many threads (all cores when not told).
+    /// Searches are right without it, and scan such rows. Interrupted, it goes on behind.
+    #[pyo3(signature = (threads=None))]
+    fn link(slf: &Bound<'_, Self>, threads: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let threads = some_count("threads", threads, 1)?.unwrap_or_else(crate::search::cores);
+        let collection = Collection::engine(slf);
+        long::run(slf.py(), None, move |_| collection.link(threads))
+    }
+
+    /// Seals what is in memory, now. Interrupted, it goes on behind.
+    fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let collection = Collection::engine(slf);
+        long::run(slf.py(), None, move |_| collection.flush())
+    }
+
+    /// Merges the sealed segments into one without dead rows, after sealing what is in memory. Can be interrupted.
+    ///
+    /// Args:
+    ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
+    #[pyo3(signature = (progress=None))]
+    fn compact(slf: &Bound<'_, Self>, progress: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let collection = Collection::engine(slf);
+        long::run(slf.py(), progress, move |step| collection.compact_with(step))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        let collection = Collection::engine(slf);
+        let schema = collection.schema();
+        let name = collection.name().unwrap_or_else(|error: Error| format!("<{error}>"));
+        let (dim, metric, keys) = (schema.dimension(), schema.metric().name(), schema.key_type().name());
+        format!("Collection({name:?}, dim={dim}, metric={metric:?}, keys={keys:?})")
+    }
+}
+
+#[pymethods]
+impl CollectionAt {
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        match slf.as_super().get().source() {
+            Source::At(at) => Ok(format!("{at:?}")),
+            Source::Live(..) => Err(raised(slf.py(), &Error::invalid("a live collection"))),
+        }
+    }
+}

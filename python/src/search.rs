@@ -1,0 +1,190 @@
+//! Searching for one query or for a matrix of them, with a condition that may be Python's.
+
+use crate::collection::Collection;
+use crate::errors::{OrRaise, raised};
+use crate::row::key_object;
+use nearstone::{CollectionAt, Hit, KeyRef, Result};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Between two looks for signals.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What all queries of a call have in common.
+pub(crate) struct Wishes {
+    pub(crate) limit: usize,
+    pub(crate) ef: Option<usize>,
+    pub(crate) exact: bool,
+    pub(crate) payloads: bool,
+    pub(crate) vectors: bool,
+}
+
+impl Wishes {
+    /// Runs one query. The interpreter must be released: a filter takes it.
+    pub(crate) fn search(
+        &self,
+        at: &CollectionAt,
+        query: &[f32],
+        filter: Option<&Filter>,
+    ) -> Result<Vec<Hit>> {
+        let passes = |key: KeyRef<'_>| filter.is_none_or(|filter| filter.passes(key));
+        let mut search = at.search(query).limit(self.limit).exact(self.exact);
+        if let Some(ef) = self.ef {
+            search = search.ef(ef);
+        }
+        if self.payloads {
+            search = search.with_payload();
+        }
+        if self.vectors {
+            search = search.with_vector();
+        }
+        if filter.is_some() {
+            search = search.filter(&passes);
+        }
+        search.run()
+    }
+}
+
+/// A Python callable as a condition on keys. After it has raised, nothing passes any more and the search soon ends.
+pub(crate) struct Filter {
+    callable: Py<PyAny>,
+    failed: AtomicBool,
+    error: Mutex<Option<PyErr>>,
+}
+
+impl Filter {
+    pub(crate) fn new(callable: &Bound<'_, PyAny>) -> PyResult<Filter> {
+        if !callable.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "the filter is a {}: it must be callable with a key",
+                callable.get_type().name()?
+            )));
+        }
+        Ok(Filter {
+            callable: callable.clone().unbind(),
+            failed: AtomicBool::new(false),
+            error: Mutex::new(None),
+        })
+    }
+
+    fn passes(&self, key: KeyRef<'_>) -> bool {
+        if self.failed.load(Ordering::Relaxed) {
+            return false;
+        }
+        Python::attach(|py| {
+            let answer =
+                key_object(py, &key.to_key()).and_then(|key| self.callable.call1(py, (key,))?.is_truthy(py));
+            answer.unwrap_or_else(|error| {
+                self.failed.store(true, Ordering::Relaxed);
+                self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                false
+            })
+        })
+    }
+
+    /// Raises what the callable raised.
+    pub(crate) fn raise(filter: Option<&Filter>) -> PyResult<()> {
+        let error = filter.and_then(|f| f.error.lock().unwrap_or_else(PoisonError::into_inner).take());
+        error.map_or(Ok(()), Err)
+    }
+}
+
+/// Runs the queries of a matrix of `(rows, dimension)` on so many threads, this one among them, which looks for
+/// signals between two queries.
+pub(crate) fn search_all(
+    py: Python<'_>,
+    at: &CollectionAt,
+    wishes: &Wishes,
+    numbers: &[f32],
+    (rows, dimension): (usize, usize),
+    filter: Option<&Filter>,
+    threads: usize,
+) -> PyResult<Vec<Vec<Hit>>> {
+    for (row, query) in (0..rows).map(|row| (row, &numbers[row * dimension..(row + 1) * dimension])) {
+        let checked = at.schema().check_vector(query);
+        checked.map_err(|error| raised(py, &error.context(format!("query {row}"))))?;
+    }
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let work = |mut look: Option<&mut dyn FnMut() -> bool>| {
+        let mut found = Vec::new();
+        loop {
+            let row = next.fetch_add(1, Ordering::Relaxed);
+            if row >= rows || stop.load(Ordering::Relaxed) || look.as_mut().is_some_and(|look| look()) {
+                return Ok(found);
+            }
+            let query = &numbers[row * dimension..(row + 1) * dimension];
+            match wishes.search(at, query, filter) {
+                Ok(hits) => found.push((row, hits)),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err(error.context(format!("query {row}")));
+                }
+            }
+        }
+    };
+    let mut interrupt = None;
+    let parts = py.detach(|| {
+        let mut looked = Instant::now();
+        let mut look = || {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if let Err(error) = Python::attach(|py| py.check_signals()) {
+                    interrupt = Some(error);
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+            stop.load(Ordering::Relaxed)
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads.min(rows)).map(|_| scope.spawn(|| work(None))).collect();
+            let mut parts = vec![work(Some(&mut look))];
+            for other in others {
+                parts.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            parts
+        })
+    });
+    if let Some(error) = interrupt {
+        return Err(error);
+    }
+    let mut lists: Vec<Vec<Hit>> = vec![Vec::new(); rows];
+    for part in parts {
+        for (row, hits) in part.or_raise(py)? {
+            lists[row] = hits;
+        }
+    }
+    Ok(lists)
+}
+
+/// Mean nanoseconds of one search from Rust, hits made and dropped: what the overhead of a call from Python is measured
+/// against.
+#[pyfunction]
+pub(crate) fn _search_ns(
+    py: Python<'_>,
+    collection: &Bound<'_, Collection>,
+    query: &Bound<'_, PyAny>,
+    k: usize,
+    ef: usize,
+    repeat: u32,
+) -> PyResult<f64> {
+    let collection = Collection::engine(collection);
+    let query = crate::vectors::Vectors::new("the query", query)?;
+    let query = query.numbers()?;
+    let spent = py.detach(|| -> Result<Duration> {
+        let start = Instant::now();
+        for _ in 0..repeat {
+            std::hint::black_box(collection.search(query).limit(k).ef(ef).run()?);
+        }
+        Ok(start.elapsed())
+    });
+    Ok(spent.or_raise(py)?.as_nanos() as f64 / f64::from(repeat.max(1)))
+}
