@@ -110,7 +110,7 @@ class _Readable:
     def search(
         self,
         query: Vectors,
-        k: int = 10,
+        k: int | None = None,
         *,
         limit: int | None = None,
         ef: int | None = None,

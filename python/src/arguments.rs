@@ -141,7 +141,7 @@ pub(crate) fn keys(value: &Bound<'_, PyAny>) -> PyResult<Keys> {
             let mut keys = Vec::with_capacity(value.len().unwrap_or(0));
             for item in items {
                 let item = item?;
-                keys.push(key(&item).map_err(|error| at_position(&item, keys.len(), error))?);
+                keys.push(key(&item).map_err(|error| at_position(&item, keys.len(), &error))?);
             }
             Ok(Keys::Many(keys))
         }
@@ -160,7 +160,7 @@ pub(crate) fn many_keys(value: &Bound<'_, PyAny>) -> PyResult<Vec<Key>> {
     }
 }
 
-fn at_position(item: &Bound<'_, PyAny>, position: usize, error: PyErr) -> PyErr {
+fn at_position(item: &Bound<'_, PyAny>, position: usize, error: &PyErr) -> PyErr {
     let py = item.py();
     let text = format!("key {position}: {}", error.value(py));
     if error.is_instance_of::<PyTypeError>(py) { PyTypeError::new_err(text) } else { invalid(py, text) }

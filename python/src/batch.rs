@@ -222,7 +222,7 @@ pub(crate) struct Batch {
 type Held<'a> = MutexGuard<'a, Option<Released<nearstone::Batch>>>;
 
 impl Batch {
-    pub(crate) fn new(store: nearstone::Store, durability: Option<Durability>) -> Batch {
+    pub(crate) fn new(store: &nearstone::Store, durability: Option<Durability>) -> Batch {
         let mut batch = store.batch();
         if let Some(durability) = durability {
             batch = batch.durability(durability);

@@ -137,7 +137,8 @@ pub(crate) fn search_all(
         let mut look = || {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                if let Err(error) = Python::attach(|py| py.check_signals()) {
+                let signals = Python::attach(|py: Python<'_>| py.check_signals());
+                if let Err(error) = signals {
                     interrupt = Some(error);
                     stop.store(true, Ordering::Relaxed);
                 }

@@ -166,7 +166,7 @@ impl Store {
     #[pyo3(signature = (*, durability=None))]
     fn batch(&self, durability: Option<&Bound<'_, PyAny>>) -> PyResult<Batch> {
         let durability = durability.map(self::durability).transpose()?;
-        Ok(Batch::new(self.inner.clone(), durability))
+        Ok(Batch::new(&self.inner, durability))
     }
 
     /// What is visible now, for as long as it is held.

@@ -1,12 +1,14 @@
 //! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
 //!
-//! The code is in five rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
-//! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, and
-//! [`tools`] finds or installs the cargo subcommands that do not come with Rust.
+//! The code is in six rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
+//! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, [`tools`]
+//! finds or installs the cargo subcommands that do not come with Rust, and [`python`] builds, tests and measures the
+//! Python package.
 
 #![forbid(unsafe_code)]
 
 mod parts;
+mod python;
 mod report;
 mod runner;
 mod tools;
@@ -24,6 +26,7 @@ Developer commands of Nearstone
   cargo xtask test --only NAME[,NAME...]  prove some parts
   cargo xtask test --list                 name the parts
   cargo xtask bench [ARGUMENTS...]        run the benchmarks, optimised, with these arguments
+  cargo xtask bench peers [ARGUMENTS...]  measure Nearstone and other libraries side by side, from Python
   cargo xtask fuzz TARGET [--minutes N]   fuzz one target (or `all`) for N minutes each, 5 unless told;
                                           needs a nightly toolchain
   cargo xtask help                        this text
@@ -31,6 +34,9 @@ Developer commands of Nearstone
 
 /// How long the installation of a tool may take when a person is waiting for it.
 const INSTALL_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// How long the comparison with other libraries may take: hours on large sets.
+const PEERS_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -103,6 +109,10 @@ fn test(words: &[&str]) -> Result<ExitCode, String> {
 
 fn bench(words: &[&str]) -> Result<ExitCode, String> {
     let workspace = Workspace::load()?;
+    if let Some((&"peers", rest)) = words.split_first() {
+        let done = python::bench_peers(&workspace, &Watch::new(PEERS_LIMIT), rest);
+        return done.map(|()| ExitCode::SUCCESS).map_err(End::into_text);
+    }
     let mut command = workspace.cargo(&["run", "--release", "-p", "nearstone-bench", "--"]);
     command.args(words);
     let status = command.status().map_err(|error| format!("cargo cannot be started: {error}"))?;

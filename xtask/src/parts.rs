@@ -4,9 +4,10 @@
 //! part whose tool cannot be had skips itself aloud; a part whose subject is missing from the project (no example,
 //! no model) does so as well, so that nothing is silently left out.
 
+use crate::python;
 use crate::runner::{End, Part, Watch};
 use crate::tools;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, empty_folder};
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,25 +23,25 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "fmt", budget_minutes: 1, what: "the code is formatted", run: fmt },
     Part {
         name: "clippy",
-        budget_minutes: 5,
+        budget_minutes: 4,
         what: "no lint complains, in any target or feature",
         run: clippy,
     },
     Part {
         name: "build",
-        budget_minutes: 4,
+        budget_minutes: 5,
         what: "it builds, also as it ships, without test features",
         run: build,
     },
-    Part { name: "tests", budget_minutes: 18, what: "unit, property and integration tests pass", run: tests },
+    Part { name: "tests", budget_minutes: 13, what: "unit, property and integration tests pass", run: tests },
     Part {
         name: "doctests",
-        budget_minutes: 4,
+        budget_minutes: 1,
         what: "the programs in the documentation run",
         run: doctests,
     },
-    Part { name: "docs", budget_minutes: 2, what: "the documentation builds without a warning", run: docs },
-    Part { name: "examples", budget_minutes: 3, what: "every example runs to its end", run: examples },
+    Part { name: "docs", budget_minutes: 1, what: "the documentation builds without a warning", run: docs },
+    Part { name: "examples", budget_minutes: 2, what: "every example runs to its end", run: examples },
     Part {
         name: "fuzz-replay",
         budget_minutes: 2,
@@ -49,13 +50,13 @@ pub(crate) const PARTS: &[Part] = &[
     },
     Part {
         name: "loom",
-        budget_minutes: 2,
+        budget_minutes: 1,
         what: "the models of concurrent parts hold in every order",
         run: loom,
     },
     Part {
         name: "licences",
-        budget_minutes: 5,
+        budget_minutes: 6,
         what: "dependencies have known licences and sources",
         run: licences,
     },
@@ -67,6 +68,12 @@ pub(crate) const PARTS: &[Part] = &[
         run: package,
     },
     Part { name: "demo", budget_minutes: 4, what: "the demo runs, optimised, in its short form", run: demo },
+    Part {
+        name: "python",
+        budget_minutes: 9,
+        what: "the wheel builds, installs, and passes its tests and LangChain's",
+        run: python::test,
+    },
 ];
 
 fn fmt(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
@@ -107,12 +114,7 @@ fn examples(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
         any = true;
         // Each starts in an empty folder, so that it meets no store of an earlier run and leaves none in the root.
         let folder = workspace.target.join("examples-run").join(example.name);
-        let emptied = std::fs::remove_dir_all(&folder).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        });
-        emptied
-            .and_then(|()| std::fs::create_dir_all(&folder))
+        empty_folder(&folder)
             .map_err(|error| End::Failed(format!("{} cannot be emptied: {error}", folder.display())))?;
         let mut command = workspace.cargo(&["run", "-p", example.package, "--example", example.name]);
         if !example.features.is_empty() {
