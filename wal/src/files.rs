@@ -6,7 +6,6 @@
 //! log file has a good header, in every crash: a bad one is damage, never an interrupted creation. Names set aside by
 //! a point-in-time recovery end in `.log.aside`.
 
-use crate::format::FileHeader;
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
 use nearstone_base::{ErrorKind, Lsn, Result};
 use std::path::{Path, PathBuf};
@@ -100,14 +99,14 @@ pub(crate) fn reserve(vfs: &dyn Vfs, dir: &Path, file_id: u64, len: u64) -> Resu
 }
 
 impl Unnamed {
-    /// Writes the header, makes all of it durable and gives it its name, durably.
+    /// Writes what the file begins with, its header first, makes all of it durable and gives it its name, durably.
     pub(crate) fn publish(
         self,
         vfs: &dyn Vfs,
         dir: &Path,
-        header: &FileHeader,
+        bytes: &[u8],
     ) -> Result<(Arc<dyn VfsFile>, PathBuf)> {
-        self.file.write_at(&header.encode(), 0)?;
+        self.file.write_at(bytes, 0)?;
         self.file.sync_all()?;
         if vfs.info(&self.path)?.is_some() {
             return Err(nearstone_base::Error::new(

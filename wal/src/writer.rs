@@ -91,11 +91,11 @@ impl Writer {
         };
         if !unproven.is_empty() {
             let bytes: usize = unproven.iter().map(|(_, body)| format::record_bytes(body.len())).sum();
-            writer.make_file(bytes as u64)?;
+            let unnamed = writer.reserve_bytes(bytes as u64)?;
             let bodies: Vec<&[u8]> = unproven.iter().map(|(_, body)| body.as_slice()).collect();
-            let first = writer.append(&bodies)?;
-            debug_assert_eq!(first, unproven[0].0);
-            writer.sync()?;
+            debug_assert_eq!(unproven[0].0, proven_lsn + 1);
+            // Before the file has its name: from then on, nobody reads what they were copied from.
+            writer.use_file_with(unnamed, &bodies)?;
         }
         debug_assert_eq!(writer.last_lsn, last_lsn);
         writer.stats = LogStats::default();
@@ -118,13 +118,13 @@ impl Writer {
         files::reserve(&*self.vfs, &self.dir, self.next_file_id, len)
     }
 
-    fn make_file(&mut self, bytes: u64) -> Result<()> {
-        let unnamed = self.reserve_bytes(bytes)?;
-        self.use_file(unnamed)
-    }
-
     /// Syncs the current file and lets the reserved one take its place. After an error the log's state is unknown.
     pub(crate) fn use_file(&mut self, unnamed: files::Unnamed) -> Result<()> {
+        self.use_file_with(unnamed, &[])
+    }
+
+    /// As [`Writer::use_file`]; the file begins with these batches, which are durable as soon as it is.
+    fn use_file_with(&mut self, unnamed: files::Unnamed, bodies: &[&[u8]]) -> Result<()> {
         self.sync()?;
         let len = unnamed.file.len()?;
         let before = self.files.last();
@@ -140,10 +140,15 @@ impl Writer {
             predecessor_end: before.map_or(0, |file| file.end),
             file_bytes: len,
         };
-        let (file, path) = unnamed.publish(&*self.vfs, &self.dir, &header)?;
+        let mut bytes = header.encode();
+        encode_batches(&mut bytes, header.seed(), 0, self.last_lsn + 1, self.synced_lsn, bodies);
+        let end = bytes.len() as u64;
+        assert!(end <= len, "room was reserved before");
+        let (file, path) = unnamed.publish(&*self.vfs, &self.dir, &bytes)?;
         self.stats.syncs += 1;
         self.stated_lsn = self.last_lsn;
-        let end = FILE_HEADER_BYTES as u64;
+        self.last_lsn += bodies.len() as u64;
+        self.synced_lsn = self.last_lsn;
         self.files.push(LogFile { file_id: header.file_id, path, first_lsn: header.first_lsn, end, len });
         self.current = Some(Current { file, seed: header.seed(), end, len, dirty: false });
         self.next_file_id += 1;
@@ -159,10 +164,7 @@ impl Writer {
         };
         let first = self.last_lsn + 1;
         let mut bytes = Vec::with_capacity(bodies.iter().map(|body| format::record_bytes(body.len())).sum());
-        for (lsn, body) in (first..).zip(bodies) {
-            let offset = current.end + bytes.len() as u64;
-            format::encode_record(&mut bytes, current.seed, offset, Kind::Batch, lsn, self.synced_lsn, body);
-        }
+        encode_batches(&mut bytes, current.seed, current.end, first, self.synced_lsn, bodies);
         assert!(current.end + bytes.len() as u64 <= current.len, "room was reserved before");
         current.dirty = true;
         current.file.write_at(&bytes, current.end)?;
@@ -255,5 +257,13 @@ impl Writer {
     pub(crate) fn clean_mark(&self) -> CleanMark {
         let (file_id, end) = self.files.last().map_or((0, 0), |file| (file.file_id, file.end));
         CleanMark { file_id, end, lsn: self.last_lsn }
+    }
+}
+
+/// Appends the records of dense batches to `bytes`, which begin at the offset `at` of their file.
+fn encode_batches(bytes: &mut Vec<u8>, seed: FileSeed, at: u64, first: Lsn, synced: Lsn, bodies: &[&[u8]]) {
+    for (lsn, body) in (first..).zip(bodies) {
+        let offset = at + bytes.len() as u64;
+        format::encode_record(bytes, seed, offset, Kind::Batch, lsn, synced, body);
     }
 }

@@ -18,7 +18,7 @@ pub use disk::DiskVfs;
 pub use map::FileBytes;
 pub use memory::MemoryVfs;
 #[cfg(feature = "sim")]
-pub use sim::{CrashChoice, SimFault, SimVfs};
+pub use sim::{CrashChoice, Fate, Moment, SimFault, SimVfs};
 
 use crate::error::Result;
 use std::fmt::Debug;

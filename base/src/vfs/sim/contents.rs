@@ -14,6 +14,10 @@ pub(super) struct Contents {
 }
 
 impl Contents {
+    pub(super) fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        self.pages.iter().map(|page| &page[..])
+    }
+
     pub(super) fn read(&self, out: &mut [u8], offset: usize) -> usize {
         let count = out.len().min(self.len.saturating_sub(offset));
         let mut done = 0;

@@ -10,6 +10,9 @@
 
 mod contents;
 mod disk;
+mod moment;
+
+pub use moment::{Fate, Moment};
 
 use super::memory::{failed, plain};
 use crate::error::{Error, Result};
@@ -94,6 +97,8 @@ struct State {
     fault: Option<Fault>,
     locks: HashMap<PathBuf, (usize, bool)>,
     seed: u64,
+    /// What a power loss could have met, while somebody records.
+    moments: Option<Vec<Moment>>,
 }
 
 impl SimVfs {
@@ -154,16 +159,7 @@ impl SimVfs {
             let tear = matches!(choice, CrashChoice::Random { .. }) && rng.below(4) == 0;
             apply(pending, &mut names, &mut files, tear.then_some(&mut rng));
         }
-        // A name whose folder is not there leads nowhere.
-        let dirs: Vec<PathBuf> = names.keys().cloned().collect();
-        for path in dirs {
-            if let Some(parent) = path.parent()
-                && !parent.as_os_str().is_empty()
-                && names.get(parent) != Some(&Node::Dir)
-            {
-                names.remove(&path);
-            }
-        }
+        drop_orphans(&mut names);
         let image = State {
             durable_names: names.clone(),
             durable_files: files.clone(),
@@ -238,6 +234,19 @@ impl SimVfs {
     }
 }
 
+/// A name whose folder is not there leads nowhere.
+fn drop_orphans(names: &mut BTreeMap<PathBuf, Node>) {
+    let paths: Vec<PathBuf> = names.keys().cloned().collect();
+    for path in paths {
+        if let Some(parent) = path.parent()
+            && !parent.as_os_str().is_empty()
+            && names.get(parent) != Some(&Node::Dir)
+        {
+            names.remove(&path);
+        }
+    }
+}
+
 /// Puts a pending operation into effect; a torn write only in part of its sectors.
 fn apply(
     pending: &Pending,
@@ -294,6 +303,7 @@ impl State {
     /// Counts a mutating operation; the fault that strikes it, if any.
     fn begin(&mut self, what: &str, path: &Path) -> Result<Option<SimFault>> {
         self.alive(what, path)?;
+        self.note_moment();
         let now = self.ops;
         self.ops += 1;
         match self.fault {
