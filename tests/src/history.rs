@@ -108,8 +108,13 @@ pub struct History {
 impl History {
     /// Starts with an empty store on an empty disk.
     pub fn new(seed: u64) -> Result<History, String> {
+        History::on(SimVfs::new(seed), seed)
+    }
+
+    /// Starts with an empty store on this disk, which is empty.
+    pub fn on(disk: SimVfs, seed: u64) -> Result<History, String> {
         let mut history = History {
-            disk: SimVfs::new(seed),
+            disk,
             clock: Arc::new(ManualClock::default()),
             seed,
             opens: 0,
@@ -140,19 +145,25 @@ impl History {
         Ok(history.crashes)
     }
 
+    /// Runs one operation without checking anything; for those who look at the disk afterwards.
+    pub(crate) fn advance(&mut self, op: &Op) -> Result<Mark, String> {
+        self.apply(op).map_err(|error| format!("{op:?}: {error}"))?;
+        Ok(self.mark())
+    }
+
+    /// What is known now of what a crash may leave.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            ops: self.disk.ops(),
+            acknowledged: self.acknowledged,
+            names: self.names.clone(),
+            past: self.past.clone(),
+        }
+    }
+
     fn open(&mut self) -> Result<(), String> {
         self.opens += 1;
-        let store = Store::builder()
-            .vfs(Arc::new(self.disk.clone()))
-            .clock(self.clock.clone())
-            .random(Arc::new(SeededRandom::new(self.seed ^ self.opens << 32)))
-            .background(Background::Manual)
-            .write_stall(Duration::ZERO)
-            .seal_rows(12)
-            .dead_share(0.1)
-            .open("/store")
-            .map_err(|error| format!("open: {error}"))?;
-        self.store = Some(store);
+        self.store = Some(open_store(&self.disk, &self.clock, self.seed ^ self.opens << 32)?);
         Ok(())
     }
 
@@ -446,6 +457,33 @@ impl History {
         }
         Ok(())
     }
+}
+
+/// What is known between two operations.
+#[derive(Clone)]
+pub(crate) struct Mark {
+    /// File operations so far.
+    pub(crate) ops: u64,
+    /// Durability was acknowledged up to this lsn.
+    pub(crate) acknowledged: u64,
+    /// What the collections are called.
+    pub(crate) names: BTreeMap<usize, String>,
+    /// The state after every lsn.
+    pub(crate) past: BTreeMap<u64, State>,
+}
+
+/// Opens the store of a history, with thresholds so low that every protocol runs.
+pub(crate) fn open_store(disk: &SimVfs, clock: &Arc<ManualClock>, seed: u64) -> Result<Store, String> {
+    Store::builder()
+        .vfs(Arc::new(disk.clone()))
+        .clock(clock.clone())
+        .random(Arc::new(SeededRandom::new(seed)))
+        .background(Background::Manual)
+        .write_stall(Duration::ZERO)
+        .seal_rows(12)
+        .dead_share(0.1)
+        .open("/store")
+        .map_err(|error| format!("open: {error}"))
 }
 
 /// What a failed operation may have done.

@@ -27,6 +27,8 @@ Developer commands of Nearstone
   cargo xtask test --list                 name the parts
   cargo xtask bench [ARGUMENTS...]        run the benchmarks, optimised, with these arguments
   cargo xtask bench peers [ARGUMENTS...]  measure Nearstone and other libraries side by side, from Python
+  cargo xtask crash [--images N] [--seed N]
+                                          open N distinct disks that crashes leave behind, 1,000,000 unless told
   cargo xtask fuzz TARGET [--minutes N]   fuzz one target (or `all`) for N minutes each, 5 unless told;
                                           needs a nightly toolchain
   cargo xtask help                        this text
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     let done = match words.split_first() {
         Some((&"test", rest)) => test(rest),
         Some((&"bench", rest)) => bench(rest),
+        Some((&"crash", rest)) => crash(rest),
         Some((&"fuzz", rest)) => fuzz(rest),
         Some((&("help" | "--help" | "-h"), _)) => {
             print!("{HELP}");
@@ -117,6 +120,35 @@ fn bench(words: &[&str]) -> Result<ExitCode, String> {
     command.args(words);
     let status = command.status().map_err(|error| format!("cargo cannot be started: {error}"))?;
     Ok(ExitCode::from(if status.success() { 0 } else { 1 }))
+}
+
+/// How many disks to open, and with which seed to begin.
+fn parse_crash(words: &[&str]) -> Result<(u64, u64), String> {
+    let (mut images, mut seed) = (1_000_000, 1);
+    let mut words = words.iter();
+    while let Some(&word) = words.next() {
+        let (name, number) = match word.split_once('=') {
+            Some((name, number)) => (name, number),
+            None => (word, words.next().copied().unwrap_or("")),
+        };
+        let place = match name {
+            "--images" => &mut images,
+            "--seed" => &mut seed,
+            _ => return Err(format!("`crash` does not know {word:?}\n\n{HELP}")),
+        };
+        *place = number.parse().map_err(|_| format!("{name} needs a whole number, not {number:?}"))?;
+    }
+    Ok((images, seed))
+}
+
+fn crash(words: &[&str]) -> Result<ExitCode, String> {
+    let (images, seed) = parse_crash(words)?;
+    let workspace = Workspace::load()?;
+    let mut command = workspace.cargo(&["test", "-p", "nearstone-tests", "--test", "enumerate"]);
+    command.args(["--", "--nocapture"]);
+    command.env("NEARSTONE_CRASH_IMAGES", images.to_string()).env("NEARSTONE_CRASH_SEED", seed.to_string());
+    let status = command.status().map_err(|error| format!("cargo cannot be started: {error}"))?;
+    Ok(ExitCode::from(u8::from(!status.success())))
 }
 
 /// Which target to fuzz, and for how many minutes.
@@ -194,6 +226,15 @@ mod tests {
         assert!(parse_test(&["--only"], KNOWN).is_err());
         assert!(parse_test(&["--only="], KNOWN).is_err());
         assert!(parse_test(&["fmt"], KNOWN).is_err());
+    }
+
+    #[test]
+    fn crash_takes_numbers_and_nothing_else() {
+        assert_eq!(parse_crash(&[]), Ok((1_000_000, 1)));
+        assert_eq!(parse_crash(&["--images", "5", "--seed=9"]), Ok((5, 9)));
+        for wrong in [&["--images"][..], &["--images", "x"], &["--seed=-1"], &["5"]] {
+            assert!(parse_crash(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
