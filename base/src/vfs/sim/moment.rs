@@ -177,7 +177,7 @@ const _: () = assert!(SECTOR == 512, "the smallest unit of a torn write");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vfs::{OpenMode, Vfs, VfsFile};
+    use crate::vfs::{OpenMode, Vfs};
 
     #[test]
     fn every_operation_has_its_moment_and_every_fate_its_image() {
