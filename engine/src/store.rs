@@ -69,6 +69,15 @@ impl Store {
         &self.handle.engine.core.dir
     }
 
+    /// Whether calls can go on.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` after [`Store::close`], and in a forked child of the process that opened it.
+    pub fn check_open(&self) -> Result<()> {
+        self.handle.engine.core.check_open()
+    }
+
     /// What the opening found in the log: rows replayed, a torn tail that was cut.
     pub fn recovery(&self) -> &RecoveryReport {
         &self.handle.recovered

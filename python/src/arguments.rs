@@ -32,8 +32,18 @@ pub(crate) fn count(name: &str, value: &Bound<'_, PyAny>, least: usize) -> PyRes
         Err(error) if !error.is_instance_of::<PyOverflowError>(py) => {
             Err(PyTypeError::new_err(format!("{name} is a {}: it must be an integer", type_name(value))))
         }
+        Err(_) if value.gt(0)? => {
+            Err(invalid(py, format!("{name} is {value}: it must be at most {}", usize::MAX)))
+        }
         _ => Err(invalid(py, format!("{name} is {value}: it must be at least {least}"))),
     }
+}
+
+/// How many hits are wanted; more than can be counted are all.
+pub(crate) fn wanted(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
+    let Some(value) = value else { return Ok(None) };
+    let uncountable = value.is_instance_of::<PyInt>() && value.gt(usize::MAX)?;
+    if uncountable { Ok(Some(usize::MAX)) } else { count(name, value, 0).map(Some) }
 }
 
 /// As [`count`], where it is given.

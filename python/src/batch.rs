@@ -9,7 +9,7 @@ use crate::vectors::Vectors;
 use nearstone::{Applied, Durability, Error, ErrorKind, Key, Schema};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMapping, PyString};
+use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyMapping, PySet, PyString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Rows to be written: keys, vectors and payloads that fit together and the collection.
@@ -38,6 +38,9 @@ impl<'py> Rows<'py> {
         payloads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Rows<'py>> {
         let py = keys.py();
+        if keys.is_instance_of::<PySet>() || keys.is_instance_of::<PyFrozenSet>() {
+            return Err(PyTypeError::new_err("the keys are a set: it has no order for rows to follow"));
+        }
         let keys = self::keys(keys)?;
         let (keys, one) = match keys {
             Keys::One(key) => (vec![key], true),
@@ -138,16 +141,18 @@ impl RowsRef<'_> {
         self.keys.len()
     }
 
-    /// Adds rows from `from` on until the batch has `bytes_max` bytes; gives the first that was not added.
+    /// Adds rows from `from` on until there are `rows_max` or the batch has `bytes_max` bytes; gives the first that was
+    /// not added.
     pub(crate) fn add(
         &self,
         batch: &mut nearstone::Batch,
         collection: &nearstone::Collection,
         from: usize,
-        bytes_max: usize,
+        (rows_max, bytes_max): (usize, usize),
     ) -> nearstone::Result<usize> {
         let mut row = from;
-        while row < self.keys.len() && (row == from || batch.byte_len() < bytes_max) {
+        let end = self.keys.len().min(from.saturating_add(rows_max));
+        while row < end && (row == from || batch.byte_len() < bytes_max) {
             let vector = &self.numbers[row * self.dimension..(row + 1) * self.dimension];
             let payload = self.payloads.get(row).and_then(Option::as_ref);
             batch.upsert(collection, &self.keys[row], vector, payload)?;
@@ -275,7 +280,8 @@ impl Batch {
         let collection = Collection::engine(collection);
         let rows = Rows::new(collection.schema(), keys, vectors, payloads)?;
         let rows = rows.lend()?;
-        slf.get().add(slf.py(), |batch| rows.add(batch, &collection, 0, usize::MAX).map(|_| ()))?;
+        slf.get()
+            .add(slf.py(), |batch| rows.add(batch, &collection, 0, (usize::MAX, usize::MAX)).map(|_| ()))?;
         Ok(slf)
     }
 

@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 
 /// A matrix is written in batches of so many bytes, unless it is to be atomic.
 const CHUNK_BYTES: usize = 4 << 20;
+/// And of so many rows: a writer may have to link as many before it returns, and looks for signals only then.
+const CHUNK_ROWS: usize = 1024;
 
 /// A collection of a store.
 ///
@@ -41,7 +43,7 @@ impl Collection {
     fn parts(slf: &Bound<'_, Collection>) -> (nearstone::Store, nearstone::Collection) {
         match slf.as_super().get().source() {
             Source::Live(store, collection) => (store.clone(), collection.clone()),
-            Source::At(_) => unreachable!("made from a live collection"),
+            Source::At(..) => unreachable!("made from a live collection"),
         }
     }
 }
@@ -97,7 +99,7 @@ impl Collection {
         let (store, collection) = Collection::parts(slf);
         let rows = Rows::new(collection.schema(), keys, vectors, payloads)?;
         let rows = rows.lend()?;
-        let bytes_max = if atomic { usize::MAX } else { CHUNK_BYTES };
+        let limits = if atomic { (usize::MAX, usize::MAX) } else { (CHUNK_ROWS, CHUNK_BYTES) };
         let mut total = None;
         let mut next = 0;
         loop {
@@ -107,7 +109,7 @@ impl Collection {
                     if let Some(durability) = durability {
                         batch = batch.durability(durability);
                     }
-                    let until = rows.add(&mut batch, &collection, next, bytes_max)?;
+                    let until = rows.add(&mut batch, &collection, next, limits)?;
                     Ok((batch.commit()?, until))
                 })
                 .or_raise(py)?;
@@ -180,8 +182,10 @@ impl Collection {
     ///     NotFound: The collection is younger than the snapshot.
     fn at<'py>(slf: &Bound<'py, Self>, snapshot: &Snapshot) -> PyResult<Bound<'py, CollectionAt>> {
         let py = slf.py();
-        let at = Collection::engine(slf).at(&snapshot.held(py)?).or_raise(py)?;
-        let base = Readable::new(Source::At(at));
+        let (store, collection) = Collection::parts(slf);
+        store.check_open().or_raise(py)?;
+        let at = collection.at(&snapshot.held(py)?).or_raise(py)?;
+        let base = Readable::new(Source::At(store, at));
         Bound::new(py, PyClassInitializer::from(base).add_subclass(CollectionAt))
     }
 
@@ -223,7 +227,7 @@ impl Collection {
 impl CollectionAt {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         match slf.as_super().get().source() {
-            Source::At(at) => Ok(format!("{at:?}")),
+            Source::At(_, at) => Ok(format!("{at:?}")),
             Source::Live(..) => Err(raised(slf.py(), &Error::invalid("a live collection"))),
         }
     }

@@ -5,7 +5,7 @@ use nearstone::{Error, PAYLOAD_BYTES_MAX};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyMapping, PyString};
+use pyo3::types::{PyDict, PyList, PyMapping, PyString, PyTuple};
 use serde_json::value::RawValue;
 
 static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -44,6 +44,8 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
         }
         PyTypeError::new_err(format!("the payload can't be written as JSON: {}", error.value(py)))
     })?;
+    // Now it is known that it does not hold itself.
+    check_names(value)?;
     let text = text.cast_into::<PyString>()?;
     let text = text
         .to_cow()
@@ -55,6 +57,24 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
     RawValue::from_string(text.into_owned()).map(Some).map_err(|error| {
         raised(py, &Error::invalid(format!("the payload can't be written as JSON: {error}")))
     })
+}
+
+/// JSON has text for names only. Python would turn numbers into text, and what comes back would be another dict.
+fn check_names(value: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Ok(dict) = value.cast::<PyDict>() {
+        for (name, value) in dict {
+            if !name.is_instance_of::<PyString>() {
+                let text = format!("the payload has the name {}: names must be text", name.repr()?);
+                return Err(invalid(name.py(), text));
+            }
+            check_names(&value)?;
+        }
+    } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
+        for item in value.try_iter()? {
+            check_names(&item?)?;
+        }
+    }
+    Ok(())
 }
 
 fn encoder(py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -1,6 +1,6 @@
 //! Reading, from a live collection or from one at a snapshot.
 
-use crate::arguments::{Keys, count, key, keys, many_keys, some_count};
+use crate::arguments::{Keys, count, key, keys, many_keys, some_count, wanted};
 use crate::errors::{OrRaise, raised};
 use crate::hits::Hits;
 use crate::long::Released;
@@ -23,7 +23,7 @@ pub(crate) enum Source {
     /// What is there now.
     Live(nearstone::Store, nearstone::Collection),
     /// What a snapshot sees.
-    At(CollectionAt),
+    At(nearstone::Store, CollectionAt),
 }
 
 /// What collections and collections at a snapshot have in common.
@@ -44,7 +44,7 @@ impl Readable {
     fn schema(&self) -> &Schema {
         match &*self.source {
             Source::Live(_, collection) => collection.schema(),
-            Source::At(at) => at.schema(),
+            Source::At(_, at) => at.schema(),
         }
     }
 
@@ -52,7 +52,10 @@ impl Readable {
     pub(crate) fn moment(&self, py: Python<'_>) -> PyResult<CollectionAt> {
         match &*self.source {
             Source::Live(_, collection) => collection.now().or_raise(py),
-            Source::At(at) => Ok(at.clone()),
+            Source::At(store, at) => {
+                store.check_open().or_raise(py)?;
+                Ok(at.clone())
+            }
         }
     }
 }
@@ -201,7 +204,7 @@ impl Readable {
         threads: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Hits> {
         let at = self.moment(py)?;
-        let limit = match (some_count("k", k, 0)?, some_count("limit", limit, 0)?) {
+        let limit = match (wanted("k", k)?, wanted("limit", limit)?) {
             (Some(k), Some(limit)) if k != limit => {
                 let text = format!("k is {k} and limit is {limit}: they are two words for one number");
                 return Err(crate::errors::invalid(py, text));

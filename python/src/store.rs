@@ -172,7 +172,7 @@ impl Store {
     /// What is visible now, for as long as it is held.
     fn snapshot(&self, py: Python<'_>) -> PyResult<Snapshot> {
         // A closed store, or one of the parent process, says so here already.
-        self.inner.collections().or_raise(py)?;
+        self.inner.check_open().or_raise(py)?;
         Ok(Snapshot::new(self.inner.snapshot()))
     }
 
@@ -198,13 +198,17 @@ impl Store {
     }
 
     /// Parks compaction until ``resume_compaction`` is called as often as this was.
-    fn pause_compaction(&self) {
+    fn pause_compaction(&self, py: Python<'_>) -> PyResult<()> {
+        self.inner.check_open().or_raise(py)?;
         self.inner.pause_compaction();
+        Ok(())
     }
 
     /// Takes one ``pause_compaction`` back.
-    fn resume_compaction(&self) {
+    fn resume_compaction(&self, py: Python<'_>) -> PyResult<()> {
+        self.inner.check_open().or_raise(py)?;
         self.inner.resume_compaction();
+        Ok(())
     }
 
     /// Does one piece of the work behind on this thread; whether there was any. For ``background="manual"``.
@@ -262,8 +266,9 @@ impl Store {
         py.detach(|| self.inner.close()).or_raise(py)
     }
 
-    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().inner.check_open().or_raise(slf.py())?;
+        Ok(slf)
     }
 
     #[pyo3(signature = (kind, error, trace))]

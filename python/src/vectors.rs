@@ -2,7 +2,7 @@
 
 use crate::errors::invalid;
 use numpy::{
-    PyArray1, PyArray2, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
     PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::PyTypeError;
@@ -33,13 +33,14 @@ impl<'py> Vectors<'py> {
     }
 
     fn in_place(value: &Bound<'py, PyAny>) -> Option<Vectors<'py>> {
+        // Columns that follow each other make a slice as well, of other rows.
         if let Ok(array) = value.cast::<PyArray1<f32>>() {
             let array = array.try_readonly().ok()?;
-            return array.as_slice().is_ok().then_some(Vectors::One(array));
+            return (array.is_c_contiguous() && array.as_slice().is_ok()).then_some(Vectors::One(array));
         }
         if let Ok(array) = value.cast::<PyArray2<f32>>() {
             let array = array.try_readonly().ok()?;
-            return array.as_slice().is_ok().then_some(Vectors::Many(array));
+            return (array.is_c_contiguous() && array.as_slice().is_ok()).then_some(Vectors::Many(array));
         }
         None
     }
@@ -85,8 +86,5 @@ fn converted<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, 
     options.set_item("copy", false)?;
     let array = array.call_method("astype", ("float32",), Some(&options))?;
     // What is float32 in row order and yet not read in place does not lie at a multiple of four bytes.
-    let in_place = array
-        .cast::<PyArrayDyn<f32>>()
-        .is_ok_and(|array| array.try_readonly().is_ok_and(|a| a.as_slice().is_ok()));
-    if in_place { Ok(array) } else { array.call_method0("copy") }
+    if Vectors::in_place(&array).is_some() { Ok(array) } else { array.call_method0("copy") }
 }

@@ -22,9 +22,14 @@ pub(crate) fn test(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
     let peers = workspace.root.join("bench/peers");
     // In a folder that holds no sources, so that what is imported is what was installed.
     let empty = emptied(&room.join("run"))?;
-    let mut tests = Command::new(&python);
-    tests.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]);
-    watch.run(tests.arg(sources.join("tests")).arg(peers.join("tests")).current_dir(&empty))?;
+    let pytest = |tests: &Path| {
+        let mut command = Command::new(&python);
+        command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c"]);
+        command.arg(sources.join("pyproject.toml")).arg(tests).current_dir(&empty);
+        command
+    };
+    watch.run(&mut pytest(&sources.join("tests")))?;
+    watch.run(&mut pytest(&peers.join("tests")))?;
     for example in examples(&sources.join("examples"))? {
         let mut run = Command::new(&python);
         watch.run(run.arg(&example).current_dir(emptied(&room.join("run"))?))?;
