@@ -1,0 +1,102 @@
+"""Nearstone: a durable folder whose rows stand in one sealed segment, and a store in memory with its unsealed
+graph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nearstone
+import numpy as np
+
+from ..datasets import Matrix
+from ..rows import Rows
+from .base import EF_CONSTRUCTION, Adapter, M
+
+BATCH = 1000
+UNLIMITED = 1 << 40
+
+
+class Durable(Adapter):
+    name = "nearstone"
+    package = "nearstone"
+    kind = "database"
+    note = f"folder, synced at each commit, one sealed segment, m {M}, ef_construction {EF_CONSTRUCTION}"
+    has_inserts = True
+
+    def open_empty(self) -> None:
+        self.path = self.job.folder / "rows.near"
+        self.store = nearstone.open(self.path, durability="sync", background=self.job.threads)
+        self._create()
+
+    def _create(self) -> None:
+        self.rows = self.store.create_collection(
+            "rows", self.job.dim, metric=self.job.metric, m=M, ef_construction=EF_CONSTRUCTION
+        )
+
+    def _upsert(self, rows: Rows) -> None:
+        for start, batch in rows.batches(BATCH):
+            self.rows.upsert(np.arange(start, start + len(batch), dtype=np.uint64), batch)
+
+    def build(self, rows: Rows) -> None:
+        self.open_empty()
+        self._upsert(rows)
+        self.rows.link(self.job.threads)
+        self.rows.flush()
+        self.rows.compact()
+        self._check(sealed=True)
+
+    def _check(self, sealed: bool) -> None:
+        """What answers must be what the report says it is: one sealed segment, or the linked graph alone."""
+        rows = self.store.stats()["collections"]["rows"]
+        parts = len(rows["segments"]), rows["unsealed_rows"], rows["unlinked_rows"]
+        if parts != ((1, 0, 0) if sealed else (0, rows["rows"], 0)):
+            raise RuntimeError(f"(segments, unsealed rows, unlinked rows) are {parts} of {rows['rows']} rows")
+
+    def use(self, value: float) -> None:
+        self.ef = int(value)
+
+    def one(self, query: Matrix, k: int) -> Any:
+        return self.rows.search(query, k, ef=self.ef, payloads=False).keys
+
+    def many(self, queries: Matrix, k: int, threads: int) -> Any:
+        return self.rows.search(queries, k, ef=self.ef, payloads=False, threads=threads).keys
+
+    def save(self) -> Path:
+        return self.path
+
+    def close(self) -> None:
+        self.store.close()
+
+    def insert(self, number: int, vector: Matrix) -> None:
+        self.rows.upsert(number, vector)
+
+
+class InMemory(Durable):
+    name = "nearstone-memory"
+    kind = "library"
+    note = (
+        f"in memory, unsealed graph over float32, m {M}, ef_construction {EF_CONSTRUCTION}; nothing on disk"
+    )
+    has_inserts = False
+
+    def open_empty(self) -> None:
+        # Nothing may be sealed: the graph over float32 is what is measured here.
+        self.store = nearstone.in_memory(
+            background=self.job.threads,
+            memory_budget=UNLIMITED,
+            seal_bytes=UNLIMITED,
+            seal_rows=(1 << 32) - 1,
+            auto_compact=False,
+        )
+        self._create()
+
+    def build(self, rows: Rows) -> None:
+        self.open_empty()
+        self._upsert(rows)
+        self.rows.link(self.job.threads)
+        self._check(sealed=False)
+
+    def save(self) -> Path:
+        return self.job.folder

@@ -1,0 +1,53 @@
+"""usearch: HNSW over float32 or 8-bit integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from usearch.index import Index
+
+from ..datasets import Matrix
+from ..rows import Rows
+from .base import EF_CONSTRUCTION, Adapter, M
+
+BATCH = 10_000
+
+
+class F32(Adapter):
+    name = "usearch"
+    package = "usearch"
+    note = f"float32, connectivity {M}, expansion_add {EF_CONSTRUCTION}"
+    dtype: ClassVar[str] = "f32"
+
+    def build(self, rows: Rows) -> None:
+        self.index = Index(
+            ndim=self.job.dim,
+            metric="cos" if self.job.metric == "cosine" else "l2sq",
+            dtype=self.dtype,
+            connectivity=M,
+            expansion_add=EF_CONSTRUCTION,
+        )
+        for start, batch in rows.batches(BATCH):
+            self.index.add(np.arange(start, start + len(batch)), batch, threads=self.job.threads)
+
+    def use(self, value: float) -> None:
+        self.index.expansion_search = int(value)
+
+    def one(self, query: Matrix, k: int) -> Any:
+        return self.index.search(query, k, threads=1).keys
+
+    def many(self, queries: Matrix, k: int, threads: int) -> Any:
+        return self.index.search(queries, k, threads=threads).keys
+
+    def save(self) -> Path:
+        path = self.job.folder / "index.usearch"
+        self.index.save(str(path))
+        return path
+
+
+class I8(F32):
+    name = "usearch-i8"
+    note = f"8-bit integers, no reranking, connectivity {M}, expansion_add {EF_CONSTRUCTION}"
+    dtype = "i8"
