@@ -33,7 +33,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from nearstone._nearstone import MetricName
-
+MetricName = Literal["cosine", "l2", "ip"]
 Filter = Callable[[Document], bool] | Mapping[str, Any]
 Self = TypeVar("Self", bound="NearstoneVectorStore")
 

@@ -84,7 +84,14 @@ fn converted<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, 
     let options = PyDict::new(py);
     options.set_item("order", "C")?;
     options.set_item("copy", false)?;
-    let array = array.call_method("astype", ("float32",), Some(&options))?;
+    // What is too large becomes infinite, which the engine refuses by its place: no need of a warning as well.
+    let quiet = PyDict::new(py);
+    quiet.set_item("over", "ignore")?;
+    let quiet = py.import("numpy")?.getattr("errstate")?.call((), Some(&quiet))?;
+    quiet.call_method0("__enter__")?;
+    let array = array.call_method("astype", ("float32",), Some(&options));
+    quiet.call_method1("__exit__", (py.None(), py.None(), py.None()))?;
+    let array = array?;
     // What is float32 in row order and yet not read in place does not lie at a multiple of four bytes.
     if Vectors::in_place(&array).is_some() { Ok(array) } else { array.call_method0("copy") }
 }
