@@ -21,6 +21,7 @@ pub mod checksum;
 pub mod clock;
 pub mod codec;
 mod error;
+pub mod faults;
 mod id;
 mod key;
 mod metric;

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Compact(StoreArgs),
     /// Copy a store into a new folder
     Backup(BackupArgs),
+    /// Bring every readable row of a damaged store into a new one, and list what could not be read
+    Salvage(SalvageArgs),
     /// Write the rows of a collection to a file
     Export(ExportArgs),
     /// Index a real corpus, kill the process half way, recover, search, delete, compact
@@ -236,6 +238,18 @@ pub(crate) struct BackupArgs {
     /// The store's folder
     pub(crate) store: PathBuf,
     /// A missing or empty folder
+    pub(crate) into: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone salvage damaged.near --into rescued.near
+  nearstone salvage damaged.near --into rescued.near --json")]
+pub(crate) struct SalvageArgs {
+    /// The damaged store's folder; nothing in it is changed
+    pub(crate) store: PathBuf,
+    /// A missing or empty folder, which becomes a store
+    #[arg(long, value_name = "FOLDER")]
     pub(crate) into: PathBuf,
 }
 

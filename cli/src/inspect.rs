@@ -1,10 +1,10 @@
-//! `stats`, `verify`, `flush`, `compact`, `backup`: a store as a whole.
+//! `stats`, `verify`, `flush`, `compact`, `backup`, `salvage`: a store as a whole.
 
-use crate::args::{BackupArgs, StoreArgs};
+use crate::args::{BackupArgs, SalvageArgs, StoreArgs};
 use crate::bars;
 use crate::output::{Outcome, Output, bytes, grouped, print_line, table};
 use crate::rows::{open, open_to_read};
-use nearstone::{CollectionStats, StoreStats};
+use nearstone::{CollectionStats, Store, StoreStats};
 use serde_json::{Value, json};
 
 pub(crate) fn stats(args: &StoreArgs, out: &Output) -> Outcome {
@@ -148,7 +148,7 @@ pub(crate) fn compact(args: &StoreArgs, out: &Output) -> Outcome {
     finish(&store, out, "compacted")
 }
 
-fn finish(store: &nearstone::Store, out: &Output, what: &str) -> Outcome {
+fn finish(store: &Store, out: &Output, what: &str) -> Outcome {
     let stats = store.stats()?;
     store.close()?;
     let segments: usize = stats.collections.iter().map(|c| c.segments.len()).sum();
@@ -175,6 +175,45 @@ pub(crate) fn backup(args: &BackupArgs, out: &Output) -> Outcome {
             args.store.display(),
             args.into.display()
         ));
+    });
+    Ok(())
+}
+
+pub(crate) fn salvage(args: &SalvageArgs, out: &Output) -> Outcome {
+    let bar = bars::bar(out, "salvage", Some(0));
+    let report = Store::salvage_with(&args.store, &args.into, &mut bars::follow(&bar))?;
+    bar.finish_and_clear();
+    let rows: u64 = report.collections.iter().map(|(_, rows)| rows).sum();
+    let lost: Vec<Value> =
+        report.lost.iter().map(|(file, why)| json!({ "file": file, "why": why })).collect();
+    let collections: Vec<Value> =
+        report.collections.iter().map(|(name, rows)| json!({ "name": name, "rows": rows })).collect();
+    let value = json!({
+        "into": args.into,
+        "rows": rows,
+        "collections": collections,
+        "catalog": report.catalog,
+        "lost_rows": report.lost_rows,
+        "lost_batches": report.lost_batches,
+        "lost": lost,
+    });
+    out.result(&value, || {
+        print_line(format_args!("{} rows brought into {}", grouped(rows), args.into.display()));
+        for (name, rows) in &report.collections {
+            print_line(format_args!("  {name}: {}", grouped(*rows)));
+        }
+        if !report.catalog {
+            print_line(format_args!("the catalog could not be read: rows that were deleted may be back"));
+        }
+        if report.lost_rows > 0 {
+            print_line(format_args!("{} rows of segments could not be read", grouped(report.lost_rows)));
+        }
+        for (first, last) in &report.lost_batches {
+            print_line(format_args!("the batches {first} to {last} of the log are missing"));
+        }
+        for (file, why) in &report.lost {
+            print_line(format_args!("not read: {}: {why}", file.display()));
+        }
     });
     Ok(())
 }

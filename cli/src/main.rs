@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Flush(args) => inspect::flush(&args, &out),
         Command::Compact(args) => inspect::compact(&args, &out),
         Command::Backup(args) => inspect::backup(&args, &out),
+        Command::Salvage(args) => inspect::salvage(&args, &out),
         Command::Export(args) => export::export(&args, &out),
         Command::Demo(args) => demo::demo(&args, &out),
         Command::Bench(args::BenchCommand::Recall(args)) => bench::recall(&args, &out),

@@ -8,7 +8,7 @@
 use crate::engine::{Engine, link_rows};
 use crate::options::Background;
 use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
-use nearstone_base::{CollectionId, ErrorKind, Result};
+use nearstone_base::{CollectionId, Error, ErrorKind, Result};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -62,13 +62,16 @@ impl Workers {
         state.wakes += 1;
         if !state.working {
             state.working = true;
+            let before = state.handles.len();
             for index in 0..self.threads {
                 let engine = engine.clone();
                 let thread = std::thread::Builder::new().name(format!("nearstone-{index}"));
-                if let Ok(handle) = thread.spawn(move || work(&engine)) {
+                if let Ok(handle) = thread.spawn(move || watched(&engine, work)) {
                     state.handles.push(handle);
                 }
             }
+            // Not one: tried again at the next wake.
+            state.working = state.handles.len() > before;
         }
         self.changed.notify_all();
     }
@@ -80,11 +83,11 @@ impl Workers {
         if self.threads == 0 || state.syncing || self.is_stopping() {
             return;
         }
-        state.syncing = true;
         let engine = engine.clone();
         let thread = std::thread::Builder::new().name("nearstone-sync".to_owned());
-        if let Ok(handle) = thread.spawn(move || keep_synced(&engine)) {
+        if let Ok(handle) = thread.spawn(move || watched(&engine, keep_synced)) {
             state.handles.push(handle);
+            state.syncing = true;
         }
     }
 
@@ -143,6 +146,21 @@ pub(crate) fn on_all_cores(threads: usize, f: impl Fn() -> Result<()> + Sync) ->
         }
         result
     })
+}
+
+/// Runs a worker. A panic is a bug, after which rows that it had claimed stay unlinked for good: nobody may wait for
+/// them, so it ends all writing, and says so.
+fn watched(engine: &Arc<Engine>, run: fn(&Arc<Engine>)) {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(engine)));
+    let Err(panic) = ended else { return };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let error = Error::new(ErrorKind::Poisoned, format!("a panic in the background: {text}"));
+    if let Some(log) = &engine.log {
+        log.poison(&error);
+        engine.note_poison();
+    }
+    *engine.last_error.lock() = Some(error);
 }
 
 fn work(engine: &Arc<Engine>) {
@@ -244,7 +262,7 @@ impl Engine {
                 let Some(turn) = self.seal_turn.try_lock() else { return Ok(false) };
                 self.seal_oldest(id, &turn)
             }
-            _ => Ok(false),
+            _ => self.cut_the_log_that_nobody_needs(),
         }
     }
 
@@ -272,6 +290,32 @@ impl Engine {
         let frozen = live.freeze(&self.core, id);
         live.publish(&self.core);
         frozen.then_some(id)
+    }
+
+    /// Batches that changed nothing (deletes of keys that were not there) pin nothing, and no seal ever moves the floor
+    /// over them: when the log has grown too long and nothing is to be sealed, the floor is moved by itself.
+    fn cut_the_log_that_nobody_needs(&self) -> Result<bool> {
+        let log = self.log()?;
+        if log.bytes() < self.core.options.wal_bytes {
+            return Ok(false);
+        }
+        let mut catalog = self.catalog()?;
+        log.sync().inspect_err(|_| self.note_poison())?;
+        let floor = self.core.live.lock().floor(None).min(log.synced_lsn() + 1);
+        // One file always stays: moving the floor within it frees nothing.
+        let frees = log.files().get(1).is_some_and(|second| second.first_lsn <= floor);
+        if floor <= catalog.state().wal_floor || !frees {
+            return Ok(false);
+        }
+        catalog.commit(|next| {
+            next.wal_floor = floor;
+            next.last_lsn = next.last_lsn.max(floor - 1);
+        })?;
+        let generation = catalog.state().generation;
+        drop(catalog);
+        log.barrier(generation).inspect_err(|_| self.note_poison())?;
+        log.remove_below(floor)?;
+        Ok(true)
     }
 
     fn next_compaction(&self) -> Option<Task> {

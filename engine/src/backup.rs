@@ -70,6 +70,8 @@ pub(crate) fn backup(engine: &Arc<Engine>, into: &Path, progress: Progress<'_>) 
     state.clean = clean.or(state.clean);
     state.last_lsn = state.last_lsn.max(lsn);
     Catalog::create(core.vfs.clone(), into, state)?.close()?;
+    vfs.remove(&into.join(layout::UNFINISHED))?;
+    vfs.sync_dir(into)?;
     report(progress, "copy", total, total)?;
     Ok(lsn)
 }
@@ -91,6 +93,9 @@ fn make_folder(vfs: &dyn Vfs, into: &Path) -> Result<()> {
     if let Some(parent) = into.parent() {
         vfs.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
     }
+    // Until the catalog is there, the folder must not pass for that of a new store.
+    drop(vfs.open(&into.join(layout::UNFINISHED), OpenMode::CreateNew)?);
+    vfs.sync_dir(into)?;
     vfs.create_dir(&layout::wal(into))?;
     vfs.create_dir(&layout::segments(into))
 }

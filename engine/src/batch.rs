@@ -3,6 +3,7 @@
 use crate::collection::Collection;
 use crate::store::{Handle, Store};
 use crate::write::{Applied, Operation, Write};
+use nearstone_base::faults::seeded;
 use nearstone_base::record::BatchEncoder;
 use nearstone_base::sync::Arc;
 use nearstone_base::{BATCH_BYTES_MAX, CollectionId, Error, ErrorKind, Key, Lsn, PAYLOAD_BYTES_MAX, Result};
@@ -82,6 +83,7 @@ impl Batch {
             let row_bytes = op.row.as_ref().map_or(0, |(vector, payload)| vector.len() * 4 + payload.len());
             self.bytes -= op.key.as_ref().byte_len() + row_bytes + OPERATION_OVERHEAD;
         }
+        self.names.retain(|(id, _)| self.operations.iter().any(|op| op.collection == *id));
     }
 
     /// Commits with another durability than the store's.
@@ -132,6 +134,7 @@ impl Batch {
             op.resolve(&view)?;
             match &op.row {
                 Some((vector, payload)) => encoder.upsert(op.collection, op.key.as_ref(), vector, payload),
+                None if seeded("delete-not-logged") => {}
                 None => encoder.delete(op.collection, op.key.as_ref()),
             }
         }
@@ -205,7 +208,10 @@ impl Store {
 fn last_of_each_key(operations: Vec<Operation>) -> (Vec<Operation>, Vec<Option<usize>>) {
     let mut last: HashMap<(CollectionId, u64, &Key), usize> = HashMap::with_capacity(operations.len());
     for (index, op) in operations.iter().enumerate() {
-        last.insert((op.collection, op.hash, &op.key), index);
+        let place = last.entry((op.collection, op.hash, &op.key)).or_insert(index);
+        if !seeded("first-operation-wins") {
+            *place = index;
+        }
     }
     let mut kept = vec![false; operations.len()];
     for &index in last.values() {

@@ -175,10 +175,11 @@ impl Collection {
     /// `InvalidArgument` for a snapshot of another store; `NotFound` when the collection is younger than the
     /// snapshot.
     pub fn at(&self, snapshot: &Snapshot) -> Result<CollectionAt> {
-        if snapshot.store != self.handle.engine.core.uuid {
+        if !std::ptr::eq(snapshot.engine.as_ptr(), Arc::as_ptr(&self.handle.engine)) {
             return Err(Error::invalid(format!(
-                "the snapshot is one of the store {}, the collection {:?} belongs to {}",
-                snapshot.store, self.name, self.handle.engine.core.uuid
+                "the snapshot is one of another store than {}, to which the collection {:?} belongs",
+                self.handle.engine.core.dir.display(),
+                self.name
             )));
         }
         let view = snapshot.view.lists.collections.get(&self.id).ok_or_else(|| {

@@ -13,16 +13,20 @@ use crate::options::Background;
 use crate::progress::{Progress, no_progress, report};
 use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
+use nearstone_base::faults::seeded;
 use nearstone_base::sync::{Arc, Mutex, Ordering};
 use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
 use nearstone_segments::seal::SealTarget;
+use std::time::Duration;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
 const LINK_PIECE: u32 = 64;
 /// More urgent work done between two pieces, at most: a merge goes on under the steadiest writers.
 const URGENT_STEPS: u32 = 4;
+/// How long a paused worker sleeps when writers need nothing.
+const PAUSED: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// A user's compaction: seals what is in memory, then merges everything sealed into one segment.
@@ -107,7 +111,10 @@ impl Engine {
         let id = collection.id;
         let inputs: Vec<Arc<SealedHandle>> =
             collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
-        let at = core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
+        let mut at = core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
+        if seeded("merge-drops-unproven-deaths") {
+            at = Lsn::MAX;
+        }
         let merge_inputs = inputs
             .iter()
             .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
@@ -137,6 +144,12 @@ impl Engine {
         let total = u64::from(merge.rows());
         if threads <= 1 {
             while !merge.all_linked() {
+                // A paused worker goes on with what writers wait for.
+                while self.workers.is_worker() && self.pace.is_paused() && !self.pace.is_cancelled() {
+                    if !self.urgent_step()? {
+                        std::thread::sleep(PAUSED);
+                    }
+                }
                 self.pace.step()?;
                 self.check_healthy()?;
                 report(progress, "link", u64::from(merge.linked()), total)?;
@@ -201,6 +214,11 @@ impl Engine {
             return Err(overtaken("compaction"));
         };
         let sealed_lsn = row.sealed_lsn;
+        if seeded("merge-unlinks-before-commit") {
+            for input in inputs {
+                self.core.vfs.remove(input.segment.path())?;
+            }
+        }
         catalog.commit(|next| {
             for input in inputs {
                 next.segments.remove(&input.id());
@@ -209,7 +227,7 @@ impl Engine {
             if let Some((handle, origin)) = &merged {
                 let meta = handle.segment.meta().clone();
                 let dead = dead_rows(inputs, origin, sealed_lsn).collect::<roaring::RoaringBitmap>();
-                if !dead.is_empty() {
+                if !dead.is_empty() && !seeded("merge-deaths-not-recorded") {
                     next.deaths.insert(meta.id, dead);
                 }
                 next.segments.insert(meta.id, SegmentRow { collection: id, meta });
@@ -220,7 +238,7 @@ impl Engine {
             if let Some((handle, origin)) = &merged {
                 for (new, &(input, old)) in origin.iter().enumerate() {
                     let death = inputs[input as usize].segment.deaths().get(old);
-                    if death != 0 {
+                    if death != 0 && !seeded("merge-drops-later-deaths") {
                         handle.segment.deaths().set(new as u32, death);
                     }
                 }

@@ -4,6 +4,7 @@
 use crate::options::Options;
 use crate::view::{CollectionView, Frozen, Lists, SealedHandle, View};
 use nearstone_base::clock::Clock;
+use nearstone_base::faults::seeded;
 use nearstone_base::random::Random;
 use nearstone_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Published};
 use nearstone_base::vfs::{Residency, Vfs};
@@ -217,6 +218,9 @@ impl Live {
     pub(crate) fn floor(&self, sealing: Option<CollectionId>) -> Lsn {
         let mut floor = self.lsn + 1;
         for (id, view) in &self.lists.collections {
+            if seeded("floor-ignores-others") && sealing.is_some_and(|sealing| sealing != *id) {
+                continue;
+            }
             let skip = usize::from(sealing == Some(*id));
             let frozen = view.frozen.get(skip).map(|f| f.first);
             let current = self.pending.get(id).and_then(|p| p.first);

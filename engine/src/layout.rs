@@ -17,6 +17,9 @@ pub(crate) const CATALOG: &str = "catalog";
 /// Names that an interrupted creation may leave behind; a folder with nothing else is started over.
 pub(crate) const CREATION_LEFTOVERS: [&str; 6] = [LOCK, FORMAT, "FORMAT.tmp", "catalog.tmp", WAL, SEGMENTS];
 
+/// In a backup that was cut short: without it, one that has no file yet would be an empty folder like any other.
+pub(crate) const UNFINISHED: &str = "unfinished-backup";
+
 const WAL: &str = "wal";
 const SEGMENTS: &str = "segments";
 

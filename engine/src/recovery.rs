@@ -15,6 +15,7 @@ use crate::options::StoreBuilder;
 use crate::store::{Handle, Store};
 use crate::view::{CollectionView, Lists};
 use crate::write::{Applier, Operation, apply_operation, freeze_full_segments};
+use nearstone_base::faults::seeded;
 use nearstone_base::record::{self, vector_from_bytes};
 use nearstone_base::sync::{Arc, AtomicBool};
 use nearstone_base::vfs::{LockKind, Vfs, VfsLock};
@@ -33,13 +34,16 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
     if prepare_folder(builder, &**vfs, dir)? {
         create_store(builder, vfs, dir)?;
     }
+    if !read_only {
+        sync_names(&**vfs, dir)?;
+    }
     let format =
         format_file::read(&**vfs, dir)?.ok_or_else(|| not_a_store(dir, "there is no FORMAT file in it"))?;
     if !read_only {
         format.writable()?;
     }
     let store = format.store;
-    let (catalog, state) = if read_only {
+    let (mut catalog, mut state) = if read_only {
         (None, Catalog::read(vfs, dir, store)?)
     } else {
         let catalog = Catalog::open(vfs.clone(), dir, store)?;
@@ -63,6 +67,13 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
     ));
     let recovered = replay(builder, &core, &state)?;
     let report = recovered.report.clone();
+    if let Some(catalog) = catalog.as_mut().filter(|_| report.stopped_at.is_some()) {
+        // What is given up is no longer promised; before a file is moved aside.
+        state.clean = None;
+        state.last_lsn = recovered.last_lsn;
+        state.wal_floor = state.wal_floor.min(recovered.last_lsn + 1);
+        catalog.commit(state.clone())?;
+    }
     let log = match &catalog {
         None => None,
         Some(_) => Some(Log::start(
@@ -153,6 +164,21 @@ fn prepare_folder(builder: &StoreBuilder, vfs: &dyn Vfs, dir: &Path) -> Result<b
     if may_create { Ok(true) } else { Err(missing()) }
 }
 
+/// A process that was killed may have made files and not their names durable: what is built on them here would go with
+/// them.
+fn sync_names(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if let Some(parent) = dir.parent() {
+        // Not everybody may open the folder above, and then the name is somebody else's concern.
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match vfs.sync_dir(parent) {
+            Err(error) if matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::NotFound) => {}
+            synced => synced?,
+        }
+    }
+    vfs.sync_dir(dir)?;
+    vfs.sync_dir(&layout::wal(dir))
+}
+
 fn take_lock(vfs: &dyn Vfs, dir: &Path, read_only: bool) -> Result<Option<Box<dyn VfsLock>>> {
     let path = layout::lock(dir);
     let kind = if read_only { LockKind::Shared } else { LockKind::Exclusive };
@@ -179,6 +205,7 @@ fn create_store(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Resul
     }
     let store = match format_file::read(&**vfs, dir) {
         Ok(Some(format)) => format.store,
+        Err(error) if error.kind() != ErrorKind::Corruption => return Err(error),
         _ => {
             let store = builder.random_or_default().uuid();
             format_file::create(&**vfs, dir, store)?;
@@ -205,6 +232,9 @@ fn live_from_catalog(
             let residency = builder.options.residency;
             let handle = crate::core::open_segment(vfs, dir, &segment.meta, residency, keep_files)?;
             for ordinal in state.deaths.get(segment_id).into_iter().flatten() {
+                if seeded("open-forgets-deaths") {
+                    break;
+                }
                 // Dead before anything that can still be seen: the exact lsn no longer matters.
                 handle.segment.deaths().set(ordinal, 1);
             }
@@ -275,7 +305,7 @@ fn replay_batch(
             // Dropped since.
             continue;
         };
-        if lsn <= known.sealed_lsn {
+        if lsn <= known.sealed_lsn + u64::from(seeded("replay-skips-one-too-many")) {
             continue;
         }
         let operation = checked(collection, key, row, &known.schema).map_err(|error| {
@@ -312,7 +342,10 @@ fn checked(
 /// Removes files that carry our names and that nothing refers to. Unknown files stay.
 fn sweep(vfs: &dyn Vfs, dir: &Path, state: &CatalogState) -> Result<()> {
     let segments = layout::segments(dir);
-    let live: BTreeSet<_> = state.segments.keys().copied().collect();
+    let mut live: BTreeSet<_> = state.segments.keys().copied().collect();
+    if seeded("sweep-takes-the-newest") {
+        live.pop_last();
+    }
     for name in gc::garbage(&vfs.list(&segments)?, &live) {
         vfs.remove(&segments.join(name))?;
     }

@@ -16,6 +16,7 @@ use crate::catalog::{CatalogState, SegmentRow};
 use crate::core::Live;
 use crate::engine::{Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
+use nearstone_base::faults::seeded;
 use nearstone_base::sync::{Arc, MutexGuard, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
 use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
@@ -77,7 +78,9 @@ impl Engine {
             self.check_healthy()?;
         }
         let log = self.log()?;
-        log.sync().inspect_err(|_| self.note_poison())?;
+        if !seeded("seal-before-log-sync") {
+            log.sync().inspect_err(|_| self.note_poison())?;
+        }
 
         let sealed = self.write_sealed(frozen)?;
         let mut catalog = self.catalog()?;
@@ -92,7 +95,9 @@ impl Engine {
         let Some(collection) = current.lists.collections.get(&id) else { return Ok(true) };
         let floor = self.core.live.lock().floor(Some(id));
         // The floor may lie above S when nothing else needs the log: what is below it must be durable.
-        log.sync().inspect_err(|_| self.note_poison())?;
+        if !seeded("seal-before-log-sync") {
+            log.sync().inspect_err(|_| self.note_poison())?;
+        }
         catalog.commit(|next| {
             record_seal(next, collection, frozen.last, floor);
             if let Some((handle, _)) = &sealed {
@@ -144,9 +149,11 @@ impl Engine {
 /// The catalog becomes the state of the collection at lsn `at`.
 fn record_seal(next: &mut CatalogState, collection: &CollectionView, at: Lsn, floor: Lsn) {
     if let Some(row) = next.collections.get_mut(&collection.id) {
-        row.sealed_lsn = at;
+        row.sealed_lsn = at + u64::from(seeded("seal-lsn-too-high"));
     }
-    record_deaths(next, collection, at);
+    if !seeded("seal-deaths-not-recorded") {
+        record_deaths(next, collection, at);
+    }
     next.wal_floor = next.wal_floor.max(floor);
     next.last_lsn = next.last_lsn.max(at).max(floor - 1);
 }
@@ -166,7 +173,7 @@ fn swap(live: &mut Live, id: CollectionId, frozen: &Frozen, sealed: Option<(Arc<
     if let Some((handle, order)) = &sealed {
         for (new, &old) in order.iter().enumerate() {
             let death = frozen.segment.deaths().get(old);
-            if death != 0 {
+            if death != 0 && !seeded("seal-drops-later-deaths") {
                 debug_assert!(death > frozen.last, "rows that were dead at the freeze are not in the file");
                 handle.segment.deaths().set(new as u32, death);
             }

@@ -1,15 +1,17 @@
 //! Snapshots: the rows of one moment, for as long as they are held.
 
+use crate::engine::Engine;
 use crate::view::View;
-use nearstone_base::sync::Arc;
-use nearstone_base::{Lsn, Uuid};
+use nearstone_base::Lsn;
+use nearstone_base::sync::{Arc, Weak};
 
 /// What was visible at one moment, over all collections. It keeps seeing the same rows across writes, seals,
 /// compactions and drops; holding it costs memory and disk space (old segments stay), not correctness.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) view: Arc<View>,
-    pub(crate) store: Uuid,
+    /// Whose it is; a backup that is open beside has the same identity.
+    pub(crate) engine: Weak<Engine>,
 }
 
 impl Snapshot {

@@ -10,7 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::stats::StoreStats;
 use crate::verify::{self, VerifyReport};
 use crate::view::dropped;
-use nearstone_base::sync::Arc;
+use nearstone_base::sync::{Arc, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, Uuid};
 use nearstone_wal::RecoveryReport;
 use std::path::Path;
@@ -243,8 +243,8 @@ impl Store {
 
     /// What is visible now, for as long as it is held.
     pub fn snapshot(&self) -> Snapshot {
-        let core = &self.handle.engine.core;
-        Snapshot { view: core.view.load_full(), store: core.uuid }
+        let engine = &self.handle.engine;
+        Snapshot { view: engine.core.view.load_full(), engine: Arc::downgrade(engine) }
     }
 
     /// Makes everything that was acknowledged so far survive a power loss, whatever durability it was written with.
@@ -376,6 +376,8 @@ impl Engine {
         self.pace.cancel();
         self.workers.stop();
         let marked = self.close_log();
+        // A snapshot may outlive the lock; from then on the files are somebody else's, and the next open sweeps.
+        self.core.keep_files.store(true, Ordering::Release);
         let released = self.release();
         marked.and(released)
     }

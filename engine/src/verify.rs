@@ -31,6 +31,8 @@ pub(crate) fn verify(engine: &Arc<Engine>, progress: Progress<'_>) -> Result<Ver
     let view = match &engine.log {
         None => core.view.load_full(),
         Some(log) => {
+            // Before anything is locked: the callback may call the store.
+            report(progress, "log", 0, 1)?;
             // The files are read as an open would read them, while nobody writes to them.
             let catalog = engine.catalog()?;
             let on_disk = Catalog::read(&core.vfs, &core.dir, core.uuid)?;
@@ -42,7 +44,6 @@ pub(crate) fn verify(engine: &Arc<Engine>, progress: Progress<'_>) -> Result<Ver
                     format!("generation {}", on_disk.generation),
                 ));
             }
-            report(progress, "log", 0, 1)?;
             let options = RecoverOptions {
                 floor: on_disk.wal_floor,
                 generation: Some(on_disk.generation),

@@ -7,6 +7,7 @@
 
 use crate::core::{Core, Live};
 use crate::view::{CollectionView, View, dropped};
+use nearstone_base::faults::seeded;
 use nearstone_base::sync::Arc;
 use nearstone_base::{CollectionId, Key, Lsn, Result};
 use nearstone_wal::Apply;
@@ -134,6 +135,9 @@ fn kill(view: &CollectionView, op: &Operation, lsn: Lsn) -> Result<bool> {
     let key = op.key.as_ref();
     // The newest segment in memory that knows the key decides: what is older was replaced when that row was born.
     for segment in std::iter::once(&view.mutable).chain(view.frozen.iter().rev().map(|f| &f.segment)) {
+        if seeded("frozen-rows-not-replaced") && !Arc::ptr_eq(segment, &view.mutable) {
+            continue;
+        }
         if let Some(ordinal) = segment.find(key, op.hash) {
             return Ok(segment.deaths().set(ordinal, lsn));
         }

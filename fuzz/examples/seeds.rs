@@ -28,6 +28,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("vecs_bytes", "bvecs", &vecs(1))?;
     let rows = "{\"vector\":[0.5,-1,2e3],\"key\":\"a\",\"payload\":{\"n\":1}}\n{\"embedding\":[1,2,3],\"id\":7,\"title\":\"x\"}\n";
     write("json_lines_bytes", "both_spellings", rows.as_bytes())?;
+    // Seed, then operations: see `spelled` in the crate of the tests.
+    let (sealed, merged) =
+        ([1, 0, 2, 5, 14, 1, 4, 9, 19], [2, 96, 2, 5, 4, 9, 6, 13, 8, 17, 14, 0, 2, 4, 16, 28, 2]);
+    write("histories", "batches_and_a_seal", &sealed)?;
+    write("histories", "a_merge_and_a_crash", &merged)?;
+    write(
+        "histories",
+        "crashes_inside",
+        &[3, 32, 2, 5, 4, 9, 30, 9, 7, 14, 0, 6, 1, 29, 20, 6, 25, 27, 31, 40, 3, 22],
+    )?;
     Ok(())
 }
 

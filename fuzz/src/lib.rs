@@ -1,5 +1,6 @@
-//! Fuzzing of everything that reads bytes from disk. The one promise under test: **bytes never panic a decoder**; it
-//! returns what they say, or an error.
+//! Fuzzing of everything that reads bytes from disk. The promise under test: **bytes never panic a decoder**; it returns
+//! what they say, or an error. One target reads its bytes as a history of a store instead, with crashes in it, which must
+//! agree with a model.
 //!
 //! Each target is one function from bytes to whether they were accepted, named in [`TARGETS`], and it is the same function in three places:
 //!
@@ -29,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("npy_bytes", npy_bytes),
     ("vecs_bytes", vecs_bytes),
     ("json_lines_bytes", json_lines_bytes),
+    ("histories", histories),
 ];
 
 /// The body of one log record.
@@ -71,6 +73,15 @@ pub fn vecs_bytes(bytes: &[u8]) -> bool {
 /// JSON, one row per line.
 pub fn json_lines_bytes(bytes: &[u8]) -> bool {
     parse(Format::JsonLines, bytes)
+}
+
+/// A history of a whole store, with crashes in it, against the model.
+pub fn histories(bytes: &[u8]) -> bool {
+    let Some((seed, ops)) = nearstone_tests::spelled::history(bytes) else { return false };
+    if let Err(error) = nearstone_tests::history::History::run(seed, &ops) {
+        panic!("{error}");
+    }
+    true
 }
 
 fn parse(format: Format, bytes: &[u8]) -> bool {

@@ -4,6 +4,8 @@
 //! 2. Each moment is laid out: with up to [`SUBSETS_MAX`] operations on their way all subsets of them, with more the prefixes,
 //!    every one lost or kept alone, pairs and random subsets; and every write torn, at 512 and 4,096 bytes, or only
 //!    its size arrived. Equal disks are looked at once.
+//!    Some moments are also met by a process that is merely killed: the next one reads everything, of which part is
+//!    not durable, and then the power goes during its recovery or after it.
 //! 3. Each disk is opened, read whole, searched, verified, closed and opened again, which must change nothing; from some
 //!    of these recoveries the power goes again.
 //! 4. What was recovered must be the model at one lsn L, `acknowledged <= L <= issued`, in every collection.
@@ -23,6 +25,8 @@ use std::sync::Arc;
 const SUBSETS_MAX: usize = 10;
 /// Beyond that, so many random subsets.
 const RANDOM_SUBSETS: usize = 48;
+/// At one layout in so many, the process is killed instead.
+const MOMENTS_KILLED: u64 = 8;
 /// One recovery in so many is itself interrupted.
 const RECOVERIES_INTERRUPTED: u64 = 4;
 
@@ -94,6 +98,10 @@ impl Enumerator {
                 Ok(recovered) => judge(recovered, &interval),
                 Err(error) => Err(error.clone()),
             };
+            let judged = judged.and_then(|()| match self.rng.below(MOMENTS_KILLED) {
+                0 => self.killed(moment, seed, &interval),
+                _ => Ok(()),
+            });
             judged.map_err(|error| {
                 format!(
                     "seed {seed}, {ops:?}: the power goes before disk operation {}, of {} on their way {fates:?}: {error}",
@@ -101,6 +109,43 @@ impl Enumerator {
                     moment.pending()
                 )
             })?;
+        }
+        Ok(())
+    }
+
+    /// The process is killed here, the next one recovers from what it can read, and the power goes during that or after it.
+    fn killed(&mut self, moment: &Moment, seed: u64, interval: &Interval<'_>) -> Result<(), String> {
+        let disk = moment.killed();
+        disk.record();
+        let clock = Arc::new(ManualClock::default());
+        let store =
+            open_store(&disk, &clock, seed ^ 0x6177).map_err(|error| format!("after a kill: {error}"))?;
+        let served = read(&store).map_err(|error| format!("after a kill: {error}"))?;
+        judge(&served, interval).map_err(|error| format!("after a kill: {error}"))?;
+        if self.rng.below(2) == 0 {
+            store.close().map_err(|error| format!("close after a kill: {error}"))?;
+        }
+        let moments = disk.recorded();
+        drop(store);
+        let last = moments.len() - 1;
+        for choice in 0..4 {
+            let place = if choice == 0 { last } else { self.rng.below(last as u64 + 1) as usize };
+            let share = if choice == 0 { 0 } else { self.rng.below(11) };
+            let moment = &moments[place];
+            let fates: Vec<Fate> = (0..moment.pending())
+                .map(|_| if self.rng.below(10) < share { Fate::Kept } else { Fate::Lost })
+                .collect();
+            self.images += 1;
+            self.recoveries += 1;
+            let what =
+                || format!("after a kill the power goes before operation {} of the recovery", moment.ops());
+            let found = recover(&moment.image(&fates), seed ^ 0x1c11, None)
+                .map_err(|error| format!("{}, {fates:?}: {error}", what()))?;
+            judge(&found, interval).map_err(|error| format!("{}, {fates:?}: {error}", what()))?;
+            // What recovery has served stays.
+            if place == last && (found.lsn < served.lsn || found.collections != served.collections) {
+                return Err(format!("{}: lsn {} was served, {} is left", what(), served.lsn, found.lsn));
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 pub mod enumerate;
 pub mod history;
 pub mod model;
+pub mod spelled;
 
 /// The program in the project's front page runs.
 #[cfg(doctest)]

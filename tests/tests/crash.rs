@@ -1,6 +1,6 @@
 //! Crashes at chosen moments: one scenario per rule that random histories meet too rarely.
 
-use nearstone::vfs::{CrashChoice, Fate, SimVfs};
+use nearstone::vfs::{CrashChoice, Fate, SimVfs, Vfs};
 use nearstone::{Background, Collection, Durability, Metric, Schema, Store};
 use std::sync::Arc;
 
@@ -155,6 +155,29 @@ fn an_interrupted_backup_does_not_open_and_does_not_hurt_the_store() {
     }
 }
 
+/// A file of the log is durable before the next one takes records: else a sync of the second would acknowledge batches
+/// that only the first one holds.
+#[test]
+fn a_full_log_file_is_durable_before_the_next_one_takes_records() {
+    let disk = SimVfs::new(4);
+    let (store, rows) = open(&disk);
+    let text = "x".repeat(300_000);
+    let payload: std::collections::BTreeMap<&str, &str> = [("text", text.as_str())].into();
+    for key in 0..6u64 {
+        let mut batch = store.batch().durability(Durability::Os);
+        batch.upsert(&rows, key, &[key as f32, 1.0], &payload).unwrap();
+        batch.commit().unwrap();
+    }
+    rows.upsert(6u64, &[6.0, 1.0], ()).unwrap();
+    let logs = disk.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "log")).count();
+    assert!(logs > 1, "everything fits into {logs} file");
+    for seed in 0..20 {
+        let choice = if seed == 0 { CrashChoice::DurableOnly } else { CrashChoice::Random { seed } };
+        let (_store, rows) = open(&disk.crash_image(choice));
+        assert_eq!(keys(&rows), [0, 1, 2, 3, 4, 5, 6], "{choice:?}");
+    }
+}
+
 /// The log's new file, which recovery makes for what it could not prove, once had its name before it had the batches: a
 /// second crash between the two lost what the first process had synced.
 #[test]
@@ -178,6 +201,118 @@ fn a_crash_during_recovery_loses_nothing_that_was_synced_before() {
             let fates: Vec<Fate> = (0..moment.pending()).map(fate).collect();
             let (_store, rows) = open(&moment.image(&fates));
             assert_eq!(keys(&rows), [0, 1, 2], "before operation {}, {kept} kept", moment.ops());
+        }
+    }
+}
+
+/// What a process finds that starts after this one was killed: it reads everything, of which part is not durable.
+fn killed(disk: &SimVfs, run: impl FnOnce()) -> SimVfs {
+    disk.record();
+    run();
+    disk.recorded().pop().unwrap().killed()
+}
+
+/// The note of a seal rides on the next sync. The next process saw it in the cache, promised in its own log file that
+/// the old one ended behind it, and a power loss made that false: the store was taken for damaged.
+#[test]
+fn notes_that_only_a_killed_process_saw_are_not_promised_by_the_next_one() {
+    for closes in [false, true] {
+        let disk = SimVfs::new(5);
+        let disk = killed(&disk, || {
+            let (store, rows) = open(&disk);
+            rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+            rows.flush().unwrap();
+            std::mem::forget((store, rows));
+        });
+        let (store, rows) = open(&disk);
+        if closes {
+            store.close().unwrap();
+        } else {
+            rows.upsert(2u64, &[2.0, 0.0], ()).unwrap();
+        }
+        let image = disk.crash_image(CrashChoice::DurableOnly);
+        let (_store, rows) = open(&image);
+        assert_eq!(keys(&rows), if closes { vec![1] } else { vec![1, 2] });
+    }
+}
+
+/// A maker that was killed before it synced a folder left a store that could be read and was not durable.
+#[test]
+fn a_store_is_durable_once_it_serves_whoever_made_it() {
+    let maker = SimVfs::new(6);
+    maker.record();
+    let (store, rows) = open(&maker);
+    store.close().unwrap();
+    drop((store, rows));
+    for moment in maker.recorded() {
+        let disk = moment.killed();
+        let (_store, rows) = open(&disk);
+        rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+        let (_second, rows) = open(&disk.crash_image(CrashChoice::DurableOnly));
+        assert_eq!(keys(&rows), [1], "the maker was killed before operation {}", moment.ops());
+    }
+}
+
+/// Deletes of keys that are not there change nothing, but each takes a place in the log; no seal ever came to cut it.
+#[test]
+fn a_log_of_deletes_that_changed_nothing_is_cut() {
+    let disk = SimVfs::new(7);
+    let vfs = Arc::new(disk.clone());
+    let builder = Store::builder().vfs(vfs).background(Background::Manual).wal_bytes(2 << 20);
+    let store = builder.open("/store").unwrap();
+    let rows = store.create_collection("rows", Schema::new(2, Metric::L2).m(4).ef_construction(16)).unwrap();
+    for step in 0..60u64 {
+        let mut batch = store.batch().durability(Durability::Os);
+        for key in 0..5_000u64 {
+            batch.delete(&rows, step * 5_000 + key).unwrap();
+        }
+        batch.commit().unwrap();
+        while store.step().unwrap() {}
+    }
+    let bytes = store.stats().unwrap().wal_bytes;
+    assert!(bytes < 24 << 20, "the log has {bytes} bytes");
+    rows.upsert(1u64, &[1.0, 1.0], ()).unwrap();
+    let (_store, rows) = open(&disk.crash_image(CrashChoice::DurableOnly));
+    assert_eq!(keys(&rows), [1]);
+}
+
+/// Files belong to whoever has the lock: a snapshot that outlives its store must not remove any.
+#[test]
+fn a_snapshot_that_outlives_its_store_removes_no_file() {
+    let disk = SimVfs::new(8);
+    let (store, rows) = open(&disk);
+    for round in 0..2u64 {
+        rows.upsert(round, &[round as f32, 1.0], ()).unwrap();
+        rows.flush().unwrap();
+    }
+    let snapshot = store.snapshot();
+    rows.compact().unwrap();
+    store.close().unwrap();
+    drop((store, rows));
+    let segments = || disk.files().iter().filter(|(path, _)| path.starts_with("store/segments")).count();
+    let before = segments();
+    assert_eq!(before, 3, "two that the snapshot sees, and what they became");
+    drop(snapshot);
+    assert_eq!(segments(), before);
+    let (_store, rows) = open(&disk);
+    assert_eq!((keys(&rows).len(), segments()), (2, 1), "the next open sweeps");
+}
+
+#[test]
+fn a_backup_that_was_cut_short_before_its_first_file_is_no_empty_store() {
+    let disk = SimVfs::new(9);
+    let (store, rows) = open(&disk);
+    rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+    disk.record();
+    store.backup("/copy").unwrap();
+    for moment in disk.recorded() {
+        let image = moment.killed();
+        if image.list(std::path::Path::new("/copy")).is_ok_and(|names| !names.is_empty()) {
+            let vfs = Arc::new(image);
+            let opened = Store::builder().vfs(vfs).background(Background::Manual).open("/copy");
+            if let Ok(copy) = opened {
+                assert_eq!(copy.collections().unwrap(), ["rows"], "before operation {}", moment.ops());
+            }
         }
     }
 }

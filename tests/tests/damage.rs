@@ -227,3 +227,155 @@ fn point_in_time_recovery_keeps_what_lies_before_the_damage_and_says_so() {
     drop(store);
     assert!(open(&image, false).unwrap().collection("rows").unwrap().contains(200u64).unwrap());
 }
+
+/// Damage in a file that is not the last: what is given up is given up for good, wherever the next crash falls, and what
+/// is written afterwards stays.
+#[test]
+fn after_a_point_in_time_recovery_the_store_opens_as_any_other_and_keeps_what_is_written() {
+    let disk = SimVfs::new(1);
+    let schema = Schema::new(4, Metric::L2).m(4).ef_construction(16);
+    for file in 0..3u64 {
+        let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+        let store = Store::builder().vfs(vfs).background(Background::Manual).open("/store").unwrap();
+        let rows = store.collection_or_create("rows", schema).unwrap();
+        for key in file * 10..file * 10 + 10 {
+            rows.upsert(key, &[key as f32, 1.0, 0.0, 0.0], ()).unwrap();
+        }
+        store.close().unwrap();
+    }
+    let logs: Vec<PathBuf> = files(&disk)
+        .into_iter()
+        .map(|(path, _)| path)
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    assert_eq!(logs.len(), 3);
+    let bytes = disk.contents(&logs[1]).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    disk.flip_bit(&logs[1], (4096 + written) / 2, 3);
+    assert_eq!(open(&disk, false).map(|_| ()).unwrap_err().kind(), ErrorKind::Corruption);
+
+    let keys = |store: &Store| -> Vec<u64> {
+        let rows = store.collection("rows").unwrap();
+        rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect()
+    };
+    let image = disk.crash_image(CrashChoice::KeepAll);
+    image.record();
+    let vfs = Arc::new(image.clone());
+    let builder = Store::builder().vfs(vfs).background(Background::Manual);
+    let store = builder.recovery(RecoveryMode::PointInTime).open("/store").unwrap();
+    let kept = keys(&store);
+    assert!((10..20).contains(&kept.len()) && kept.iter().copied().eq(0..kept.len() as u64), "{kept:?}");
+    assert!(store.recovery().stopped_at.is_some());
+    // Until it has ended the damage may still be met, and point-in-time recovery then finds the same.
+    let (last, others) =
+        image.recorded().split_last().map(|(last, others)| (last.clone(), others.to_vec())).unwrap();
+    for moment in others {
+        let vfs = Arc::new(moment.killed());
+        let builder = Store::builder().vfs(vfs).background(Background::Manual);
+        let store = builder.recovery(RecoveryMode::PointInTime).open("/store").unwrap();
+        assert_eq!(keys(&store), kept, "killed before operation {}", moment.ops());
+    }
+    assert_eq!(keys(&open(&last.killed(), false).unwrap()), kept);
+
+    store.collection("rows").unwrap().upsert(200u64, &[1.0; 4], ()).unwrap();
+    for choice in [CrashChoice::DurableOnly, CrashChoice::KeepAll] {
+        let store = open(&image.crash_image(choice), false).unwrap();
+        assert_eq!(keys(&store).len(), kept.len() + 1, "{choice:?}");
+        store.verify().unwrap();
+    }
+    store.close().unwrap();
+    assert_eq!(keys(&open(&image, false).unwrap()).len(), kept.len() + 1);
+}
+
+/// What salvage makes of a damaged disk: the rows of all collections, and its report.
+fn salvaged(disk: &SimVfs) -> (Rows, nearstone::SalvageReport) {
+    let disk = disk.crash_image(CrashChoice::KeepAll);
+    let before = disk.digest_of(|path| path.starts_with("store"));
+    let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+    let (from, into) = (Path::new("/store"), Path::new("/rescued"));
+    let report = Store::salvage_on(&vfs, from, into, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    assert_eq!(disk.digest_of(|path| path.starts_with("store")), before, "salvage changed the damaged store");
+    let store = Store::builder().vfs(vfs).background(Background::Manual).create(false).open(into).unwrap();
+    let mut rows = Rows::new();
+    for name in store.collections().unwrap() {
+        let collection = store.collection(&name).unwrap();
+        for key in collection.keys().unwrap() {
+            let key = key.unwrap();
+            let row = collection.get(&key).unwrap().unwrap();
+            let old =
+                rows.insert(key.as_u64().unwrap(), (row.vector().to_vec(), row.payload_json().to_owned()));
+            assert!(old.is_none(), "a key is in two collections");
+        }
+    }
+    store.verify().unwrap();
+    assert_eq!(report.collections.iter().map(|(_, rows)| rows).sum::<u64>(), rows.len() as u64);
+    (rows, report)
+}
+
+#[test]
+fn salvage_brings_over_every_row_that_can_be_read_and_names_the_rest() {
+    let (disk, _, expected) = closed();
+    let (rows, report) = salvaged(&disk);
+    assert!(rows == expected && report.catalog && report.lost.is_empty(), "{report:?}");
+    assert_eq!((report.lost_rows, report.lost_batches.len()), (0, 0));
+
+    let (mut lost_rows, mut lost_batches) = (0, 0);
+    for (path, len) in files(&disk) {
+        for at in (0..len).step_by(len.div_ceil(12).max(1) as usize) {
+            let damaged = disk.crash_image(CrashChoice::KeepAll);
+            // A sector's worth, as a disk would lose it.
+            for offset in at..(at + 512).min(len) {
+                damaged.flip_bit(&path, offset, (offset % 8) as u32);
+            }
+            let (rows, report) = salvaged(&damaged);
+            let what = format!("{} at {at}: {report:?}", path.display());
+            for (key, row) in &rows {
+                match expected.get(key) {
+                    Some(right) => assert!(right == row, "{what}: key {key} has another row"),
+                    // Deletes can be forgotten where the only record of them is gone, and must be announced.
+                    None => assert!(
+                        !report.catalog || !report.lost_batches.is_empty(),
+                        "{what}: key {key} is back"
+                    ),
+                }
+            }
+            let missing = expected.keys().filter(|key| !rows.contains_key(key)).count() as u64;
+            let told = report.lost_rows
+                + report.lost_batches.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+            assert!(missing <= told || !report.lost.is_empty(), "{what}: {missing} rows are missing");
+            lost_rows += report.lost_rows;
+            lost_batches += report.lost_batches.len();
+        }
+    }
+    assert!(lost_rows > 0 && lost_batches > 0, "the damage hit neither rows nor batches");
+}
+
+#[test]
+fn salvage_without_a_catalog_has_every_row_and_its_latest_version() {
+    let (disk, _, expected) = closed();
+    for (path, _) in files(&disk).iter().filter(|(path, _)| path.file_name() == Some("catalog".as_ref())) {
+        disk.overwrite(path, b"gone");
+    }
+    let (rows, report) = salvaged(&disk);
+    assert!(!report.catalog);
+    assert!(expected.iter().all(|(key, row)| rows.get(key) == Some(row)), "{report:?}");
+}
+
+#[test]
+fn salvage_refuses_what_is_no_store_and_what_it_would_overwrite() {
+    let (disk, _, _) = closed();
+    let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+    let salvage = |from: &str, into: &str| {
+        let mut go_on = |_| std::ops::ControlFlow::Continue(());
+        Store::salvage_on(&vfs, Path::new(from), Path::new(into), &mut go_on).unwrap_err().kind()
+    };
+    assert_eq!(salvage("/nowhere", "/rescued"), ErrorKind::NotFound);
+    assert_eq!(salvage("/store/wal", "/rescued"), ErrorKind::NotAStore);
+    assert_eq!(salvage("/store", "/store/wal"), ErrorKind::InvalidArgument);
+    disk.create_dir(Path::new("/full")).unwrap();
+    disk.create_dir(Path::new("/full/folder")).unwrap();
+    assert_eq!(salvage("/store", "/full"), ErrorKind::AlreadyExists);
+    let store = open(&disk, false).unwrap();
+    assert_eq!(salvage("/store", "/rescued"), ErrorKind::Busy);
+    store.close().unwrap();
+}

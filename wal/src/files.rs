@@ -6,6 +6,7 @@
 //! log file has a good header, in every crash: a bad one is damage, never an interrupted creation. Names set aside by
 //! a point-in-time recovery end in `.log.aside`.
 
+use nearstone_base::faults::seeded;
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
 use nearstone_base::{ErrorKind, Lsn, Result};
 use std::path::{Path, PathBuf};
@@ -107,7 +108,9 @@ impl Unnamed {
         bytes: &[u8],
     ) -> Result<(Arc<dyn VfsFile>, PathBuf)> {
         self.file.write_at(bytes, 0)?;
-        self.file.sync_all()?;
+        if !seeded("wal-file-not-synced") {
+            self.file.sync_all()?;
+        }
         if vfs.info(&self.path)?.is_some() {
             return Err(nearstone_base::Error::new(
                 ErrorKind::AlreadyExists,
@@ -115,7 +118,9 @@ impl Unnamed {
             ));
         }
         vfs.rename(&self.tmp, &self.path)?;
-        vfs.sync_dir(dir)?;
+        if !seeded("wal-folder-not-synced") {
+            vfs.sync_dir(dir)?;
+        }
         Ok((self.file, self.path))
     }
 }

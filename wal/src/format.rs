@@ -186,7 +186,11 @@ impl FileHeader {
         if version != VERSION {
             return Err(HeaderFault::Version(version));
         }
-        if header.first_lsn == 0 || header.file_id == 0 || header.predecessor >= header.file_id {
+        if header.first_lsn == 0
+            || header.first_lsn == u64::MAX
+            || header.file_id == 0
+            || header.predecessor >= header.file_id
+        {
             return Err(damaged(32, "a header that this program writes"));
         }
         Ok(header)

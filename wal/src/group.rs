@@ -18,6 +18,7 @@ use crate::options::{CleanMark, Durability, LogOptions, LogStats};
 use crate::recover::Recovered;
 use crate::writer::Writer;
 use nearstone_base::clock::Clock;
+use nearstone_base::faults::seeded;
 use nearstone_base::random::Random;
 use nearstone_base::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering};
 use nearstone_base::vfs::Vfs;
@@ -278,7 +279,9 @@ impl<A: Apply> Log<A> {
         self.check()?;
         let mut writer = self.writer.lock();
         self.closed.store(true, Ordering::Release);
-        self.sync_writer(&mut writer)?;
+        if !seeded("closed-before-sync") {
+            self.sync_writer(&mut writer)?;
+        }
         Ok(writer.clean_mark())
     }
 
@@ -294,7 +297,9 @@ impl<A: Apply> Log<A> {
 
     /// Latches the poison and passes the error on.
     fn fail(&self, error: Error) -> Error {
-        self.poison(&error);
+        if !seeded("poison-forgotten") {
+            self.poison(&error);
+        }
         error.with_outcome(Outcome::Indeterminate)
     }
 
@@ -381,7 +386,8 @@ impl<A: Apply> Log<A> {
                 writer.deadline = Some(writer.deadline.map_or(deadline, |other| other.min(deadline)));
             }
         }
-        let wants_sync = requests.iter().any(|request| request.durability == Durability::Sync);
+        let wants_sync = requests.iter().any(|request| request.durability == Durability::Sync)
+            && !seeded("acknowledged-before-sync");
         if wants_sync || writer.deadline.is_some_and(|deadline| deadline <= now) {
             writer.sync()?;
         }

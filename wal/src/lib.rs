@@ -50,6 +50,7 @@
 //! - `group`: who writes for whom.
 //! - `reader`: where one file stops, and why.
 //! - `recover`: what a folder of files proves.
+//! - `salvage`: what can still be read when it proves nothing.
 #![forbid(unsafe_code)]
 
 mod files;
@@ -58,9 +59,11 @@ mod group;
 mod options;
 mod reader;
 mod recover;
+mod salvage;
 mod writer;
 
 pub use files::{LogFile, copy_file, file_name, parse_name};
 pub use group::{Apply, Inside, Log, Pin};
 pub use options::{CleanMark, Durability, LogOptions, LogStats, RecoverOptions, RecoveryMode};
 pub use recover::{Recovered, RecoveryReport, read_bytes, recover};
+pub use salvage::{Salvaged, salvage};

@@ -16,6 +16,7 @@ use crate::files::{self, LogFile};
 use crate::format::{FILE_BYTES_LIMIT, FILE_HEADER_BYTES, FileHeader, HeaderFault, Kind};
 use crate::options::{RecoverOptions, RecoveryMode};
 use crate::reader::{Hole, Scan, Stop, scan};
+use nearstone_base::faults::seeded;
 use nearstone_base::vfs::{OpenMode, Vfs, read_exact_at};
 use nearstone_base::{Error, ErrorKind, Lsn, Result, Uuid};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub struct Recovered {
     pub(crate) files: Vec<LogFile>,
     /// Files that a point-in-time recovery leaves behind, ascending.
     pub(crate) aside: Vec<u64>,
+    /// Files below the chain: an unlink that came before theirs was lost, or came through and theirs did not.
+    pub(crate) orphans: Vec<u64>,
     /// Batches above `proven_lsn`.
     pub(crate) unproven: Vec<(Lsn, Vec<u8>)>,
     pub(crate) generation: u64,
@@ -53,9 +56,9 @@ pub struct RecoveryReport {
     pub stopped_at: Option<String>,
 }
 
-struct Found {
-    header: FileHeader,
-    path: PathBuf,
+pub(crate) struct Found {
+    pub(crate) header: FileHeader,
+    pub(crate) path: PathBuf,
     len: u64,
 }
 
@@ -75,11 +78,16 @@ pub fn recover(
     let ids = files::list(vfs, dir)?;
     let mut all = Vec::with_capacity(ids.len());
     for &id in &ids {
-        all.push(read_header(vfs, dir, store, id)?);
+        let found = read_header(vfs, dir, Some(store), id)?;
+        check_length(&found)?;
+        all.push(found);
     }
     let given_away = files::highest(vfs, dir)?.max(options.clean.map_or(0, |mark| mark.file_id));
-    let next_file_id = given_away + 1;
+    let next_file_id = given_away.checked_add(1).ok_or_else(|| {
+        Error::corruption(dir, 0, format!("file ids below {}", u64::MAX), format!("{given_away}"))
+    })?;
     let chain = chain_of(dir, all, options)?;
+    let first = chain.first().map_or(0, |found| found.header.file_id);
     let mut recovery = Recovery {
         vfs,
         options,
@@ -90,7 +98,9 @@ pub fn recover(
         tail: Vec::new(),
         report: RecoveryReport::default(),
     };
-    recovery.run(dir, &chain, next_file_id)
+    let mut recovered = recovery.run(dir, &chain, next_file_id)?;
+    recovered.orphans = ids.into_iter().filter(|id| *id < first).collect();
+    Ok(recovered)
 }
 
 struct Recovery<'a> {
@@ -111,6 +121,7 @@ impl Recovery<'_> {
         let mut kept: Vec<LogFile> = Vec::new();
         let mut last_lsn = None;
         let mut aside = Vec::new();
+        let mut at_clean_end = false;
         for (place, found) in chain.iter().enumerate() {
             self.generation = self.generation.max(found.header.generation);
             let next = chain.get(place + 1);
@@ -122,7 +133,16 @@ impl Recovery<'_> {
                 let (scan, stopped) = self.read_file(found, next)?;
                 self.generation = self.generation.max(scan.generation);
                 self.proven_lsn = self.proven_lsn.max(scan.synced_lsn);
+                if next.is_some() {
+                    // It was synced whole before its successor was made.
+                    self.proven_lsn = self.proven_lsn.max(scan.last_lsn);
+                }
                 end = scan.end as u64;
+                at_clean_end = next.is_none() && scan.stop == Stop::Limit;
+                if at_clean_end {
+                    // Closed in order: it was synced, and the catalog knows.
+                    self.proven_lsn = self.proven_lsn.max(scan.last_lsn);
+                }
                 last_lsn = Some(scan.last_lsn);
                 if stopped {
                     aside = chain[place + 1..].iter().map(|later| later.header.file_id).collect();
@@ -148,8 +168,10 @@ impl Recovery<'_> {
             ));
         }
         let last_lsn = self.last_lsn(dir, last_lsn)?;
-        let proven_lsn = self.proven_lsn.min(last_lsn);
-        self.cut_at_proven(&mut kept, proven_lsn);
+        let proven_lsn = if seeded("wal-tail-trusted") { last_lsn } else { self.proven_lsn.min(last_lsn) };
+        if !at_clean_end && aside.is_empty() {
+            self.cut_at_proven(&mut kept, proven_lsn);
+        }
         let unproven: Vec<(Lsn, Vec<u8>)> = self
             .tail
             .drain(..)
@@ -159,7 +181,17 @@ impl Recovery<'_> {
         self.report.rewritten = unproven.len() as u64;
         let report = std::mem::take(&mut self.report);
         let generation = self.options.generation.unwrap_or(self.generation);
-        Ok(Recovered { last_lsn, proven_lsn, report, next_file_id, files: kept, aside, unproven, generation })
+        Ok(Recovered {
+            last_lsn,
+            proven_lsn,
+            report,
+            next_file_id,
+            files: kept,
+            aside,
+            orphans: Vec::new(),
+            unproven,
+            generation,
+        })
     }
 
     /// Where the log ends, checked against what the catalog proves.
@@ -188,14 +220,13 @@ impl Recovery<'_> {
         }
     }
 
-    /// What lies behind the last proven batch is ignored for ever: it is written again.
+    /// What lies behind the last proven batch is ignored for ever: batches are written again, and notes (markers and
+    /// barriers), which ride on the next sync, may exist in the cache of a process that was killed only. The next file
+    /// must not promise them.
     fn cut_at_proven(&self, kept: &mut [LogFile], proven_lsn: Lsn) {
         let Some(file) = kept.last_mut() else { return };
-        let Some(first_unproven) = self.tail.iter().position(|(lsn, ..)| *lsn > proven_lsn) else { return };
-        file.end = match first_unproven {
-            0 => FILE_HEADER_BYTES as u64,
-            place => self.tail[place - 1].2,
-        };
+        let last_proven = self.tail.iter().rev().find(|(lsn, ..)| *lsn <= proven_lsn);
+        file.end = last_proven.map_or(FILE_HEADER_BYTES as u64, |(.., end)| *end);
     }
 
     /// Reads one file; whether a point-in-time recovery stops in it.
@@ -271,11 +302,13 @@ impl Recovery<'_> {
     /// Whether a hole where batch `lsn` should be can be a write that a crash cut short.
     fn may_be_torn(&self, hole: &Hole, lsn: Lsn) -> bool {
         let clean = self.options.clean.map_or(0, |mark| mark.lsn);
-        hole.looks_torn && hole.later_synced < lsn && self.options.last_lsn_min < lsn && clean < lsn
+        seeded("wal-damage-taken-for-tear")
+            || hole.looks_torn && hole.later_synced < lsn && self.options.last_lsn_min < lsn && clean < lsn
     }
 }
 
-fn read_header(vfs: &dyn Vfs, dir: &Path, store: Uuid, id: u64) -> Result<Found> {
+/// Reads and checks a file's header; `store` is whose it must be, if that is known.
+pub(crate) fn read_header(vfs: &dyn Vfs, dir: &Path, store: Option<Uuid>, id: u64) -> Result<Found> {
     let path = dir.join(files::file_name(id));
     let file = vfs.open(&path, OpenMode::Read)?;
     let len = file.len()?;
@@ -300,7 +333,7 @@ fn read_header(vfs: &dyn Vfs, dir: &Path, store: Uuid, id: u64) -> Result<Found>
             ),
         ),
     })?;
-    if header.store != store {
+    if let Some(store) = store.filter(|store| *store != header.store) {
         return Err(Error::corruption(
             &path,
             16,
@@ -311,15 +344,16 @@ fn read_header(vfs: &dyn Vfs, dir: &Path, store: Uuid, id: u64) -> Result<Found>
     if header.file_id != id {
         return Err(Error::corruption(&path, 32, format!("file id {id}"), format!("{}", header.file_id)));
     }
-    if header.file_bytes != len {
-        return Err(Error::corruption(
-            &path,
-            88,
-            format!("{} bytes", header.file_bytes),
-            format!("{len} bytes"),
-        ));
-    }
     Ok(Found { header, path, len })
+}
+
+/// A file is as long as its header says.
+fn check_length(found: &Found) -> Result<()> {
+    if found.header.file_bytes == found.len {
+        return Ok(());
+    }
+    let (expected, len) = (found.header.file_bytes, found.len);
+    Err(Error::corruption(&found.path, 88, format!("{expected} bytes"), format!("{len} bytes")))
 }
 
 /// The files that count, oldest first: from the newest back along the predecessors.
@@ -371,7 +405,7 @@ fn chain_of(dir: &Path, all: Vec<Found>, options: &RecoverOptions) -> Result<Vec
     Ok(chain)
 }
 
-fn read_whole(vfs: &dyn Vfs, found: &Found) -> Result<Vec<u8>> {
+pub(crate) fn read_whole(vfs: &dyn Vfs, found: &Found) -> Result<Vec<u8>> {
     let file = vfs.open(&found.path, OpenMode::Read)?;
     let mut bytes = vec![0; found.len as usize];
     read_exact_at(&*file, &found.path, &mut bytes, 0)?;

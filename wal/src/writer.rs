@@ -11,6 +11,7 @@ use crate::files::{self, LogFile};
 use crate::format::{self, FILE_HEADER_BYTES, FileHeader, FileSeed, Kind};
 use crate::options::{CleanMark, LogOptions, LogStats};
 use crate::recover::Recovered;
+use nearstone_base::faults::seeded;
 use nearstone_base::random::Random;
 use nearstone_base::vfs::{Vfs, VfsFile};
 use nearstone_base::{Lsn, Result, Uuid};
@@ -65,6 +66,9 @@ impl Writer {
         files::sweep_unfinished(&*vfs, dir)?;
         let Recovered { last_lsn, proven_lsn, next_file_id, files, aside, unproven, generation, .. } =
             recovered;
+        for id in &recovered.orphans {
+            vfs.remove(&dir.join(files::file_name(*id)))?;
+        }
         // Newest first: a crash in between leaves a log that still ends at the same place.
         for id in aside.iter().rev() {
             files::set_aside(&*vfs, dir, *id)?;
@@ -95,7 +99,18 @@ impl Writer {
             let bodies: Vec<&[u8]> = unproven.iter().map(|(_, body)| body.as_slice()).collect();
             debug_assert_eq!(unproven[0].0, proven_lsn + 1);
             // Before the file has its name: from then on, nobody reads what they were copied from.
-            writer.use_file_with(unnamed, &bodies)?;
+            if seeded("wal-named-before-copied") {
+                writer.use_file(unnamed)?;
+                writer.append(&bodies)?;
+                writer.sync()?;
+            } else {
+                writer.use_file_with(unnamed, &bodies)?;
+            }
+        }
+        if recovered.report.stopped_at.is_some() && writer.current.is_none() {
+            // A file that says where the one with the damage ends: without it the next open would meet it again.
+            let unnamed = writer.reserve_bytes(0)?;
+            writer.use_file(unnamed)?;
         }
         debug_assert_eq!(writer.last_lsn, last_lsn);
         writer.stats = LogStats::default();
@@ -125,7 +140,9 @@ impl Writer {
 
     /// As [`Writer::use_file`]; the file begins with these batches, which are durable as soon as it is.
     fn use_file_with(&mut self, unnamed: files::Unnamed, bodies: &[&[u8]]) -> Result<()> {
-        self.sync()?;
+        if !seeded("wal-next-file-before-sync") {
+            self.sync()?;
+        }
         let len = unnamed.file.len()?;
         let before = self.files.last();
         let mut salt = [0; 16];
@@ -183,7 +200,9 @@ impl Writer {
         if let Some(current) = self.current.as_mut()
             && current.dirty
         {
-            current.file.sync_data()?;
+            if !seeded("wal-sync-skipped") {
+                current.file.sync_data()?;
+            }
             current.dirty = false;
             self.stats.syncs += 1;
         }
@@ -236,7 +255,7 @@ impl Writer {
     pub(crate) fn remove_below(&mut self, floor: Lsn) -> Result<u64> {
         let mut freed = 0;
         while let [oldest, next, ..] = self.files.as_slice()
-            && next.first_lsn <= floor
+            && next.first_lsn <= floor + if seeded("wal-unlinked-too-early") { 3 } else { 0 }
         {
             self.vfs.remove(&oldest.path)?;
             freed += oldest.len;

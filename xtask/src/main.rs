@@ -1,9 +1,9 @@
 //! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
 //!
-//! The code is in six rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
+//! The code is in seven rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
 //! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, [`tools`]
-//! finds or installs the cargo subcommands that do not come with Rust, and [`python`] builds, tests and measures the
-//! Python package.
+//! finds or installs the cargo subcommands that do not come with Rust, [`python`] builds, tests and measures the
+//! Python package, and [`seeded`] shows that the tests would notice.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod parts;
 mod python;
 mod report;
 mod runner;
+mod seeded;
 mod tools;
 mod workspace;
 
@@ -31,6 +32,7 @@ Developer commands of Nearstone
                                           open N distinct disks that crashes leave behind, 1,000,000 unless told
   cargo xtask fuzz TARGET [--minutes N]   fuzz one target (or `all`) for N minutes each, 5 unless told;
                                           needs a nightly toolchain
+  cargo xtask seeded-bugs [NAME...]       make each seeded bug happen, and fail when its check does not notice
   cargo xtask help                        this text
 ";
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Some((&"bench", rest)) => bench(rest),
         Some((&"crash", rest)) => crash(rest),
         Some((&"fuzz", rest)) => fuzz(rest),
+        Some((&"seeded-bugs", rest)) => seeded::run(rest),
         Some((&("help" | "--help" | "-h"), _)) => {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)

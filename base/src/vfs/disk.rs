@@ -118,13 +118,11 @@ impl Vfs for DiskVfs {
 
     fn lock(&self, path: &Path, kind: LockKind) -> Result<Option<Box<dyn VfsLock>>> {
         let failed = |error| Error::io("lock", path, error);
-        // A lock needs no right to write: shared locks work on read-only media.
-        let file = match options(OpenMode::Read).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && kind == LockKind::Exclusive => {
-                let mut create = options(OpenMode::ReadWrite);
-                create.create(true).open(path).map_err(failed)?
-            }
-            other => other.map_err(failed)?,
+        // A shared lock needs no right to write, and works on read-only media; an exclusive one does, on network file
+        // systems that turn it into a lock of bytes.
+        let file = match kind {
+            LockKind::Shared => options(OpenMode::Read).open(path).map_err(failed)?,
+            LockKind::Exclusive => options(OpenMode::ReadWrite).create(true).open(path).map_err(failed)?,
         };
         let locked = match kind {
             LockKind::Shared => file.try_lock_shared(),

@@ -8,6 +8,7 @@
 
 use super::format::{BLOCK, CRCS_PER_PAGE, Footer, check_block};
 use nearstone_base::codec::Reader;
+use nearstone_base::faults::seeded;
 use nearstone_base::sync::{AtomicBool, AtomicU64, Ordering};
 use nearstone_base::vfs::FileBytes;
 use nearstone_base::{Error, Result, Uuid};
@@ -132,7 +133,9 @@ impl Blocks {
         }
         let at = (block % CRCS_PER_PAGE * 4) as usize;
         let expected = page_bytes.get(at..).and_then(|bytes| Reader::new(bytes).u32()).unwrap_or(0);
-        check_block(&self.path, self.uuid, block, self.block_bytes(block)?, expected)?;
+        if !seeded("block-not-checked") {
+            check_block(&self.path, self.uuid, block, self.block_bytes(block)?, expected)?;
+        }
         if self.block_bits.set(block) && self.verified.fetch_add(1, Ordering::Relaxed) + 1 == self.blocks {
             self.all.store(true, Ordering::Relaxed);
         }

@@ -16,6 +16,7 @@ use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
 use crate::segment::RowSource;
 use nearstone_base::checksum::{crc32, hash128};
+use nearstone_base::faults::seeded;
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
 use nearstone_base::{Error, ErrorKind, KeyRef, KeyType, Lsn, Result, Schema, SegmentId, Uuid};
 use std::fmt;
@@ -80,7 +81,9 @@ pub fn write_segment(
         .and_then(|meta| target.vfs.rename(&tmp, &target.path()).map(|()| meta));
     match written {
         Ok(meta) => {
-            target.vfs.sync_dir(target.dir)?;
+            if !seeded("segments-folder-not-synced") {
+                target.vfs.sync_dir(target.dir)?;
+            }
             Ok(meta)
         }
         Err(error) => {
@@ -410,7 +413,9 @@ impl<'a> Stream<'a> {
         let footer_at = (blocks + pages.len() as u64) * BLOCK;
         let footer = Footer { uuid: self.uuid, blocks, sections: self.sections, pages }.encode();
         self.file.write_at(&footer, footer_at)?;
-        self.file.sync_all()?;
+        if !seeded("segment-not-synced") {
+            self.file.sync_all()?;
+        }
         Ok((footer_at + footer.len() as u64, hash128(&footer)))
     }
 }

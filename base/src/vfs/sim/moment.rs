@@ -96,6 +96,26 @@ impl Moment {
         }
     }
 
+    /// The disk as a process finds it that starts after this one was killed: the machine lives on, so everything can be
+    /// read, and what was on its way to the disk still is.
+    pub fn killed(&self) -> SimVfs {
+        let (mut names, mut files) = (self.names.clone(), self.files.clone());
+        for pending in &self.pending {
+            apply(pending, &mut names, &mut files, None);
+        }
+        let state = State {
+            durable_names: self.names.clone(),
+            durable_files: self.files.clone(),
+            names,
+            files,
+            pending: self.pending.clone(),
+            next_file: self.next_file,
+            seed: self.seed.wrapping_add(1),
+            ..State::default()
+        };
+        SimVfs { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// Lays out a disk: one fate for each pending operation, in their order.
     pub fn image(&self, fates: &[Fate]) -> SimVfs {
         assert!(fates.len() == self.pending.len(), "one fate for each pending operation");
@@ -176,6 +196,7 @@ const _: () = assert!(SECTOR == 512, "the smallest unit of a torn write");
 
 #[cfg(test)]
 mod tests {
+    use super::super::CrashChoice;
     use super::*;
     use crate::vfs::{OpenMode, Vfs};
 
@@ -205,6 +226,23 @@ mod tests {
                 && tail[1024..].iter().all(|b| *b == 1)
                 && tail.len() == 1500
         );
+    }
+
+    #[test]
+    fn after_a_kill_everything_can_be_read_and_nothing_more_is_durable() {
+        let disk = SimVfs::new(1);
+        disk.record();
+        let path = Path::new("/a");
+        disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"one", 0).unwrap();
+        let killed = disk.recorded().pop().unwrap().killed();
+        assert_eq!(killed.contents(path).unwrap(), b"one");
+        assert_eq!(
+            (killed.pending(), killed.crash_image(CrashChoice::DurableOnly).contents(path)),
+            (2, None)
+        );
+        killed.open(path, OpenMode::Read).unwrap().sync_all().unwrap();
+        killed.sync_dir(Path::new("/")).unwrap();
+        assert_eq!(killed.crash_image(CrashChoice::DurableOnly).contents(path).unwrap(), b"one");
     }
 
     #[test]
