@@ -1,7 +1,7 @@
 """Nearstone: an embedded, durable vector store.
 
-A program opens a folder, puts vectors with a key and a JSON payload into collections, searches and deletes them, and
-never loses a write that was acknowledged::
+A program opens a folder, puts vectors with a key and a JSON payload into collections, searches and deletes
+them, and never loses a write that was acknowledged::
 
     import nearstone
 
@@ -12,10 +12,11 @@ never loses a write that was acknowledged::
         for hit in notes.search([0.9, 0.1, 0.0], k=2):
             print(hit.key, hit.distance, hit.payload)
 
-Vectors come in as anything numpy can cast to float32; rows of C-contiguous float32 arrays are read in place. Distances
-come out smaller for nearer rows: ``"l2"`` is the squared Euclidean distance, ``"cosine"`` is ``1 - cos``, ``"ip"`` is the
-negated inner product. Handles work from any thread, and every call that does work releases the interpreter's lock.
-Arrays must not be changed by other threads while a call reads them.
+Vectors come in as anything numpy can cast to float32; rows of C-contiguous float32 arrays are read in place.
+Distances come out smaller for nearer rows: ``"l2"`` is the squared Euclidean distance, ``"cosine"`` is
+``1 - cos``, ``"ip"`` is the negated inner product. Handles work from any thread, and every call that does
+work releases the interpreter's lock. Arrays that a call was given must not be changed before it returns: not
+by other threads, and not by a filter or a signal handler, which run in the middle of the call.
 """
 
 from __future__ import annotations

@@ -22,5 +22,6 @@ def _close_all() -> None:
     for store in list(_open):
         try:
             store.close()
-        except Exception:  # noqa: BLE001 - nobody is left to hear of it, and the other stores want to be closed too
+        except Exception:  # noqa: BLE001
+            # Nobody is left to hear of it, and the other stores want to be closed too.
             continue

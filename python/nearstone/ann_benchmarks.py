@@ -2,7 +2,8 @@
 
 That project builds an index once per set of build arguments (``fit``), then searches it with one set of query
 arguments after the other, and reads times, recall and memory. ``Nearstone`` has the methods it calls, without
-importing it. To register it, add a folder ``ann_benchmarks/algorithms/nearstone`` with three files:
+importing it. To register it, add a folder ``ann_benchmarks/algorithms/nearstone`` with a wheel of Nearstone
+(``pip wheel --no-deps ./python`` makes one in a checkout) and three files:
 
 ``module.py``::
 
@@ -11,7 +12,8 @@ importing it. To register it, add a folder ``ann_benchmarks/algorithms/nearstone
 ``Dockerfile``::
 
     FROM ann-benchmarks
-    RUN pip install nearstone
+    COPY ann_benchmarks/algorithms/nearstone/nearstone-*.whl /tmp/
+    RUN pip install /tmp/nearstone-*.whl
 
 ``config.yml``::
 
@@ -50,6 +52,7 @@ import numpy as np
 import numpy.typing as npt
 
 import nearstone
+from nearstone._cores import cores
 
 METRICS = {"angular": "cosine", "euclidean": "l2"}
 SLICE_ROWS = 4096
@@ -69,7 +72,8 @@ class Nearstone:
     ``metric`` is ``"angular"`` or ``"euclidean"``. ``method_param`` may have:
 
     - ``M``, ``efConstruction``: links per row and candidates per insert of the graph (16 and 200);
-    - ``threads``: how many build and search a batch (all cores); single queries run on the caller's thread;
+    - ``threads``: how many build and search a batch (as many as there are cores that the process may use);
+      single queries run on the caller's thread;
     - ``durable``: a folder (True, the default) or memory only;
     - ``folder``: where to make that folder, instead of the system's temporary directory;
     - ``store``: a mapping of further arguments of ``nearstone.open`` or ``nearstone.in_memory``.
@@ -189,10 +193,10 @@ def upsert_all(
     rows: npt.NDArray[np.float32],
     threads: int | None,
 ) -> None:
-    """Upsert ``rows`` (n, dim) under ``keys`` (n,), which are all different, on so many threads (None: all
-    cores)."""
+    """Upsert ``rows`` (n, dim) under ``keys`` (n,), which are all different, on so many threads (None: as
+    many as there are cores that this process may use)."""
     starts = range(0, len(keys), SLICE_ROWS)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         # list() waits for all of them and raises the first error.
         list(
             pool.map(lambda n: collection.upsert(keys[n : n + SLICE_ROWS], rows[n : n + SLICE_ROWS]), starts)

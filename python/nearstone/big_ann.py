@@ -3,8 +3,8 @@
 
 A runbook there is a list of steps: insert a range of rows, delete a range, replace rows, search with all
 queries. The runner calls one method per step and times the whole. ``NearstoneStreaming`` has these methods,
-without importing that project. To register it, add a folder ``neurips23/streaming/nearstone`` with three
-files:
+without importing that project. To register it, add a folder ``neurips23/streaming/nearstone`` with a wheel of
+Nearstone (``pip wheel --no-deps ./python`` makes one in a checkout) and three files:
 
 ``nearstone_streaming.py``::
 
@@ -13,7 +13,8 @@ files:
 ``Dockerfile``::
 
     FROM neurips23
-    RUN pip install nearstone
+    COPY neurips23/streaming/nearstone/nearstone-*.whl /tmp/
+    RUN pip install /tmp/nearstone-*.whl
 
 ``config.yaml``, with one such entry per dataset::
 

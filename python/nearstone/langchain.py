@@ -20,10 +20,12 @@ How a document becomes a row:
 The collection is created by the first call that adds documents, with the dimension of their embeddings. Until
 then searches find nothing; no text is embedded merely to learn a dimension.
 
-What always holds: documents are durable when ``add_texts`` returns; adding under an id that is there replaces
-the document; a search gives ``min(k, matching documents)``, with a filter too; a keyword that means nothing
-here is a ``TypeError``, never ignored. The methods whose names start with ``a`` run the others in LangChain's
-executor; one object may be used from many threads.
+What always holds: adding under an id that is there replaces the document; a search gives ``min(k, matching
+documents)``, with a filter too; a keyword that means nothing here is a ``TypeError``, never ignored. When
+``add_texts`` returns, its documents are as durable as the store makes every write: on the disk in one that is
+opened here by its ``path``, what ``durability`` says in a ``store`` that is given, gone with the process in
+memory. The methods whose names start with ``a`` run the others in LangChain's executor; one object may be
+used from many threads.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "langchain_core":
         raise
     raise ImportError(
-        "nearstone.langchain needs the package langchain-core: pip install 'nearstone[langchain]'",
+        "nearstone.langchain needs the package langchain-core, which is not installed",
         name=error.name,
     ) from error
 
@@ -69,6 +71,10 @@ FETCH_MIN = 32
 GROWTH = 4
 # `delete()` without ids removes so many rows per call.
 DELETE_ROWS = 10_000
+# What the store commits in one piece, at most.
+COMMIT_BYTES = 64 << 20
+# Of an id, in UTF-8.
+KEY_BYTES = 512
 
 
 class NearstoneVectorStore(VectorStore):
@@ -118,7 +124,6 @@ class NearstoneVectorStore(VectorStore):
         self._ef = ef
         self._relevance_score_fn = relevance_score_fn
         self._creating = threading.Lock()
-        self._collection: nearstone.Collection | None = None
         self._owns_store = store is None
         if store is not None:
             self._store = store
@@ -146,7 +151,7 @@ class NearstoneVectorStore(VectorStore):
 
     @property
     def collection(self) -> nearstone.Collection | None:
-        """The collection below; ``None`` before the first document."""
+        """The collection below; ``None`` before the first document, and when someone has dropped it."""
         return self._existing()
 
     def close(self) -> None:
@@ -179,12 +184,17 @@ class NearstoneVectorStore(VectorStore):
         UUID. An id that is there already is replaced; of an id given twice, the last one stays.
         ``batch_size`` embeds and writes so many texts at a time; without it all at once.
 
+        A batch of up to 64 MiB (vectors, texts, metadata and ids) is there whole or not at all, for readers
+        and after a crash. A larger one is checked whole and then written piece by piece: a full disk, a
+        signal or a crash can leave the first pieces. Batches before one that fails stay.
+
         Raises ``ValueError`` for lists of different lengths and an embedding that does not return one vector
-        per text, ``nearstone.InvalidArgument`` for vectors, ids and metadata that the store refuses (among
-        them the zero vector under cosine). A batch that fails is not written at all unless it is larger than
-        64 MiB; the ones before it are.
+        per text, ``TypeError`` for one ``str`` in place of several, ``nearstone.InvalidArgument`` for
+        vectors, ids and metadata that the store refuses (among them the zero vector under cosine).
         """
         _refuse("add_texts", kwargs)
+        _refuse_str("texts", texts)
+        _refuse_str("ids", ids)
         texts = list(texts)
         if metadatas is not None and len(metadatas) != len(texts):
             raise ValueError(f"{len(metadatas)} metadatas for {len(texts)} texts")
@@ -201,20 +211,21 @@ class NearstoneVectorStore(VectorStore):
         for start in range(0, len(texts), step):
             part = slice(start, start + step)
             vectors = self._embed(texts[part])
-            self._existing_or_create(vectors.shape[1]).upsert(keys[part], vectors, payloads[part])
+            _write(self._existing_or_create(vectors.shape[1]), keys[part], vectors, payloads[part])
         return keys
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Delete the documents of these ids, or all if ``ids`` is ``None``. Unknown ids are no error.
 
         The collection stays, with its dimension, when all are deleted; ``store.drop_collection`` removes it
-        as well.
+        as well. Raises ``TypeError`` for one ``str`` in place of a list.
         """
         _refuse("delete", kwargs)
+        _refuse_str("ids", ids)
         collection = self._existing()
         if collection is None:
             return True
-        keys = list(collection.keys()) if ids is None else list(ids)
+        keys = list(collection.keys()) if ids is None else _possible(ids)
         for start in range(0, len(keys), DELETE_ROWS):
             collection.delete(keys[start : start + DELETE_ROWS])
         return True
@@ -224,12 +235,14 @@ class NearstoneVectorStore(VectorStore):
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents of these ids in their order, without those that are not there.
 
-        An id given twice gives its document twice.
+        An id given twice gives its document twice. Raises ``TypeError`` for one ``str`` in place of a list.
         """
+        _refuse_str("ids", ids)
         collection = self._existing()
-        if collection is None or not ids:
+        keys = _possible(ids)
+        if collection is None or not keys:
             return []
-        return [_document(row) for row in collection.get(list(ids)) if row is not None]
+        return [_document(row) for row in collection.get(keys) if row is not None]
 
     def similarity_search(
         self,
@@ -315,9 +328,7 @@ class NearstoneVectorStore(VectorStore):
         and Goldstein, 1998). A ``lambda_mult`` of 1 looks at nearness alone, 0 at variety alone.
         """
         _refuse("max_marginal_relevance_search", kwargs)
-        return self.max_marginal_relevance_search_by_vector(
-            self._embed_query(query), k, fetch_k, lambda_mult, filter, ef=ef, exact=exact
-        )
+        return self._varied(self._embed_query(query), k, fetch_k, lambda_mult, filter, ef, exact)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -333,14 +344,7 @@ class NearstoneVectorStore(VectorStore):
     ) -> list[Document]:
         """Like ``max_marginal_relevance_search``, for a vector in place of a text."""
         _refuse("max_marginal_relevance_search_by_vector", kwargs)
-        _check_k(k)
-        if not 0.0 <= lambda_mult <= 1.0:
-            raise ValueError(f"lambda_mult is between 0 and 1, not {lambda_mult}")
-        hits = self._nearest(embedding, max(k, fetch_k), filter, ef, exact, vectors=True)
-        if not hits:
-            return []
-        vectors = np.stack([hit.vector for hit in hits])
-        return [_document(hits[index]) for index in _diverse(embedding, vectors, k, lambda_mult)]
+        return self._varied(embedding, k, fetch_k, lambda_mult, filter, ef, exact)
 
     @classmethod
     def from_texts(
@@ -367,25 +371,24 @@ class NearstoneVectorStore(VectorStore):
         return self._relevance_score_fn or _RELEVANCE[self._metric]
 
     def _existing(self) -> nearstone.Collection | None:
-        """The collection, if there is one by now: someone else with the same store may have created it."""
-        if self._collection is None:
-            try:
-                found = self._store.collection(self._name)
-            except nearstone.NotFound:
-                return None
-            if found.key_type != "str" or found.metric != self._metric:
-                raise nearstone.InvalidArgument(
-                    f"the collection {self._name!r} has {found.key_type} keys and the metric {found.metric}, "
-                    f"not str keys and {self._metric}"
-                )
-            self._collection = found
-        return self._collection
+        """The collection, if there is one now: someone else with the same store may have created or dropped
+        it since the last call."""
+        try:
+            found = self._store.collection(self._name)
+        except nearstone.NotFound:
+            return None
+        if found.key_type != "str" or found.metric != self._metric:
+            raise nearstone.InvalidArgument(
+                f"the collection {self._name!r} has {found.key_type} keys and the metric {found.metric}, "
+                f"not str keys and {self._metric}"
+            )
+        return found
 
     def _existing_or_create(self, dim: int) -> nearstone.Collection:
         with self._creating:
             found = self._existing()
             if found is None:
-                found = self._collection = self._store.collection_or_create(
+                found = self._store.collection_or_create(
                     self._name,
                     dim,
                     metric=self._metric,
@@ -403,13 +406,14 @@ class NearstoneVectorStore(VectorStore):
             )
         return vectors
 
-    def _embed_query(self, query: str) -> Sequence[float]:
-        # Embeddings can be slow or paid for: nothing to search, nothing to embed.
-        return [] if self._existing() is None else self._embedding.embed_query(query)
+    def _embed_query(self, query: str) -> Sequence[float] | None:
+        """The vector of a query; None when there is nothing to search, and so nothing to embed, which can be
+        slow or paid for."""
+        return None if self._existing() is None else self._embedding.embed_query(query)
 
     def _nearest(
         self,
-        vector: Sequence[float],
+        vector: Sequence[float] | None,
         k: int,
         filter: Filter | None,
         ef: int | None,
@@ -417,9 +421,11 @@ class NearstoneVectorStore(VectorStore):
         *,
         vectors: bool = False,
     ) -> list[nearstone.Hit]:
+        """The hits of a query; none for one that was not embedded because there was nothing to search then,
+        whatever has been added since."""
         _check_k(k)
         accepts = None if filter is None else _predicate(filter)
-        collection = self._existing()
+        collection = None if vector is None else self._existing()
         if collection is None:
             return []
         query = np.asarray(vector, dtype=np.float32)
@@ -445,6 +451,62 @@ class NearstoneVectorStore(VectorStore):
                     return matching[:k]
                 fetch *= GROWTH
             return []
+
+    def _varied(
+        self,
+        vector: Sequence[float] | None,
+        k: int,
+        fetch_k: int,
+        lambda_mult: float,
+        filter: Filter | None,
+        ef: int | None,
+        exact: bool,
+    ) -> list[Document]:
+        _check_k(k)
+        if not 0.0 <= lambda_mult <= 1.0:
+            raise ValueError(f"lambda_mult is between 0 and 1, not {lambda_mult}")
+        hits = self._nearest(vector, max(k, fetch_k), filter, ef, exact, vectors=True)
+        if vector is None or not hits:
+            return []
+        vectors = np.stack([hit.vector for hit in hits])
+        return [_document(hits[index]) for index in _diverse(vector, vectors, k, lambda_mult)]
+
+
+def _write(
+    collection: nearstone.Collection,
+    keys: list[str],
+    vectors: npt.NDArray[np.float32],
+    payloads: list[dict[str, Any]],
+) -> None:
+    """Upserts rows in one commit where they fit into one, otherwise in several."""
+    if vectors.nbytes <= COMMIT_BYTES:
+        try:
+            collection.upsert(keys, vectors, payloads, atomic=True)
+            return
+        except nearstone.InvalidArgument:
+            # Nothing was written. Either the rows are too many bytes for one commit, or one of them is
+            # refused, and will be below, before anything is written.
+            pass
+    collection.upsert(keys, vectors, payloads)
+
+
+def _possible(ids: Iterable[str]) -> list[str]:
+    """The ids without the strings that can be nobody's. What is no string is left to the store to refuse."""
+    return [key for key in ids if not isinstance(key, str) or _is_key(key)]
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return 1 <= len(text.encode()) <= KEY_BYTES
+    except UnicodeEncodeError:
+        # Half of a surrogate pair.
+        return False
+
+
+def _refuse_str(name: str, value: object) -> None:
+    """A str is a sequence of str as well: its characters would be taken for ids or texts."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} is the str {value[:24]!r}: it must be a list of them")
 
 
 def _refuse(method: str, kwargs: Mapping[str, Any]) -> None:

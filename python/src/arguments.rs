@@ -1,13 +1,16 @@
 //! Python's values as the engine's arguments: counts, keys, durations, names. What is not suitable at all is a
 //! `TypeError`, what is out of range an `InvalidArgument` that names the value and the limit.
 
-use crate::errors::{invalid, raised};
+use crate::errors::{invalid, raised, worded};
 use nearstone::{Durability, Error, Key, KeyType, Metric};
 use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyString, PyType};
 use std::time::Duration;
+
+/// Keys taken from an iterator between two looks for signals.
+const SIGNALS_EVERY: usize = 1 << 16;
 
 /// One key or several.
 pub(crate) enum Keys {
@@ -57,9 +60,11 @@ pub(crate) fn some_count(
 
 /// A length of time in seconds.
 pub(crate) fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
-    let seconds: f64 = value
-        .extract()
-        .map_err(|_| PyTypeError::new_err(format!("{name} is a {}: it must be seconds", type_name(value))))?;
+    let refused = || PyTypeError::new_err(format!("{name} is a {}: it must be seconds", type_name(value)));
+    if value.is_instance_of::<PyBool>() {
+        return Err(refused());
+    }
+    let seconds: f64 = value.extract().map_err(|_| refused())?;
     Duration::try_from_secs_f64(seconds)
         .map_err(|_| invalid(value.py(), format!("{name} is {seconds} seconds: it must be 0 or more")))
 }
@@ -148,10 +153,15 @@ pub(crate) fn keys(value: &Bound<'_, PyAny>) -> PyResult<Keys> {
     }
     match value.try_iter() {
         Ok(items) => {
-            let mut keys = Vec::with_capacity(value.len().unwrap_or(0));
+            let py = value.py();
+            // What Python says of its length is no reason to take memory.
+            let mut keys = Vec::with_capacity(value.len().unwrap_or(0).min(SIGNALS_EVERY));
             for item in items {
-                let item = item?;
-                keys.push(key(&item).map_err(|error| at_position(&item, keys.len(), &error))?);
+                let position = format!("key {}", keys.len());
+                keys.push(key(&item?).map_err(|error| worded(py, error, &position))?);
+                if keys.len().is_multiple_of(SIGNALS_EVERY) {
+                    py.check_signals()?;
+                }
             }
             Ok(Keys::Many(keys))
         }
@@ -168,12 +178,6 @@ pub(crate) fn many_keys(value: &Bound<'_, PyAny>) -> PyResult<Vec<Key>> {
             Err(PyTypeError::new_err(format!("the key {key:?} stands alone: give a sequence of keys")))
         }
     }
-}
-
-fn at_position(item: &Bound<'_, PyAny>, position: usize, error: &PyErr) -> PyErr {
-    let py = item.py();
-    let text = format!("key {position}: {}", error.value(py));
-    if error.is_instance_of::<PyTypeError>(py) { PyTypeError::new_err(text) } else { invalid(py, text) }
 }
 
 fn array_keys(array: &Bound<'_, PyUntypedArray>) -> PyResult<Keys> {

@@ -2,9 +2,10 @@
 
 use crate::arguments::{Keys, check_keys, keys};
 use crate::collection::Collection;
-use crate::errors::{OrRaise, invalid, raised};
+use crate::errors::{OrRaise, invalid, worded};
 use crate::long::Released;
 use crate::payload::{self, Payload};
+use crate::store::Store;
 use crate::vectors::Vectors;
 use nearstone::{Applied, Durability, Error, ErrorKind, Key, Schema};
 use pyo3::exceptions::PyTypeError;
@@ -67,13 +68,15 @@ impl<'py> Rows<'py> {
             }
             (Vectors::Many(_), false) => {}
         }
-        let in_row = |row: usize, error: Error| {
-            raised(py, &if one { error } else { error.context(format!("row {row}")) })
-        };
-        for (row, (key, vector)) in keys.iter().zip(vectors.numbers()?.chunks(dimension.max(1))).enumerate() {
-            schema.check_key(key).map_err(|error| in_row(row, error))?;
-            schema.check_vector(vector).map_err(|error| in_row(row, error))?;
-        }
+        let numbers = vectors.numbers()?;
+        py.detach(|| {
+            for (row, (key, vector)) in keys.iter().zip(numbers.chunks(dimension.max(1))).enumerate() {
+                let checked = schema.check_key(key).and_then(|()| schema.check_vector(vector));
+                checked.map_err(|error| if one { error } else { error.context(format!("row {row}")) })?;
+            }
+            Ok(())
+        })
+        .or_raise(py)?;
         if one && dimension == 0 {
             schema.check_vector(&[]).or_raise(py)?;
         }
@@ -120,15 +123,13 @@ fn many_payloads(given: &Bound<'_, PyAny>, rows: usize) -> PyResult<Vec<Payload>
     }
     let mut payloads = Vec::with_capacity(rows);
     for item in given.try_iter()? {
-        let encoded = payload::encode(&item?).map_err(|error| {
-            let text = format!("row {}: {}", payloads.len(), error.value(py));
-            if error.is_instance_of::<PyTypeError>(py) {
-                PyTypeError::new_err(text)
-            } else {
-                invalid(py, text)
-            }
-        })?;
-        payloads.push(encoded);
+        if payloads.len() == rows {
+            // An iterator may have no end.
+            let count = given.len().map_or_else(|_| "more".to_owned(), |count| count.to_string());
+            return Err(invalid(py, format!("{rows} rows and {count} payloads: as many are needed")));
+        }
+        let row = format!("row {}", payloads.len());
+        payloads.push(payload::encode(&item?).map_err(|error| worded(py, error, &row))?);
     }
     if payloads.len() != rows {
         return Err(invalid(py, format!("{rows} rows and {} payloads: as many are needed", payloads.len())));
@@ -220,6 +221,8 @@ impl Commit {
 /// operation on a key wins. A batch holds at most 64 MiB.
 #[pyclass(frozen, module = "nearstone")]
 pub(crate) struct Batch {
+    /// Keeps the store watched, so that it is closed when the program ends.
+    _store: Py<Store>,
     batch: Mutex<Option<Released<nearstone::Batch>>>,
 }
 
@@ -227,12 +230,12 @@ pub(crate) struct Batch {
 type Held<'a> = MutexGuard<'a, Option<Released<nearstone::Batch>>>;
 
 impl Batch {
-    pub(crate) fn new(store: &nearstone::Store, durability: Option<Durability>) -> Batch {
-        let mut batch = store.batch();
+    pub(crate) fn new(store: &Bound<'_, Store>, durability: Option<Durability>) -> Batch {
+        let mut batch = store.get().engine().batch();
         if let Some(durability) = durability {
             batch = batch.durability(durability);
         }
-        Batch { batch: Mutex::new(Some(Released::new(batch))) }
+        Batch { _store: store.clone().unbind(), batch: Mutex::new(Some(Released::new(batch))) }
     }
 
     fn held(&self) -> Held<'_> {

@@ -5,7 +5,9 @@ use crate::batch::{Commit, Rows};
 use crate::errors::{OrRaise, raised};
 use crate::long;
 use crate::read::{Readable, Source};
+use crate::search::THREADS_MAX;
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 use nearstone::{Error, Key};
 use pyo3::prelude::*;
 
@@ -26,13 +28,13 @@ pub(crate) struct Collection;
 pub(crate) struct CollectionAt;
 
 impl Collection {
-    pub(crate) fn handle(
-        py: Python<'_>,
-        store: nearstone::Store,
+    pub(crate) fn handle<'py>(
+        store: &Bound<'py, Store>,
         collection: nearstone::Collection,
-    ) -> PyResult<Bound<'_, Collection>> {
-        let base = Readable::new(Source::Live(store, collection));
-        Bound::new(py, PyClassInitializer::from(base).add_subclass(Collection))
+    ) -> PyResult<Bound<'py, Collection>> {
+        let source = Source::Live(store.get().engine().clone(), collection);
+        let base = Readable::new(store.clone().unbind(), source);
+        Bound::new(store.py(), PyClassInitializer::from(base).add_subclass(Collection))
     }
 
     /// The engine's handle.
@@ -185,7 +187,7 @@ impl Collection {
         let (store, collection) = Collection::parts(slf);
         store.check_open().or_raise(py)?;
         let at = collection.at(&snapshot.held(py)?).or_raise(py)?;
-        let base = Readable::new(Source::At(store, at));
+        let base = Readable::new(slf.as_super().get().store(py), Source::At(store, at));
         Bound::new(py, PyClassInitializer::from(base).add_subclass(CollectionAt))
     }
 
@@ -193,7 +195,8 @@ impl Collection {
     /// Searches are right without it, and scan such rows. Interrupted, it goes on behind.
     #[pyo3(signature = (threads=None))]
     fn link(slf: &Bound<'_, Self>, threads: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let threads = some_count("threads", threads, 1)?.unwrap_or_else(crate::search::cores);
+        let threads =
+            some_count("threads", threads, 1)?.unwrap_or_else(crate::search::cores).min(THREADS_MAX);
         let collection = Collection::engine(slf);
         long::run(slf.py(), None, move |_| collection.link(threads))
     }

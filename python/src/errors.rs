@@ -1,6 +1,7 @@
 //! Errors as Python raises them: the class says the kind, the text is the engine's own.
 
 use nearstone::{Error, ErrorKind, Outcome};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
@@ -47,6 +48,19 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         value.setattr("place", dict)?;
     }
     Ok(PyErr::from_value(value))
+}
+
+/// The same exception with more words, if it says that a value is wrong; anything else (an interrupt, no memory) goes
+/// through as it is.
+pub(crate) fn worded(py: Python<'_>, error: PyErr, before: &str) -> PyErr {
+    let text = |error: &PyErr| format!("{before}: {}", error.value(py));
+    if error.is_instance_of::<PyTypeError>(py) {
+        PyTypeError::new_err(text(&error))
+    } else if error.is_instance_of::<PyValueError>(py) {
+        invalid(py, text(&error))
+    } else {
+        error
+    }
 }
 
 /// `InvalidArgument` with a text.

@@ -2,13 +2,15 @@
 //!
 //! The work runs on a thread of its own and the caller's thread waits for it, looking up twenty times a second for
 //! signals that Python has received: Ctrl-C raises `KeyboardInterrupt` at once where work can be cancelled between two
-//! of its pieces, and where it cannot, the work goes on behind and the call returns. A progress callback is called on
-//! the caller's thread, while the work waits for its answer.
+//! of its pieces, and where it cannot, the call returns within two seconds and the work goes on in the background. A
+//! progress callback is called on the caller's thread, while the work waits for its answer; it can call the store, but
+//! no other long call, which could wait for the one that it is called by.
 
-use crate::errors::raised;
+use crate::errors::{invalid, raised};
 use nearstone::{Error, ErrorKind, Result, Step};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +18,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Between two looks for signals.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// How long interrupted work has to notice before it is left to itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -71,6 +73,12 @@ pub(crate) fn run<T: Send + 'static>(
     progress: Option<&Bound<'_, PyAny>>,
     work: impl FnOnce(&mut (dyn FnMut(Step) -> ControlFlow<()> + Send)) -> Result<T> + Send + 'static,
 ) -> PyResult<T> {
+    if IN_CALLBACK.get() {
+        return Err(invalid(
+            py,
+            "a progress callback made a long call, which could wait for the one it reports on",
+        ));
+    }
     let (events, received) = channel::<Event<T>>();
     let cancelled = Arc::new(AtomicBool::new(false));
     let asked = progress.is_some();
@@ -139,8 +147,16 @@ pub(crate) fn run<T: Send + 'static>(
     }
 }
 
+thread_local! {
+    /// Whether this thread is inside of a progress callback.
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
 fn report(progress: &Bound<'_, PyAny>, step: Step) -> PyResult<ControlFlow<()>> {
-    let answer = progress.call1((step.phase, step.done, step.total))?;
+    IN_CALLBACK.set(true);
+    let answer = progress.call1((step.phase, step.done, step.total));
+    IN_CALLBACK.set(false);
+    let answer = answer?;
     let stop = answer.is_instance_of::<pyo3::types::PyBool>() && !answer.is_truthy()?;
     Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }

@@ -1,8 +1,8 @@
 //! Payloads: JSON objects on one side, dicts on the other. Written when a row is put, read when someone looks.
 
-use crate::errors::{invalid, raised};
+use crate::errors::{invalid, raised, worded};
 use nearstone::{Error, PAYLOAD_BYTES_MAX};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyMapping, PyString, PyTuple};
@@ -37,13 +37,10 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
         )));
     };
     let dumps = DUMPS.get_or_try_init(py, || encoder(py))?;
-    let text = dumps.bind(py).call1((value,)).map_err(|error| {
-        // Numbers that JSON has no form for, or a dict that holds itself.
-        if error.is_instance_of::<PyValueError>(py) {
-            return invalid(py, format!("the payload can't be written as JSON: {}", error.value(py)));
-        }
-        PyTypeError::new_err(format!("the payload can't be written as JSON: {}", error.value(py)))
-    })?;
+    let text = dumps
+        .bind(py)
+        .call1((value,))
+        .map_err(|error| worded(py, error, "the payload can't be written as JSON"))?;
     // Now it is known that it does not hold itself.
     check_names(value)?;
     let text = text.cast_into::<PyString>()?;
@@ -62,7 +59,9 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
 /// JSON has text for names only. Python would turn numbers into text, and what comes back would be another dict.
 fn check_names(value: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Ok(dict) = value.cast::<PyDict>() {
-        for (name, value) in dict {
+        // A copy of the list: what runs in between may change the dict.
+        for item in dict.items() {
+            let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
             if !name.is_instance_of::<PyString>() {
                 let text = format!("the payload has the name {}: names must be text", name.repr()?);
                 return Err(invalid(name.py(), text));

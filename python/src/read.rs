@@ -6,6 +6,7 @@ use crate::hits::Hits;
 use crate::long::Released;
 use crate::row::{Row, key_object};
 use crate::search::{Filter, Wishes, cores, search_all};
+use crate::store::Store;
 use crate::vectors::Vectors;
 use nearstone::{CollectionAt, Error, ErrorKind, Key, Schema};
 use numpy::{PyArray1, PyArrayMethods};
@@ -29,12 +30,18 @@ pub(crate) enum Source {
 /// What collections and collections at a snapshot have in common.
 #[pyclass(frozen, subclass, name = "_Readable", module = "nearstone._nearstone")]
 pub(crate) struct Readable {
+    /// Keeps the store watched, so that it is closed when the program ends.
+    store: Py<Store>,
     source: Released<Source>,
 }
 
 impl Readable {
-    pub(crate) fn new(source: Source) -> Readable {
-        Readable { source: Released::new(source) }
+    pub(crate) fn new(store: Py<Store>, source: Source) -> Readable {
+        Readable { store, source: Released::new(source) }
+    }
+
+    pub(crate) fn store(&self, py: Python<'_>) -> Py<Store> {
+        self.store.clone_ref(py)
     }
 
     pub(crate) fn source(&self) -> &Source {
@@ -49,12 +56,13 @@ impl Readable {
     }
 
     /// One moment, for all reads of a call.
-    pub(crate) fn moment(&self, py: Python<'_>) -> PyResult<CollectionAt> {
+    pub(crate) fn moment(&self, py: Python<'_>) -> PyResult<Released<CollectionAt>> {
+        // It may be the last that sees a segment, whose file then goes: with the interpreter released.
         match &*self.source {
-            Source::Live(_, collection) => collection.now().or_raise(py),
+            Source::Live(_, collection) => collection.now().or_raise(py).map(Released::new),
             Source::At(store, at) => {
                 store.check_open().or_raise(py)?;
-                Ok(at.clone())
+                Ok(Released::new(at.clone()))
             }
         }
     }
@@ -144,7 +152,7 @@ impl Readable {
         let (at, keys) = (self.moment(py)?, many_keys(keys)?);
         let dimension = self.dim();
         let found = py.detach(|| {
-            let mut numbers = Vec::with_capacity(keys.len() * dimension);
+            let mut numbers = Vec::new();
             for key in &keys {
                 match at.get(key)? {
                     Some(row) => numbers.extend_from_slice(row.vector()),

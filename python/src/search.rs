@@ -1,7 +1,8 @@
 //! Searching for one query or for a matrix of them, with a condition that may be Python's.
 
 use crate::collection::Collection;
-use crate::errors::{OrRaise, raised};
+use crate::errors::OrRaise;
+use crate::long::LOOK;
 use crate::row::key_object;
 use nearstone::{CollectionAt, Hit, KeyRef, Result};
 use pyo3::exceptions::PyTypeError;
@@ -10,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two looks for signals.
-const LOOK: Duration = Duration::from_millis(50);
+/// More threads than any machine has cores: what is asked for beyond that is a mistake.
+pub(crate) const THREADS_MAX: usize = 1024;
 
 /// Cores that this process may use.
 pub(crate) fn cores() -> usize {
@@ -84,7 +85,11 @@ impl Filter {
                 key_object(py, &key.to_key()).and_then(|key| self.callable.call1(py, (key,))?.is_truthy(py));
             answer.unwrap_or_else(|error| {
                 self.failed.store(true, Ordering::Relaxed);
-                self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+                let other = if first.is_none() { first.replace(error) } else { Some(error) };
+                // An exception that goes away may run Python's code: not while the lock is held.
+                drop(first);
+                drop(other);
                 false
             })
         })
@@ -108,17 +113,26 @@ pub(crate) fn search_all(
     filter: Option<&Filter>,
     threads: usize,
 ) -> PyResult<Vec<Vec<Hit>>> {
-    for (row, query) in (0..rows).map(|row| (row, &numbers[row * dimension..(row + 1) * dimension])) {
-        let checked = at.schema().check_vector(query);
-        checked.map_err(|error| raised(py, &error.context(format!("query {row}"))))?;
-    }
+    py.detach(|| {
+        for row in 0..rows {
+            let query = &numbers[row * dimension..(row + 1) * dimension];
+            at.schema().check_vector(query).map_err(|error| error.context(format!("query {row}")))?;
+        }
+        Ok(())
+    })
+    .or_raise(py)?;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = |mut look: Option<&mut dyn FnMut() -> bool>| {
         let mut found = Vec::new();
         loop {
             let row = next.fetch_add(1, Ordering::Relaxed);
-            if row >= rows || stop.load(Ordering::Relaxed) || look.as_mut().is_some_and(|look| look()) {
+            let failed = filter.is_some_and(|filter| filter.failed.load(Ordering::Relaxed));
+            if failed
+                || row >= rows
+                || stop.load(Ordering::Relaxed)
+                || look.as_mut().is_some_and(|look| look())
+            {
                 return Ok(found);
             }
             let query = &numbers[row * dimension..(row + 1) * dimension];
@@ -146,7 +160,8 @@ pub(crate) fn search_all(
             stop.load(Ordering::Relaxed)
         };
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads.min(rows)).map(|_| scope.spawn(|| work(None))).collect();
+            let others: Vec<_> =
+                (1..threads.min(rows).min(THREADS_MAX)).map(|_| scope.spawn(|| work(None))).collect();
             let mut parts = vec![work(Some(&mut look))];
             for other in others {
                 parts.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -26,9 +26,13 @@ impl Snapshot {
 
     /// The engine's snapshot, `Closed` when it was let go.
     pub(crate) fn held(&self, py: Python<'_>) -> PyResult<nearstone::Snapshot> {
-        let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &*held {
-            Some(snapshot) => Ok((**snapshot).clone()),
+        let held = {
+            let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            held.as_ref().map(|snapshot| (**snapshot).clone())
+        };
+        // Making an exception may run Python's code: not while the lock is held.
+        match held {
+            Some(snapshot) => Ok(snapshot),
             None => {
                 let text = format!("the snapshot at lsn {} was closed", self.lsn);
                 Err(raised(py, &Error::new(ErrorKind::Closed, text)))

@@ -29,6 +29,10 @@ impl Store {
         Ok(store)
     }
 
+    pub(crate) fn engine(&self) -> &nearstone::Store {
+        &self.inner
+    }
+
     fn schema(
         py: Python<'_>,
         dim: &Bound<'_, PyAny>,
@@ -100,7 +104,7 @@ impl Store {
     )]
     #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
     fn create_collection<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         name: &str,
         dim: &Bound<'py, PyAny>,
@@ -111,8 +115,9 @@ impl Store {
     ) -> PyResult<Bound<'py, Collection>> {
         let (m, ef) = defaults(py, m, ef_construction)?;
         let schema = Store::schema(py, dim, metric, keys, &m, &ef)?;
-        let made = py.detach(|| self.inner.create_collection(name, schema)).or_raise(py)?;
-        Collection::handle(py, self.inner.clone(), made)
+        let store = slf.get();
+        let made = py.detach(|| store.inner.create_collection(name, schema)).or_raise(py)?;
+        Collection::handle(slf, made)
     }
 
     /// The collection of that name, made if it is not there; see ``create_collection``.
@@ -126,7 +131,7 @@ impl Store {
     )]
     #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
     fn collection_or_create<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         name: &str,
         dim: &Bound<'py, PyAny>,
@@ -137,14 +142,15 @@ impl Store {
     ) -> PyResult<Bound<'py, Collection>> {
         let (m, ef) = defaults(py, m, ef_construction)?;
         let schema = Store::schema(py, dim, metric, keys, &m, &ef)?;
-        let found = py.detach(|| self.inner.collection_or_create(name, schema)).or_raise(py)?;
-        Collection::handle(py, self.inner.clone(), found)
+        let store = slf.get();
+        let found = py.detach(|| store.inner.collection_or_create(name, schema)).or_raise(py)?;
+        Collection::handle(slf, found)
     }
 
     /// The collection of that name; ``NotFound`` when there is none.
-    fn collection<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, Collection>> {
-        let found = self.inner.collection(name).or_raise(py)?;
-        Collection::handle(py, self.inner.clone(), found)
+    fn collection<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, Collection>> {
+        let found = slf.get().inner.collection(name).or_raise(slf.py())?;
+        Collection::handle(slf, found)
     }
 
     /// The names of all collections, sorted.
@@ -164,9 +170,9 @@ impl Store {
 
     /// Starts a batch: operations over any collections that become durable and visible together.
     #[pyo3(signature = (*, durability=None))]
-    fn batch(&self, durability: Option<&Bound<'_, PyAny>>) -> PyResult<Batch> {
+    fn batch(slf: &Bound<'_, Self>, durability: Option<&Bound<'_, PyAny>>) -> PyResult<Batch> {
         let durability = durability.map(self::durability).transpose()?;
-        Ok(Batch::new(&self.inner, durability))
+        Ok(Batch::new(slf, durability))
     }
 
     /// What is visible now, for as long as it is held.
@@ -197,7 +203,7 @@ impl Store {
         long::run(py, progress, move |step| store.compact_with(step))
     }
 
-    /// Parks compaction until ``resume_compaction`` is called as often as this was.
+    /// Parks compaction, also one that is asked for, until ``resume_compaction`` is called as often as this was.
     fn pause_compaction(&self, py: Python<'_>) -> PyResult<()> {
         self.inner.check_open().or_raise(py)?;
         self.inner.pause_compaction();

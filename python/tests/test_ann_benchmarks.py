@@ -4,6 +4,7 @@ results."""
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,27 @@ def test_the_runner_may_pass_lists_float64_and_no_arguments() -> None:
     algorithm.fit(rows[:20])
     assert len(algorithm.query(rows[7], 500)) == 20
     algorithm.done()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_no_more_threads_than_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def pool(threads: int) -> ThreadPoolExecutor:
+        asked.append(threads)
+        return ThreadPoolExecutor(threads)
+
+    monkeypatch.setattr("nearstone.ann_benchmarks.ThreadPoolExecutor", pool)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        for threads in (None, 3):
+            algorithm = Nearstone("euclidean", {"durable": False, "threads": threads})
+            algorithm.fit(made_rows(20))
+            algorithm.done()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert asked == [1, 3]
 
 
 def test_what_the_class_refuses(tmp_path: Path) -> None:

@@ -322,7 +322,8 @@ def test_attributes():
     assert (index.space, index.dim, index.M, index.ef_construction, index.ef) == ("ip", 3, 20, 20, 33)
     assert index.max_elements == index.get_max_elements() == 7
     assert index.element_count == index.get_current_count() == 0
-    assert index.num_threads == os.cpu_count()
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert index.num_threads == ours
     index.set_num_threads(3)
     assert index.num_threads == 3
     index.num_threads = 0
@@ -333,6 +334,21 @@ def test_attributes():
             setattr(index, name, 1)
     index.add_items(random_rows(7, 3), num_threads=1000)
     assert index.knn_query(random_rows(40, 3), k=2, num_threads=-5)[0].shape == (40, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_no_more_threads_than_cores_that_are_ours():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        for index in (hnswlib.Index("l2", 2), hnswlib.BFIndex("l2", 2)):
+            assert index.num_threads == 1
+            assert index._threads(-1, 1000) == index._threads(50, 1000) == 1
+            index.num_threads = 0
+            assert index._threads(-1, 1000) == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert hnswlib.Index("l2", 2).num_threads == len(before)
 
 
 @pytest.mark.parametrize(("m", "ef"), [(0, 0), (2, 1), (4, 3), (64, 10), (100, 500), (20_000, 100_000)])
@@ -355,7 +371,8 @@ def test_rows_that_come_one_by_one_are_found_at_once():
         if label % 100 == 0:
             assert index.knn_query(row)[0].tolist() == [[label]]
     index.set_ef(60)
-    assert (index.knn_query(rows)[0][:, 0] == np.arange(2500)).mean() > 0.999
+    # The last rows may still be being linked, and a few others out of the reach of a narrow beam meanwhile.
+    assert (index.knn_query(rows)[0][:, 0] == np.arange(2500)).mean() > 0.99
 
 
 # Capacity and deletion.
@@ -790,6 +807,84 @@ def test_bfindex_adds_updates_and_deletes(tmp_path):
     assert bf.num_threads == 5
 
 
+def test_bfindex_does_not_grow_under_churn(monkeypatch):
+    monkeypatch.setattr(hnswlib, "_DEAD_MAX", 300)
+    rows = random_rows(100, 1024)
+    bf = hnswlib.BFIndex("l2", 1024)
+    bf.init_index(100)
+    bf.add_items(rows)
+    first, logs = bf._ready()[0], []
+    for turn in range(30):
+        # Of each turn's 100 rows half are replaced, half deleted and added again.
+        bf.add_items(rows[:50] + turn, range(50))
+        for label in range(50, 100):
+            bf.delete_vector(label)
+            bf.delete_vector(1000 + label)
+        bf.add_items(rows[50:] + turn, range(50, 100))
+        logs.append(bf._ready()[0].stats()["wal_bytes"])
+        assert bf.get_current_count() == 100
+        labels, distances = bf.knn_query(rows + turn, k=1)
+        assert labels[:, 0].tolist() == list(range(100)) and not distances.any()
+    assert bf._ready()[0] is not first
+    # 4 KiB each: 100 live rows, 300 dead ones, and 100 of the call that passes that. All together were 3,000.
+    assert max(logs) < (500 << 12) + (2 << 20), logs
+    # The labels went on through all of it.
+    bf.delete_vector(3)
+    bf.add_items(rows[:1])
+    assert bf.knn_query(rows[0])[0].tolist() == [[30 * 100 + 100]]
+
+
+def test_bfindex_keeps_its_store_while_most_rows_live():
+    bf = hnswlib.BFIndex("l2", 2)
+    bf.init_index(30_000)
+    store = None
+    for at in range(0, 30_000, 5000):
+        bf.add_items(random_rows(5000, 2, seed=at))
+        store = store or bf._ready()[0]
+    bf.add_items(random_rows(30_000, 2), range(30_000))
+    assert bf._ready()[0] is store
+    bf.add_items([[9, 9]], [7])
+    assert bf._ready()[0] is not store
+    assert bf.get_current_count() == 30_000 and bf.knn_query([9, 9])[0].tolist() == [[7]]
+
+
+def test_bfindex_moves_its_rows_while_others_search_and_write(monkeypatch, tmp_path):
+    monkeypatch.setattr(hnswlib, "_DEAD_MAX", 50)
+    rows = random_rows(40, 4)
+    bf = hnswlib.BFIndex("l2", 4)
+    bf.init_index(40)
+    bf.add_items(rows)
+    failures, done = [], threading.Event()
+
+    def writing(part):
+        for _ in range(100):
+            bf.add_items(rows[part::2], range(part, 40, 2))
+
+    def searching():
+        while not done.is_set():
+            for filter in (None, lambda label: label < 30):
+                labels, _ = bf.knn_query(rows[:30], k=1, filter=filter)
+                assert labels[:, 0].tolist() == list(range(30))
+            bf.save_index(tmp_path / "saved.bin")
+
+    def run(work, *arguments):
+        try:
+            work(*arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=run, args=(writing, part)) for part in range(2)]
+    searcher = threading.Thread(target=run, args=(searching,))
+    for thread in (*writers, searcher):
+        thread.start()
+    for thread in writers:
+        thread.join(60)
+    done.set()
+    searcher.join(60)
+    assert not failures and not searcher.is_alive()
+    assert bf.get_current_count() == 40
+
+
 def test_bfindex_filters_many_queries_in_time():
     rows = random_rows(3000, 8)
     bf = hnswlib.BFIndex("l2", 8)
@@ -859,6 +954,62 @@ def test_a_durable_index_refuses_other_parameters_and_other_stores(tmp_path):
         durable(tmp_path / "b")
     with nearstone.open(tmp_path / "b", create=False) as store:
         assert store.collections() == ["items"]
+
+
+def test_collections_of_somebody_else_are_never_dropped(tmp_path):
+    def stored(name):
+        with nearstone.open(tmp_path / name, create=False) as store:
+            return {name: len(store.collection(name)) for name in store.collections()}
+
+    # Somebody's own "hnswlib" has no record of ours, whatever else it is.
+    for number, options in enumerate(({"dim": 1, "metric": "l2", "keys": "str"}, {"dim": 3, "keys": "u64"})):
+        with nearstone.open(tmp_path / f"theirs {number}") as store:
+            store.create_collection("hnswlib", **options)
+            store.create_collection("items", 2, keys="u64").upsert([1, 2], [[1, 0], [0, 1]])
+            store.create_collection("deleted", 2, keys="u64").upsert([3], [[1, 1]])
+        before = stored(f"theirs {number}")
+        assert before == {"hnswlib": 0, "items": 2, "deleted": 1}
+        with pytest.raises(RuntimeError, match="holds other collections: deleted, hnswlib, items"):
+            durable(tmp_path / f"theirs {number}")
+        assert stored(f"theirs {number}") == before
+    with nearstone.open(tmp_path / "row") as store:
+        store.create_collection("hnswlib", 1, metric="l2", keys="str").upsert("theirs", [1.0])
+    with pytest.raises(RuntimeError, match="holds other collections: hnswlib"):
+        durable(tmp_path / "row")
+    # What a crash leaves of an index of ours before its record is one empty collection.
+    durable(tmp_path / "ours").close()
+    assert stored("ours") == {"hnswlib": 0}
+    index = durable(tmp_path / "ours")
+    index.init_index(3)
+    # Beside an index of ours, no load of ours can have left these.
+    for name in ("items.7", "deleted.01", "notes"):
+        index.store.create_collection(name, 2, keys="u64").upsert([1], [[1, 0]])
+    index.close()
+    durable(tmp_path / "ours").close()
+    theirs = {"items.7": 1, "deleted.01": 1, "notes": 1}
+    assert stored("ours") == {"hnswlib": 1, "items": 0, "deleted": 0, **theirs}
+
+
+def test_the_record_is_written_before_the_rows_get_collections(tmp_path, monkeypatch):
+    index = durable(tmp_path / "index.near")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    # At the first moment at which there are collections of rows.
+    monkeypatch.setattr(hnswlib._Rows, "fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        index.init_index(3)
+    assert sorted(index.store.collections()) == ["deleted", "hnswlib", "items"]
+    assert len(index.store.collection("hnswlib")) == 1
+    index.close()
+    monkeypatch.undo()
+    index = durable(tmp_path / "index.near")
+    assert index.store.collections() == ["hnswlib"] and index.max_elements == 0
+    index.init_index(3)
+    index.add_items(np.eye(3, 4))
+    index.close()
+    assert durable(tmp_path / "index.near").element_count == 3
 
 
 def test_loading_into_a_durable_index_replaces_its_rows(tmp_path):
@@ -960,6 +1111,41 @@ def test_threads_add_mark_and_search_together():
     assert index.element_count == 1200
     np.testing.assert_array_equal(index.get_items(live), rows[live])
     assert (index.knn_query(rows[live])[0][:, 0] == live).mean() > 0.995
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_writers_that_waited_for_a_load_write_to_its_rows(folder, tmp_path):
+    rows = random_rows(20, 4)
+    index_of(rows, capacity=50).save_index(tmp_path / "saved.bin")
+    calls = {
+        "add": lambda index: index.add_items(rows[:1], [40]),
+        "mark": lambda index: index.mark_deleted(5),
+        "resize": lambda index: index.resize_index(60),
+        "ids": lambda index: index.get_ids_list(),
+    }
+    for name, call in calls.items():
+        index = durable(tmp_path / f"{name}.near") if folder else hnswlib.Index("l2", 4)
+        index.load_index(tmp_path / "saved.bin")
+        failures = []
+
+        def run(call=call, index=index, failures=failures):
+            try:
+                call(index)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        with index._lock:
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+            index.load_index(tmp_path / "saved.bin")
+        thread.join(60)
+        assert not failures and not thread.is_alive()
+        if name == "add":
+            assert 40 in index.get_ids_list()
+        if name == "mark":
+            index.unmark_deleted(5)
 
 
 # The example.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ import pytest
 import nearstone
 
 
-def test_import_without_langchain_names_the_extra() -> None:
+def test_import_without_langchain_names_the_package() -> None:
     program = "import sys; sys.modules['langchain_core'] = None; import nearstone.langchain"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "nearstone[langchain]" in done.stderr.splitlines()[-1]
+    assert "needs the package langchain-core" in done.stderr.splitlines()[-1]
+    assert "pip install" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("ImportError:")
 
 
@@ -105,6 +106,39 @@ def test_get_by_ids_keeps_order_and_repeats(points: NearstoneVectorStore) -> Non
     assert points.get_by_ids([]) == []
 
 
+def test_ids_that_can_be_nobodys_are_as_unknown_as_others(points: NearstoneVectorStore) -> None:
+    nobodys = ["", "x" * 513, "\u20ac" * 171, "\ud800"]
+    assert points.get_by_ids(nobodys) == []
+    longest = ["x" * 512, "\u20ac" * 170 + "xx"]
+    points.add_texts(line(3), ids=["a", *longest])
+    assert keys(points.get_by_ids(["a", *nobodys, *longest, "a"])) == ["a", *longest, "a"]
+    assert points.get_by_ids(nobodys) == []
+    assert points.delete(nobodys) is True and points.delete([*nobodys, "a"]) is True
+    assert keys(points.similarity_search("0 0", k=9)) == longest
+    for bad in ([7], [None], ["a", 7]):
+        with pytest.raises((TypeError, nearstone.InvalidArgument)):
+            points.get_by_ids(bad)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, nearstone.InvalidArgument)):
+            points.delete(bad)  # type: ignore[arg-type]
+
+
+def test_one_str_is_no_list_of_them(points: NearstoneVectorStore) -> None:
+    def refused() -> None:
+        for call in (
+            lambda: points.delete("doc1"),  # type: ignore[arg-type]
+            lambda: points.get_by_ids("doc1"),
+            lambda: points.add_texts("1 0"),
+            lambda: points.add_texts(line(4), ids="doc1"),
+        ):
+            with pytest.raises(TypeError, match="is the str '(doc1|1 0)': it must be a list"):
+                call()
+
+    refused()
+    points.add_texts(line(5), ids=[*"doc1", "doc1"])
+    refused()
+    assert sorted(keys(points.similarity_search("0 0", k=9))) == sorted([*"doc1", "doc1"])  # type: ignore[type-var]
+
+
 def test_delete_some_all_and_none(points: NearstoneVectorStore) -> None:
     assert points.delete() is True
     points.add_texts(line(5), ids=list("abcde"))
@@ -156,6 +190,31 @@ def test_batches_are_embedded_one_by_one() -> None:
         ids = made.add_texts(iter(line(25)), batch_size=10)
         assert embedding.sizes == [10, 10, 5]
         assert [document.page_content for document in made.get_by_ids(ids)] == line(25)
+
+
+def test_a_batch_is_one_commit_where_it_fits(
+    points: NearstoneVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commits(ids: list[str]) -> int:
+        assert points.collection is not None
+        rows = points.collection.get(ids)
+        assert all(row is not None for row in rows)
+        return len({row.version for row in rows if row is not None})
+
+    # A matrix of so many rows is written in several pieces, unless it is asked not to be.
+    assert commits(points.add_texts(line(3000))) == 1
+    assert commits(points.add_texts(line(3000), batch_size=1000)) == 3
+    # Texts that pass 64 MiB: many pieces, after all of them were looked at.
+    long = [f"{x} 0" + " " * 1_000_000 for x in range(68)]
+    assert commits(points.add_texts(long)) > 1
+    assert points.collection is not None and len(points.collection) == 6068
+    with pytest.raises(nearstone.InvalidArgument):
+        points.add_texts(long, ids=[*(f"new {n}" for n in range(67)), ""])
+    assert len(points.collection) == 6068
+    # Vectors that pass it.
+    monkeypatch.setattr("nearstone.langchain.COMMIT_BYTES", 3000 * 8 - 1)
+    assert commits(points.add_texts(line(3000))) > 1
+    assert commits(points.add_texts(line(2999))) == 1
 
 
 # Searches
@@ -289,6 +348,32 @@ def test_nothing_is_embedded_to_search_nothing() -> None:
     assert embedding.embedded == 0
 
 
+def test_documents_that_come_between_two_looks_are_not_searched_with_nothing(tmp_path: Path) -> None:
+    class Late(NearstoneVectorStore):
+        """Somebody adds a document right after this one has seen that there is no collection."""
+
+        armed = False
+
+        def _existing(self) -> nearstone.Collection | None:
+            found = super()._existing()
+            if found is None and self.armed:
+                self.armed = False
+                NearstoneVectorStore(Points(), store=self.store).add_texts(["1 0"])
+            return found
+
+    searches: tuple[Callable[[Late], list[Any]], ...] = (
+        lambda late: late.similarity_search("1 0"),
+        lambda late: late.similarity_search_with_score("1 0", filter={"n": 1}),
+        lambda late: late.max_marginal_relevance_search("1 0"),
+    )
+    for search in searches:
+        with nearstone.in_memory() as store:
+            late = Late(Points(), store=store)
+            late.armed = True
+            assert search(late) == []
+            assert not late.armed and len(late.similarity_search("1 0")) == 1
+
+
 # Stores
 
 
@@ -318,6 +403,28 @@ def test_a_store_given_stays_open_and_holds_several(tmp_path: Path) -> None:
         assert sorted(store.collections()) == ["a", "b"]
         first.close()
         assert not store.closed
+
+
+def test_a_collection_can_be_dropped_and_made_again() -> None:
+    with nearstone.in_memory() as store:
+        made = NearstoneVectorStore(Points(), store=store, metric="l2")
+        made.add_texts(line(3), ids=list("abc"))
+        store.drop_collection("langchain")
+        assert made.collection is None
+        assert made.similarity_search("0 0") == [] and made.max_marginal_relevance_search("0 0") == []
+        assert made.get_by_ids(["a"]) == [] and made.delete(["a"]) is True and made.delete() is True
+        # Again, and of another dimension: nothing is left of the first.
+        made.add_texts(["1 2 3"], ids=["d"])
+        assert keys(made.similarity_search("1 2 3")) == ["d"]
+        store.drop_collection("langchain")
+        store.create_collection("langchain", 3, metric="ip", keys="str")
+        for call in (lambda: made.similarity_search("1 2 3"), lambda: made.add_texts(["1 2 3"])):
+            with pytest.raises(nearstone.InvalidArgument, match="metric ip"):
+                call()
+        store.drop_collection("langchain")
+        other = NearstoneVectorStore(Points(), store=store, metric="l2")
+        other.add_texts(["5 0"], ids=["e"])
+        assert keys(made.similarity_search("0 0")) == ["e"]
 
 
 def test_a_path_is_closed_when_the_constructor_fails(tmp_path: Path) -> None:

@@ -316,3 +316,29 @@ fn a_backup_that_was_cut_short_before_its_first_file_is_no_empty_store() {
         }
     }
 }
+
+/// The death reaches the catalog with the inputs, and the log is cut; the transaction of the merge takes the inputs away.
+#[test]
+fn a_row_whose_death_is_sealed_while_its_segment_is_merged_stays_dead() {
+    let disk = SimVfs::new(10);
+    let (store, rows) = open(&disk);
+    for round in 0..2u64 {
+        for key in 0..5u64 {
+            rows.upsert(round * 5 + key, &[key as f32, round as f32 + 1.0], ()).unwrap();
+        }
+        rows.flush().unwrap();
+    }
+    let mut deleted = false;
+    rows.compact_with(&mut |_| {
+        if !std::mem::replace(&mut deleted, true) {
+            assert!(rows.delete(3u64).unwrap());
+            rows.flush().unwrap();
+        }
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(deleted);
+    let (_store, rows) = open(&disk.crash_image(CrashChoice::DurableOnly));
+    assert_eq!(keys(&rows), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+    drop(store);
+}

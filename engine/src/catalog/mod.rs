@@ -32,7 +32,6 @@ mod tests;
 pub(crate) use state::{CatalogState, CollectionRow, SegmentRow};
 
 use backend::FileBackend;
-use nearstone_base::faults::seeded;
 use nearstone_base::sync::Arc;
 use nearstone_base::vfs::{OpenMode, Vfs};
 use nearstone_base::{Error, ErrorKind, Outcome, Result, Uuid};
@@ -87,9 +86,7 @@ impl Catalog {
         let (changes, _) = rows::changes(None, &state, &Digest::default());
         write_rows(&file, &db, &changes)?;
         shut(&file, db)?;
-        if !seeded("catalog-renamed-before-sync") {
-            file.sync_all()?;
-        }
+        file.sync_all()?;
         vfs.rename(&tmp, &dir.join(CATALOG_FILE))?;
         vfs.sync_dir(dir)?;
         let catalog = Catalog::open(vfs, dir, state.store)?;

@@ -17,10 +17,15 @@
 How it works. An index is a Nearstone store with a collection ``items`` of the rows that searches see.
 `mark_deleted` moves a row, in one batch, into a second collection ``deleted``, whose graph is as small as
 can be, and `unmark_deleted` moves it back. A store in a folder has a third collection, ``hnswlib``, with
-one record of what the rows don't say: capacity, M, the next label. `BFIndex` is a store in memory whose
-rows are never linked, searched exactly. Distances are hnswlib's: squared Euclidean for ``l2``, ``1 - dot``
-for ``ip``, and the same over normalised rows for ``cosine``. Zero vectors are accepted under cosine, as
-hnswlib does: they stay zero, at distance 1 from everything.
+one record of what the rows don't say: capacity, M, the next label. Distances are hnswlib's: squared
+Euclidean for ``l2``, ``1 - dot`` for ``ip``, and the same over normalised rows for ``cosine``. Zero vectors
+are accepted under cosine, as hnswlib does: they stay zero, at distance 1 from everything.
+
+`BFIndex` is a store in memory, without threads behind, that is searched exactly. While more than 2,000 rows
+wait to be linked, calls that add rows link some, into a graph as small as can be, which exact searches don't
+walk. Every vector is there twice, as a row and in the store's log. Rows that were replaced or deleted keep
+their memory, until there are more of them than of live rows, and more than 10,000: then the live rows are
+copied into a new store, and both stores are there until that is done.
 
 What always holds: a row is in ``items`` or in ``deleted``, never in both or in none on its way; a call that
 raises for its arguments or for lack of capacity has changed nothing; the rows of a durable index are on the
@@ -29,13 +34,18 @@ several batches, of which a crash may leave the first ones.
 
 What differs from hnswlib:
 
-- Rows with NaN or an infinity are refused with ``ValueError``, in files too (``RuntimeError``). Calls
-  before `init_index` or `load_index` raise ``RuntimeError``, where hnswlib's process ends. So does a query
-  of a wrong dimension.
+- Rows and queries with NaN or an infinity are refused with ``ValueError``, rows in files with
+  ``RuntimeError``. Calls before `init_index` or `load_index` raise ``RuntimeError``, where hnswlib's process
+  ends. So does a query of a wrong dimension.
+- While `load_index` replaces the rows of an index, calls that write on other threads wait for it and then
+  write to the new rows. Searches go on meanwhile: in memory they answer from the old rows or the new; in a
+  folder, where the old rows are dropped, a `knn_query` or `get_items` that had begun before may raise
+  ``nearstone.NotFound`` or ``RuntimeError`` instead, and can be called again.
 - `add_items` beyond the capacity adds nothing; hnswlib adds the rows that fit. With ``replace_deleted`` a
   label that is there is updated in place, and the deleted rows with the smallest labels are given up first.
 - ``M`` is shown as given; the graph is built with it clamped to 4..64, and ``ef_construction`` to at most
-  10,000. ``random_seed`` is only kept. ``num_threads`` beyond the number of cores counts as that number.
+  10,000. ``random_seed`` is only kept. ``num_threads`` beyond the number of cores that the process may use
+  counts as that number.
 - A ``filter`` is asked at most once per label and call. It must not use the index it filters for writing.
 - `BFIndex.knn_query` normalises queries under cosine; hnswlib's does not, so that its distances depend on
   their length.
@@ -51,10 +61,10 @@ What differs from hnswlib:
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from operator import index as as_int
 from typing import Any, Literal, TypeAlias, cast
@@ -63,6 +73,7 @@ import numpy as np
 import numpy.typing as npt
 
 import nearstone
+from nearstone._cores import cores
 from nearstone.compat import _hnswlib_file as files
 
 __all__ = ["BFIndex", "Index", "SavedIndex", "read_index"]
@@ -72,6 +83,7 @@ SavedIndex = files.Saved
 Labels: TypeAlias = npt.NDArray[np.uint64]
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Filter: TypeAlias = Callable[[int], bool]
+_Exact: TypeAlias = tuple[nearstone.Store, nearstone.Collection]
 
 _EF_DEFAULT = 10
 _M_MIN, _M_MAX = 4, 64
@@ -88,6 +100,8 @@ _META_KEY = "index"
 _UNLINKED_MAX = 1000
 # Queries from which on it pays to copy the rows that pass a filter.
 _QUERIES_FEW = 4
+# A BFIndex is copied into a new store when it has more dead rows than live ones, and more than so many.
+_DEAD_MAX = 10_000
 # hnswlib keeps all rows in memory and never waits for room.
 _MEMORY_BUDGET = 1 << 42
 
@@ -152,6 +166,15 @@ def _names(generation: int) -> tuple[str, str]:
     return ("items", "deleted") if generation == 0 else (f"items.{generation}", f"deleted.{generation}")
 
 
+def _drop(store: nearstone.Store, *generations: int) -> None:
+    """Drops the collections of generations, those that are there."""
+    there = set(store.collections())
+    for generation in generations:
+        for name in _names(generation):
+            if name in there:
+                store.drop_collection(name)
+
+
 def _read_all(rows: nearstone.CollectionAt, dim: int) -> tuple[Labels, Iterator[Vectors]]:
     labels = np.fromiter(rows.keys(), np.uint64)
     step = files.block_rows(dim)
@@ -179,12 +202,13 @@ class _Base:
         self._dim = as_int(dim)
         if not 1 <= self._dim <= _DIM_MAX:
             raise ValueError(f"dim is {self._dim}: it must lie in 1..={_DIM_MAX}")
-        self._num_threads = os.cpu_count() or 1
+        self._num_threads = cores()
         self._lock = threading.RLock()
 
     @property
     def num_threads(self) -> int:
-        """Threads that calls use when they are not told; 0 or less means all cores."""
+        """Threads that calls use when they are not told, at first as many as there are cores that this
+        process may use; 0 or less means these."""
         return self._num_threads
 
     @num_threads.setter
@@ -196,12 +220,12 @@ class _Base:
         self._num_threads = as_int(num_threads)
 
     def _threads(self, num_threads: int, rows: int) -> int:
-        cores = os.cpu_count() or 1
+        most = cores()
         threads = as_int(num_threads)
         if threads <= 0:
-            threads = self._num_threads if self._num_threads > 0 else cores
+            threads = self._num_threads if self._num_threads > 0 else most
         # Few rows are done before threads have started.
-        return 1 if rows <= 4 * threads else min(threads, cores)
+        return 1 if rows <= 4 * threads else min(threads, most)
 
     def _matrix(self, data: npt.ArrayLike) -> Vectors:
         """Rows or queries as a matrix, normalised under cosine."""
@@ -422,32 +446,35 @@ class Index(_Base):
         store = nearstone.open(path)
         try:
             record = self._record_of(store)
-            current: set[str] = set()
             if record is not None and record["generation"] is not None:
                 self._generation = record["generation"]
                 self._rows = _Rows.existing(store, self._generation)
-                current = set(_names(self._generation))
                 self._max_elements = record["max_elements"]
                 self._m, self._beam = record["M"], record["ef_construction"]
                 self._seed, self._replaceable = record["random_seed"], record["allow_replace_deleted"]
                 self._next_label = record["next_label"]
-            # What a crash in the middle of a load left behind.
-            for name in store.collections():
-                if re.fullmatch(r"(items|deleted)(\.\d+)?", name) and name not in current:
-                    store.drop_collection(name)
+            if record is not None:
+                # What a crash in the middle of a load left behind: the rows before it, or those to come.
+                _drop(store, self._generation - 1, self._generation + 1)
             self._folder = store
         except BaseException:
             store.close()
             raise
 
     def _record_of(self, store: nearstone.Store) -> dict[str, Any] | None:
-        """The record of what the rows don't say, checked; None for a new store."""
+        """The record of what the rows don't say, checked; None for a new store.
+
+        RuntimeError when the store is somebody else's. One without the record has no other collections
+        unless it is: the record is written before the first rows have theirs (see `_take`).
+        """
         names = store.collections()
-        if _META not in names:
-            if names:
-                raise RuntimeError(f"{store.path} holds other collections: {', '.join(sorted(names))}")
+        if not names:
             store.create_collection(_META, 1, metric="l2", keys="str", m=_M_MIN, ef_construction=_M_MIN)
-        row = store.collection(_META).get(_META_KEY)
+        meta = store.collection(_META) if not names or _META in names else None
+        ours = meta is not None and (meta.key_type, meta.dim, meta.metric) == ("str", 1, "l2")
+        row = meta.get(_META_KEY) if meta is not None and ours else None
+        if meta is None or not ours or (row is None and (set(names) > {_META} or len(meta))):
+            raise RuntimeError(f"{store.path} holds other collections: {', '.join(sorted(names))}")
         if row is None:
             return None
         record = row.payload or {}
@@ -486,13 +513,13 @@ class Index(_Base):
         generation = 0 if self._folder is None else self._generation + 1
         store = self._folder or nearstone.in_memory(memory_budget=_MEMORY_BUDGET)
         if self._folder is not None and generation == 0:
-            # From now on the folder is known to be an index's, and what a crash leaves in it can be dropped.
+            # Before there is any collection of rows: from now on the folder is known to be an index's, and
+            # what a crash leaves in it can be dropped.
             batch = store.batch()
             self._remember(batch, generation=None)
             batch.commit()
-        for name in set(_names(generation)) & set(store.collections()):
-            # A load into this generation failed.
-            store.drop_collection(name)
+        # What a load into this generation left when it failed, and the last one if it could not clean up.
+        _drop(store, generation, generation - 2)
         rows = _Rows.create(store, self._space, self._dim, saved.M, saved.ef_construction, generation)
         rows.fill(saved)
         numbers = {
@@ -563,6 +590,11 @@ class Index(_Base):
             self._write(rows, labels, vectors, restored, victims, next_label)
             waiting = self._count_unlinked(n)
         if waiting:
+            self._link(rows, num_threads, waiting)
+
+    def _link(self, rows: _Rows, num_threads: int, waiting: int) -> None:
+        # The rows are there. If another thread loads a file now, they are gone, and there is nothing to link.
+        with suppress(nearstone.NotFound):
             rows.items.link(self._threads(num_threads, waiting))
 
     def _count_unlinked(self, rows: int) -> int:
@@ -664,8 +696,8 @@ class Index(_Base):
 
     def get_ids_list(self) -> list[int]:
         """All labels, those marked as deleted among them, in no order."""
-        rows = self._ready()
         with self._lock:
+            rows = self._ready()
             return [*rows.items.keys(), *rows.deleted.keys()]
 
     def mark_deleted(self, label: int) -> None:
@@ -678,9 +710,10 @@ class Index(_Base):
         self._move(label, deleted=False)
 
     def _move(self, label: int, *, deleted: bool) -> None:
-        rows = self._ready()
+        self._ready()
         label = _size("label", label)
         with self._lock:
+            rows = self._ready()
             source, target = (rows.items, rows.deleted) if deleted else (rows.deleted, rows.items)
             row = source.get(label)
             if row is None:
@@ -693,13 +726,14 @@ class Index(_Base):
             batch.commit()
             waiting = 0 if deleted else self._count_unlinked(1)
         if waiting:
-            rows.items.link(self._threads(-1, waiting))
+            self._link(rows, -1, waiting)
 
     def resize_index(self, new_size: int) -> None:
         """Sets `max_elements`. RuntimeError when more rows are there."""
-        rows = self._ready()
+        self._ready()
         new_size = _size("new_size", new_size)
         with self._lock:
+            rows = self._ready()
             if new_size < len(rows):
                 raise RuntimeError(f"the index has {len(rows)} rows: it can't be resized to {new_size}")
             if self._folder is not None:
@@ -824,12 +858,17 @@ class Index(_Base):
 
 
 class BFIndex(_Base):
-    """An exact index in memory, which compares a query with every row: hnswlib's ``BFIndex``."""
+    """An exact index in memory, which compares a query with every row: hnswlib's ``BFIndex``.
+
+    A row takes twice the bytes of its vector and a little; see the module about those that are gone.
+    """
 
     def __init__(self, space: str, dim: int) -> None:
         self._prepare(space, dim)
-        self._items: nearstone.Collection | None = None
-        self._store: nearstone.Store | None = None
+        # Replaced together, so that who takes both without the lock has two that fit.
+        self._rows: _Exact | None = None
+        # Rows that were replaced or deleted, in the log and in memory of the store.
+        self._dead = 0
         self._max_elements = 0
         self._next_label = 0
 
@@ -840,15 +879,15 @@ class BFIndex(_Base):
         """Makes the index ready for rows. RuntimeError when it is already."""
         max_elements = _size("max_elements", max_elements)
         with self._lock:
-            if self._items is not None:
+            if self._rows is not None:
                 raise RuntimeError("the index is already initialised")
-            self._store, self._items = _unlinked(self._space, self._dim)
+            self._rows = _exact(self._space, self._dim)
             self._max_elements = max_elements
 
-    def _ready(self) -> nearstone.Collection:
-        if self._items is None:
+    def _ready(self) -> _Exact:
+        if self._rows is None:
             raise RuntimeError("the index is not initialised: call init_index or load_index first")
-        return self._items
+        return self._rows
 
     def get_max_elements(self) -> int:
         """Rows that fit."""
@@ -857,62 +896,81 @@ class BFIndex(_Base):
 
     def get_current_count(self) -> int:
         """Rows that are there."""
-        return len(self._ready())
+        return len(self._ready()[1])
 
     def add_items(self, data: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> None:
         """Adds rows, or updates those whose label is there: as `Index.add_items`. RuntimeError for wrong
         shapes and when the capacity does not suffice, ValueError for NaN and infinity; nothing is added
         then."""
-        items = self._ready()
+        self._ready()
         vectors = self._matrix(data)
         with self._lock:
+            _, items = self._ready()
             labels = self._labels_for(ids, len(vectors), self._next_label)
             if len(labels) == 0:
                 return
             if not np.isfinite(vectors).all():
                 raise ValueError("a vector has a NaN or an infinity")
-            if len(items) + len(labels) > self._max_elements:
+            count = len(items)
+            if count + len(labels) > self._max_elements:
                 new = sum(1 for label in set(labels.tolist()) if label not in items)
-                if len(items) + new > self._max_elements:
+                if count + new > self._max_elements:
                     raise RuntimeError(
-                        f"{new} rows are new, {len(items)} are there: they exceed the {self._max_elements} "
+                        f"{new} rows are new, {count} are there: they exceed the {self._max_elements} "
                         "elements that the index was made for"
                     )
-            items.upsert(labels, vectors)
+            try:
+                written = items.upsert(labels, vectors).upserted
+            except BaseException:
+                # Interrupted: at most all of them are there, and replaced others.
+                self._dead += len(labels)
+                raise
+            self._dead += written - (len(items) - count)
             self._next_label = (self._next_label + len(labels)) & _SIZE_MAX
+            self._shed()
 
     def delete_vector(self, label: int) -> None:
         """Deletes a row and frees its place; does nothing when there is none."""
-        self._ready().delete(_size("label", label))
+        self._ready()
+        label = _size("label", label)
+        with self._lock:
+            _, items = self._ready()
+            # A delete that finds nothing would go into the log all the same.
+            if label in items:
+                items.delete(label)
+                self._dead += 1
+                self._shed()
+
+    def _shed(self) -> None:
+        """Moves the live rows to a new store when the dead ones outnumber them. Each copied row stands for
+        one that died since the last time, so this at most doubles the work of the calls that write."""
+        store, items = self._ready()
+        if self._dead > max(len(items), _DEAD_MAX):
+            with store.snapshot() as snapshot:
+                rows = items.at(snapshot)
+                fresh = _copied(rows, np.fromiter(rows.keys(), np.uint64), self._space, self._dim)
+            # Searches that are under way keep the old store until they end.
+            self._rows, self._dead = fresh, 0
 
     def knn_query(
         self, data: npt.ArrayLike, k: int = 1, num_threads: int = -1, filter: Filter | None = None
     ) -> tuple[Labels, Vectors]:
         """The k nearest rows of each query, exactly: as `Index.knn_query`."""
-        items = self._ready()
+        store, items = self._ready()
         if filter is None or len(queries := self._matrix(data)) <= _QUERIES_FEW:
             return self._search(items, data, k, num_threads, filter, exact=True)
         # Every query meets every row: asking once and searching in a copy of those that pass is much faster.
-        passing = self._passing(items, filter)
-        return self._search(passing, queries, k, num_threads, None, exact=True)
-
-    def _passing(self, items: nearstone.Collection, filter: Filter) -> nearstone.Collection:
-        assert self._store is not None
-        with self._store.snapshot() as snapshot:
+        with store.snapshot() as snapshot:
             rows = items.at(snapshot)
             labels = np.fromiter((label for label in rows.keys() if filter(label)), np.uint64)
-            _, passing = _unlinked(self._space, self._dim)
-            step = files.block_rows(self._dim)
-            for at in range(0, len(labels), step):
-                passing.upsert(labels[at : at + step], rows.get_vectors(labels[at : at + step]))
-        return passing
+            _, passing = _copied(rows, labels, self._space, self._dim)
+        return self._search(passing, queries, k, num_threads, None, exact=True)
 
     def save_index(self, path_to_index: str | os.PathLike[str]) -> None:
         """Writes everything into one file: as `Index.save_index`."""
         with self._lock:
-            items = self._ready()
-            assert self._store is not None
-            snapshot = self._store.snapshot()
+            store, items = self._ready()
+            snapshot = store.snapshot()
             live = _read_all(items.at(snapshot), self._dim)
             head = files.Saved(
                 kind=files.BF_INDEX,
@@ -932,14 +990,14 @@ class BFIndex(_Base):
         max_elements = _size("max_elements", max_elements)
         saved = files.read(path_to_index, files.BF_INDEX, self._dim)
         with self._lock:
-            if self._items is not None:
+            if self._rows is not None:
                 print(
                     "Warning: load_index replaces the rows of an index that was initialised.", file=sys.stderr
                 )
-            store, items = _unlinked(self._space, self._dim)
+            fresh = _exact(self._space, self._dim)
             if len(saved.labels):
-                items.upsert(saved.labels, saved.vectors)
-            self._store, self._items = store, items
+                fresh[1].upsert(saved.labels, saved.vectors)
+            self._rows, self._dead = fresh, 0
             self._max_elements = (
                 max_elements if max_elements >= max(1, len(saved.labels)) else saved.max_elements
             )
@@ -953,12 +1011,21 @@ def read_index(path: str | os.PathLike[str]) -> SavedIndex:
     return files.read(path, files.INDEX)
 
 
-def _unlinked(space: str, dim: int) -> tuple[nearstone.Store, nearstone.Collection]:
-    """A store in memory without background work: its rows stay as they are put."""
+def _exact(space: str, dim: int) -> _Exact:
+    """A store in memory for exact searches: nothing works behind, and what writers link is soon linked."""
     store = nearstone.in_memory(background="manual", memory_budget=_MEMORY_BUDGET)
     metric: Literal["l2", "ip"] = "l2" if space == "l2" else "ip"
     items = store.create_collection("items", dim, metric=metric, keys="u64", m=_M_MIN, ef_construction=_M_MIN)
     return store, items
+
+
+def _copied(rows: nearstone.CollectionAt, labels: Labels, space: str, dim: int) -> _Exact:
+    """A store like `_exact` with the rows under these labels."""
+    fresh = _exact(space, dim)
+    step = files.block_rows(dim)
+    for at in range(0, len(labels), step):
+        fresh[1].upsert(labels[at : at + step], rows.get_vectors(labels[at : at + step]))
+    return fresh
 
 
 def _size(name: str, value: int) -> int:
