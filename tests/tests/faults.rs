@@ -155,3 +155,45 @@ fn a_sync_that_drops_its_data_at_every_operation() {
     sweep(SimFault::SyncDropsData, false);
     sweep(SimFault::SyncDropsData, true);
 }
+
+/// As [`sweep`], of the next process's recovery: after one that was killed, and after the power was lost.
+#[test]
+fn a_failure_at_every_operation_of_a_recovery() {
+    let first = SimVfs::new(1);
+    first.record();
+    let mut said = Said::default();
+    let store = open(&first).unwrap();
+    run(&store, &mut said);
+    let moment = first.recorded().pop().unwrap();
+    drop(store);
+    let left: [(&str, Box<dyn Fn() -> SimVfs>); 2] = [
+        ("killed", Box::new(|| moment.killed())),
+        ("power lost", Box::new(|| moment.killed().crash_image(CrashChoice::Random { seed: 3 }))),
+    ];
+    for (how, disk) in left {
+        let healthy = disk();
+        let before = healthy.ops();
+        open(&healthy).unwrap().close().unwrap();
+        let operations = healthy.ops() - before;
+        assert!(operations > 8, "only {operations} operations");
+        for fault in [SimFault::Io, SimFault::DiskFull, SimFault::ShortWrite, SimFault::SyncDropsData] {
+            for (k, forever) in (0..operations).flat_map(|k| [(k, false), (k, true)]) {
+                let disk = disk();
+                disk.fail_op(k, fault, forever);
+                let what = format!("{how}, then {fault:?} at {k} of the recovery, forever: {forever}");
+                if let Ok(store) = open(&disk) {
+                    drop(store.close());
+                }
+                disk.heal();
+                let killed = how == "killed" && fault != SimFault::SyncDropsData;
+                check(
+                    &disk.crash_image(CrashChoice::DurableOnly),
+                    &said,
+                    false,
+                    &format!("{what}, power lost"),
+                );
+                check(&disk, &said, killed, &what);
+            }
+        }
+    }
+}
