@@ -1,4 +1,4 @@
-//! Handles to collections: what only a live collection can do. Reading is in [`crate::read`].
+//! Handles to collections: what only a live collection can do. Reading is in `crate::read`.
 
 use crate::arguments::{Keys, check_keys, durability, keys, some_count};
 use crate::batch::{Commit, Rows};

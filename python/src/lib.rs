@@ -1,9 +1,9 @@
 //! Nearstone for Python: the compiled half of the package `nearstone`.
 //!
-//! It adds no semantics of its own. It turns Python's values into the engine's ([`arguments`], [`vectors`], [`payload`]),
-//! calls the engine with the interpreter released ([`long`] for calls that take their time and can be interrupted),
-//! and turns results ([`hits`], [`row`]) and errors ([`errors`]) back. The handles are [`store`], [`collection`],
-//! [`batch`] and [`snapshot`]; reading is the same for a collection and for one at a snapshot ([`read`]).
+//! It adds no semantics of its own. It turns Python's values into the engine's (`arguments`, `vectors`, `payload`),
+//! calls the engine with the interpreter released (`long` for calls that take their time and can be interrupted),
+//! and turns results (`hits`, `row`) and errors (`errors`) back. The handles are `store`, `collection`,
+//! `batch` and `snapshot`; reading is the same for a collection and for one at a snapshot (`read`).
 //!
 //! What always holds: no call panics on what Python passes in, the interpreter is never held while the engine works,
 //! and a handle that goes away lets go of the interpreter before it closes a store.

@@ -1,7 +1,7 @@
 //! Crash enumeration: a history runs once, and every disk that a power loss during it could have left is opened.
 //!
 //! 1. The simulated disk keeps the moment before each of its operations: what was durable, and what was on its way.
-//! 2. Each moment is laid out: with up to [`SUBSETS_MAX`] operations on their way all subsets of them, with more the prefixes,
+//! 2. Each moment is laid out: with up to ten operations on their way all subsets of them, with more the prefixes,
 //!    every one lost or kept alone, pairs and random subsets; and every write torn, at 512 and 4,096 bytes, or only
 //!    its size arrived. Equal disks are looked at once.
 //!    Some moments are also met by a process that is merely killed: the next one reads everything, of which part is

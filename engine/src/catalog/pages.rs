@@ -100,14 +100,13 @@ impl PageFile {
         if disk == 0 {
             return Ok(0);
         }
-        // A crash may have stopped the file's growth anywhere; behind the last whole slot nothing was ever written.
-        let slots = disk.checked_sub(PAGE as u64);
+        let slots = disk.checked_sub(PAGE as u64).filter(|slots| slots.is_multiple_of(SLOT as u64));
         match slots {
             Some(slots) => Ok(PAGE as u64 + slots / SLOT as u64 * PAGE as u64),
             None => Err(Error::corruption(
                 &self.path,
                 disk,
-                format!("a length of at least {PAGE} bytes"),
+                format!("a length of {PAGE} and a multiple of {SLOT} bytes"),
                 format!("a length of {disk} bytes"),
             )),
         }
