@@ -166,11 +166,11 @@ fn a_failure_at_every_operation_of_a_recovery() {
     run(&store, &mut said);
     let moment = first.recorded().pop().unwrap();
     drop(store);
-    let left: [(&str, Box<dyn Fn() -> SimVfs>); 2] = [
-        ("killed", Box::new(|| moment.killed())),
-        ("power lost", Box::new(|| moment.killed().crash_image(CrashChoice::Random { seed: 3 }))),
-    ];
-    for (how, disk) in left {
+    for how in ["killed", "power lost"] {
+        let disk = || match how {
+            "killed" => moment.killed(),
+            _ => moment.killed().crash_image(CrashChoice::Random { seed: 3 }),
+        };
         let healthy = disk();
         let before = healthy.ops();
         open(&healthy).unwrap().close().unwrap();
