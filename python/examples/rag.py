@@ -117,7 +117,8 @@ def prompt(question: str, hits: nearstone.Hits) -> str:
 
 
 def search(notes: nearstone.Collection, question: str, k: int = 3) -> nearstone.Hits:
-    return notes.search(embed(question), k=k)
+    # A few thousand passages are compared one by one in no time, and nothing is missed; leave `exact` away for more.
+    return notes.search(embed(question), k=k, exact=True)
 
 
 def main(folder: Path) -> None:
