@@ -26,6 +26,20 @@ U64_MAX = 2**64 - 1
 EXAMPLE = Path(__file__).parents[1] / "examples" / "migrate_hnswlib.py"
 
 
+@pytest.fixture
+def hnswlibs_ef():
+    """For tests of the default itself."""
+    return
+
+
+@pytest.fixture(autouse=True)
+def wide_ef(request, monkeypatch):
+    """hnswlib's default, 10, may miss a row, the more so while rows are being linked. These tests are of labels and
+    distances, not of recall: with 200, as many rows as they have are compared one by one."""
+    if "hnswlibs_ef" not in request.fixturenames:
+        monkeypatch.setattr(hnswlib, "_EF_DEFAULT", 200)
+
+
 def random_rows(n, dim, seed=0):
     return np.random.default_rng(seed).random((n, dim), dtype=np.float32)
 
@@ -276,6 +290,7 @@ def test_numbers_out_of_range_are_type_errors():
     assert index.element_count == 2 and index.max_elements == 3
 
 
+@pytest.mark.usefixtures("hnswlibs_ef")
 def test_before_it_is_initialised():
     index, bf = hnswlib.Index("l2", 2), hnswlib.BFIndex("l2", 2)
     assert (index.max_elements, index.element_count, index.M, index.ef_construction, index.ef) == (
@@ -465,6 +480,7 @@ def test_replacing_deleted_rows():
 # Files.
 
 
+@pytest.mark.usefixtures("hnswlibs_ef")
 @pytest.mark.parametrize("space", ["l2", "ip", "cosine"])
 def test_files_bring_everything_back(space, tmp_path):
     rows = random_rows(300, 7) - 0.5
