@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Up to so many operations on their way, all subsets are laid out.
 const SUBSETS_MAX: usize = 10;
@@ -41,6 +42,8 @@ struct Recovered {
 /// Disks that were looked at. Histories of one seed that begin alike share them.
 pub struct Enumerator {
     rng: SplitMix64,
+    /// When to stop, whatever is left.
+    until: Option<Instant>,
     seen: HashMap<u128, Rc<Result<Recovered, String>>>,
     /// Distinct disks opened.
     pub images: u64,
@@ -61,7 +64,17 @@ struct Interval<'a> {
 impl Enumerator {
     /// One that has seen nothing. The seed decides about random subsets and interrupted recoveries.
     pub fn new(seed: u64) -> Enumerator {
-        Enumerator { rng: SplitMix64::new(seed), seen: HashMap::new(), images: 0, laid_out: 0, recoveries: 0 }
+        let rng = SplitMix64::new(seed);
+        Enumerator { rng, until: None, seen: HashMap::new(), images: 0, laid_out: 0, recoveries: 0 }
+    }
+
+    /// The runs from now on end at this time, if they have not ended before.
+    pub fn stop_at(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+
+    fn late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Runs a history and judges every disk that a crash could have left; when there are more than about `images_max`
@@ -87,7 +100,7 @@ impl Enumerator {
             shuffle(&mut plans, &mut self.rng);
         }
         for (moment, fates) in plans {
-            if self.images >= stop {
+            if self.images >= stop || self.late() {
                 break;
             }
             let interval = interval(moment, &marks, ops);
@@ -135,13 +148,15 @@ impl Enumerator {
             let fates: Vec<Fate> = (0..moment.pending())
                 .map(|_| if self.rng.below(10) < share { Fate::Kept } else { Fate::Lost })
                 .collect();
-            self.images += 1;
-            self.recoveries += 1;
+            self.laid_out += 1;
             let what =
                 || format!("after a kill the power goes before operation {} of the recovery", moment.ops());
-            let found = recover(&moment.image(&fates), seed ^ 0x1c11, None)
-                .map_err(|error| format!("{}, {fates:?}: {error}", what()))?;
-            judge(&found, interval).map_err(|error| format!("{}, {fates:?}: {error}", what()))?;
+            let found = self.recovered(&moment.image(&fates), seed);
+            let found = match &*found {
+                Ok(found) => found,
+                Err(error) => return Err(format!("{}, {fates:?}: {error}", what())),
+            };
+            judge(found, interval).map_err(|error| format!("{}, {fates:?}: {error}", what()))?;
             // What recovery has served stays.
             if place == last && (found.lsn < served.lsn || found.collections != served.collections) {
                 return Err(format!("{}: lsn {} was served, {} is left", what(), served.lsn, found.lsn));

@@ -1,13 +1,13 @@
 //! Crash enumeration over scripted, exhaustive short and random histories.
 //!
 //! `NEARSTONE_CRASH_IMAGES` sets how many distinct disks are opened in all (default 6,000), `NEARSTONE_CRASH_SEED` where the
-//! random histories begin.
+//! random histories begin, `NEARSTONE_CRASH_MINUTES` after how many minutes to end with fewer (default: never).
 
 use nearstone::random::SplitMix64;
 use nearstone_tests::enumerate::Enumerator;
 use nearstone_tests::history::{Change, Op};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
@@ -174,12 +174,19 @@ impl Totals {
         let images = self.images.load(Ordering::Relaxed);
         let minutes = start.elapsed().as_secs_f64() / 60.0;
         println!(
-            "{what}: {images} distinct disks ({} laid out, {} more crashes during recovery), {:.0} a minute",
+            "{what}: {images} distinct disks ({} laid out, {} more crashes during recovery) in {minutes:.1} min, \
+             {:.0} a minute",
             self.laid_out.load(Ordering::Relaxed),
             self.recoveries.load(Ordering::Relaxed),
             images as f64 / minutes
         );
     }
+}
+
+/// When one of so many parts, begun now, has to end so that all of them, on all cores, end in this time.
+fn share_of(time: Option<Duration>, parts: u64) -> Option<Instant> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    Some(Instant::now() + time? * cores / parts as u32)
 }
 
 /// Takes numbers until there are none, on all cores; the first failure ends it.
@@ -222,6 +229,8 @@ fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
     let start = Instant::now();
     // A third for each kind of history.
     let share = budget / 3;
+    let time = std::env::var("NEARSTONE_CRASH_MINUTES").ok().and_then(|n| n.parse().ok());
+    let time = time.map(|minutes: f64| Duration::from_secs_f64(minutes * 60.0 / 3.0));
 
     let scripts = scripted();
     let totals = Totals::default();
@@ -229,6 +238,7 @@ fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
     on_all_cores(
         scripts.len() as u64,
         |index, enumerator| {
+            enumerator.stop_at(share_of(time, scripts.len() as u64));
             enumerator.run(index, &scripts[index as usize], each)?;
             enumerator.forget();
             Ok(true)
@@ -246,6 +256,7 @@ fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
     on_all_cores(
         kinds * kinds,
         |index, enumerator| {
+            enumerator.stop_at(share_of(time, kinds * kinds));
             let until = enumerator.images + each;
             for last in 0..kinds {
                 let places = [index / kinds, index % kinds, last];
@@ -262,16 +273,19 @@ fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
 
     let totals = Totals::default();
     let start = Instant::now();
+    let end = time.map(|time| start + time);
     let first = number("NEARSTONE_CRASH_SEED", 1);
     let opened = AtomicU64::new(0);
     on_all_cores(
         u64::MAX,
         |index, enumerator| {
+            enumerator.stop_at(end);
             let before = enumerator.images;
             let seed = first.wrapping_add(index);
             enumerator.run(seed, &random(seed), (share / 16).max(50))?;
             enumerator.forget();
-            Ok(opened.fetch_add(enumerator.images - before, Ordering::Relaxed) < share)
+            let late = end.is_some_and(|end| Instant::now() >= end);
+            Ok(opened.fetch_add(enumerator.images - before, Ordering::Relaxed) < share && !late)
         },
         &totals,
     );

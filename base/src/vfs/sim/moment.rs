@@ -182,16 +182,6 @@ impl SimVfs {
     }
 }
 
-impl Contents {
-    fn digest(&self) -> u128 {
-        let mut text = self.len.to_le_bytes().to_vec();
-        for page in self.pages() {
-            text.extend_from_slice(&hash128(page).to_le_bytes());
-        }
-        hash128(&text)
-    }
-}
-
 const _: () = assert!(SECTOR == 512, "the smallest unit of a torn write");
 
 #[cfg(test)]
