@@ -1,12 +1,13 @@
 //! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
 //!
-//! The code is in seven rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
+//! The code is in eight rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
 //! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, [`tools`]
 //! finds or installs the cargo subcommands that do not come with Rust, [`python`] builds, tests and measures the
-//! Python package, and [`seeded`] shows that the tests would notice.
+//! Python package, [`fuzz`] feeds the decoders what nobody thought of, and [`seeded`] shows that the tests would notice.
 
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod parts;
 mod python;
 mod report;
@@ -36,9 +37,6 @@ Developer commands of Nearstone
   cargo xtask help                        this text
 ";
 
-/// How long the installation of a tool may take when a person is waiting for it.
-const INSTALL_LIMIT: Duration = Duration::from_secs(30 * 60);
-
 /// How long the comparison with other libraries may take: hours on large sets.
 const PEERS_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -49,7 +47,7 @@ fn main() -> ExitCode {
         Some((&"test", rest)) => test(rest),
         Some((&"bench", rest)) => bench(rest),
         Some((&"crash", rest)) => crash(rest),
-        Some((&"fuzz", rest)) => fuzz(rest),
+        Some((&"fuzz", rest)) => fuzz::run(rest),
         Some((&"seeded-bugs", rest)) => seeded::run(rest),
         Some((&("help" | "--help" | "-h"), _)) => {
             print!("{HELP}");
@@ -154,57 +152,6 @@ fn crash(words: &[&str]) -> Result<ExitCode, String> {
     Ok(ExitCode::from(u8::from(!status.success())))
 }
 
-/// Which target to fuzz, and for how many minutes.
-fn parse_fuzz<'a>(words: &[&'a str]) -> Result<(&'a str, u64), String> {
-    let mut target = None;
-    let mut minutes = 5;
-    let mut words = words.iter();
-    while let Some(&word) = words.next() {
-        let number = match word {
-            "--minutes" => Some(words.next().copied().unwrap_or("")),
-            _ => word.strip_prefix("--minutes="),
-        };
-        match number {
-            Some(number) => {
-                minutes = number.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
-                    format!("--minutes needs a whole number of minutes from 1 up, not {number:?}")
-                })?;
-            }
-            None if word.starts_with('-') || target.is_some() => {
-                return Err(format!("`fuzz` does not know {word:?}\n\n{HELP}"));
-            }
-            None => target = Some(word),
-        }
-    }
-    Ok((target.ok_or("`fuzz` needs the name of a target, or `all`")?, minutes))
-}
-
-fn fuzz(words: &[&str]) -> Result<ExitCode, String> {
-    let (target, minutes) = parse_fuzz(words)?;
-    let workspace = Workspace::load()?;
-    let known = workspace.fuzz_targets()?;
-    if target != "all" && !known.iter().any(|name| name == target) {
-        return Err(format!("there is no fuzz target {target:?}; the targets are: {}", known.join(", ")));
-    }
-    let watch = Watch::new(INSTALL_LIMIT);
-    let tool = tools::cargo_tool(&workspace, &watch, tools::FUZZ).map_err(End::into_text)?;
-    let mut failed = false;
-    for name in known.iter().filter(|name| target == "all" || *name == target) {
-        println!("==> fuzzing {name} for {minutes} min");
-        // What the fuzzer finds interesting goes into the first folder; the seeds in the others stay as they are.
-        let found = workspace.target.join("fuzz-corpus").join(name);
-        std::fs::create_dir_all(&found)
-            .map_err(|error| format!("{} cannot be made: {error}", found.display()))?;
-        let mut command = workspace.nightly(&tool);
-        command.args(["fuzz", "run", name]).arg(found);
-        command.args(["corpus", "regressions"].map(|room| workspace.root.join("fuzz").join(room).join(name)));
-        command.args(["--", &format!("-max_total_time={}", minutes * 60)]);
-        let status = command.status().map_err(|error| format!("cargo fuzz cannot be started: {error}"))?;
-        failed |= !status.success();
-    }
-    Ok(ExitCode::from(u8::from(failed)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,16 +184,6 @@ mod tests {
         assert_eq!(parse_crash(&["--images", "5", "--seed=9"]), Ok((5, 9)));
         for wrong in [&["--images"][..], &["--images", "x"], &["--seed=-1"], &["5"]] {
             assert!(parse_crash(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn fuzz_wants_one_target_and_whole_minutes() {
-        assert_eq!(parse_fuzz(&["wal_bytes"]), Ok(("wal_bytes", 5)));
-        assert_eq!(parse_fuzz(&["--minutes=2", "all"]), Ok(("all", 2)));
-        assert_eq!(parse_fuzz(&["all", "--minutes", "30"]), Ok(("all", 30)));
-        for wrong in [&[][..], &["a", "b"], &["a", "--minutes"], &["a", "--minutes", "0"], &["a", "--fast"]] {
-            assert!(parse_fuzz(wrong).is_err(), "{wrong:?}");
         }
     }
 }

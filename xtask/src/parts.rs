@@ -4,6 +4,7 @@
 //! part whose tool cannot be had skips itself aloud; a part whose subject is missing from the project (no example,
 //! no model) does so as well, so that nothing is silently left out.
 
+use crate::fuzz;
 use crate::python;
 use crate::runner::{End, Part, Watch};
 use crate::tools;
@@ -46,7 +47,14 @@ pub(crate) const PARTS: &[Part] = &[
         name: "fuzz-replay",
         budget_minutes: 2,
         what: "decoders take every corpus file, whole and broken",
-        run: fuzz,
+        run: fuzz_replay,
+    },
+    Part { name: "fuzz", budget_minutes: 5, what: "decoders take what a fuzzer makes up", run: fuzz::short },
+    Part {
+        name: "crash",
+        budget_minutes: 6,
+        what: "a hundred thousand disks that crashes leave are moments of the past",
+        run: crash,
     },
     Part {
         name: "loom",
@@ -126,8 +134,16 @@ fn examples(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
     if any { Ok(()) } else { Err(End::Skipped("there is no example".to_owned())) }
 }
 
-fn fuzz(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+fn fuzz_replay(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
     watch.run(&mut workspace.cargo(&["test", "--manifest-path", "fuzz/Cargo.toml"]))
+}
+
+/// So many disks, or as many as there are minutes for.
+fn crash(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    let mut command =
+        workspace.cargo(&["test", "-p", "nearstone-tests", "--all-features", "--test", "enumerate"]);
+    command.env("NEARSTONE_CRASH_IMAGES", "100000").env("NEARSTONE_CRASH_MINUTES", "5");
+    watch.run(command.args(["--", "--nocapture"]))
 }
 
 /// A crate has models when it has an integration test named `loom`.
