@@ -3,6 +3,7 @@
 
 pub mod enumerate;
 pub mod history;
+pub mod kills;
 pub mod model;
 pub mod spelled;
 
