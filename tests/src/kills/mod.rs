@@ -25,9 +25,12 @@ use points::{POINTS, Point, Role};
 use process::{End, Running, Until};
 use script::{GUEST, Steps};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tally::Tally;
 
+/// Stores that are killed at the same time.
+const JOBS: u64 = 4;
 /// Cycles that a store lives, at least, and how many more it may.
 const GENERATIONS: (u64, u64) = (3, 4);
 /// A child that has not met its failpoint by then is killed.
@@ -75,16 +78,45 @@ struct Ingested {
     backups: Vec<BackupMade>,
 }
 
-/// Runs the cycles. Panics at the first that goes wrong, and says where its store is kept.
+/// Runs the cycles, several stores at once: each waits for the disk most of the time. Panics when one goes wrong, and says
+/// where its store is kept.
 pub fn run(plan: &Plan) -> Tally {
-    let mut tally = Tally::new();
-    let mut rng = SplitMix64::new(plan.seed);
+    let mut total = Tally::default();
+    let start = Instant::now();
+    let failed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = (0..JOBS.min(plan.cycles))
+            .map(|job| {
+                let failed = &failed;
+                scope.spawn(move || run_job(plan, job, failed))
+            })
+            .collect();
+        let tallies: Vec<_> =
+            jobs.into_iter().map(|job| job.join().expect("failures are returned")).collect();
+        for tally in tallies {
+            total.add(tally.unwrap_or_else(|what| panic!("{what}")));
+        }
+    });
+    total.took = start.elapsed();
+    total
+}
+
+/// Every so many-th cycle, on stores of its own; ends early when another job has failed.
+fn run_job(plan: &Plan, job: u64, failed: &AtomicBool) -> Result<Tally, String> {
+    let mut tally = Tally::default();
+    tally.stores += 1;
+    let mut rng = SplitMix64::new(plan.seed * JOBS + job);
     let mut victim = Victim::new(plan, &mut rng);
-    let mut turn = rng.below(POINTS.len() as u64);
-    for cycle in 0..plan.cycles {
-        let point = (cfg!(nearstone_faults) && cycle % 2 == 0).then(|| {
+    let points = POINTS.len() as u64;
+    let mut turn = (plan.seed * 31 + job * points / JOBS) % points;
+    for cycle in (job..plan.cycles).step_by(JOBS as usize) {
+        if failed.load(Ordering::Relaxed) {
+            break;
+        }
+        // Failpoints and random times by turns.
+        let point = (cfg!(nearstone_faults) && cycle / JOBS % 2 == 0).then(|| {
             turn += 1;
-            POINTS[turn as usize % POINTS.len()]
+            POINTS[(turn % points) as usize]
         });
         if victim.cycles_left == 0 || point.is_some_and(|point| point.role == Role::Create) {
             victim = Victim::new(plan, &mut rng);
@@ -93,17 +125,18 @@ pub fn run(plan: &Plan) -> Tally {
         victim.cycles_left = victim.cycles_left.saturating_sub(1);
         let mut story = Vec::new();
         if let Err(what) = run_cycle(&mut victim, point, cycle, &mut rng, &mut tally, &mut story) {
+            failed.store(true, Ordering::Relaxed);
             victim.folder.disable_cleanup(true);
-            panic!(
+            return Err(format!(
                 "seed {}, cycle {cycle}, {}:\n{what}\nThe folder is {}; `before` in it is what the checker was given.",
                 plan.seed,
                 story.join(", then "),
                 victim.folder.path().display()
-            );
+            ));
         }
         tally.cycles += 1;
     }
-    tally
+    Ok(tally)
 }
 
 /// One cycle; `story` says, for a failure, what was done to the store.
@@ -138,7 +171,7 @@ fn run_cycle(
     let before = victim.folder.path().join("before");
     copy_folder(&victim.store, &before).map_err(|error| format!("a copy for later: {error}"))?;
     let question = Question {
-        turn: cycle,
+        turn: rng.next_u64(),
         low: ingested.steps,
         high: ingested.steps.map(|steps| steps + 1),
         backups: ingested.backups,
@@ -231,7 +264,7 @@ fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     let Ok(entries) = std::fs::read_dir(from) else { return Ok(()) };
     std::fs::create_dir(to)?;
     for entry in entries {
-        let (entry, to) = (entry.as_ref().map_err(|e| std::io::Error::other(e.to_string()))?, to);
+        let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             copy_folder(&entry.path(), &target)?;

@@ -103,8 +103,7 @@ impl Running {
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let time_over = next_is_over(limit, self.start);
-            if !killed && (time_over || until == Until::Lines(heard)) {
+            if !killed && (self.start.elapsed() >= limit || until == Until::Lines(heard)) {
                 self.child.kill().expect("a child can be killed");
                 killed = true;
             }
@@ -120,10 +119,6 @@ impl Running {
             false => End::Ended(format!("{status}\n{errors}")),
         }
     }
-}
-
-fn next_is_over(limit: Duration, start: Instant) -> bool {
-    start.elapsed() >= limit
 }
 
 #[cfg(unix)]

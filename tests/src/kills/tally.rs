@@ -4,12 +4,13 @@ use super::points::{POINTS, Point};
 use super::process::End;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::Duration;
 
 /// Counts of a run.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Tally {
-    start: Instant,
+    /// How long it took.
+    pub took: Duration,
     /// Kills followed by a check.
     pub cycles: u64,
     /// Stores, each killed in several cycles.
@@ -29,17 +30,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new() -> Tally {
-        Tally {
-            start: Instant::now(),
-            cycles: 0,
-            stores: 1,
-            random: 0,
-            recoveries: 0,
-            rows: 0,
-            backups_complete: 0,
-            backups_cut_short: 0,
-            points: BTreeMap::new(),
+    pub(super) fn add(&mut self, other: Tally) {
+        self.cycles += other.cycles;
+        self.stores += other.stores;
+        self.random += other.random;
+        self.recoveries += other.recoveries;
+        self.rows += other.rows;
+        self.backups_complete += other.backups_complete;
+        self.backups_cut_short += other.backups_cut_short;
+        for (name, (met, missed)) in other.points {
+            let sum = self.points.entry(name).or_default();
+            *sum = (sum.0 + met, sum.1 + missed);
         }
     }
 
@@ -64,8 +65,9 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let minutes = self.start.elapsed().as_secs_f64() / 60.0;
+        let minutes = self.took.as_secs_f64() / 60.0;
         let at_points: u64 = self.points.values().map(|(met, _)| met).sum();
+        let missed: u64 = self.points.values().map(|(_, missed)| missed).sum();
         for (name, (met, missed)) in &self.points {
             let missed =
                 if *missed > 0 { format!("  (not reached in time: {missed})") } else { String::new() };
@@ -81,8 +83,8 @@ impl fmt::Display for Tally {
         writeln!(
             f,
             "{} kills: {} at random times, {at_points} at failpoints; {} of them while recovering",
-            self.random + at_points,
-            self.random,
+            self.random + missed + at_points,
+            self.random + missed,
             self.recoveries
         )?;
         write!(
