@@ -81,7 +81,7 @@ fn read(store: &Store, name: &str, compared: &mut u64, what: &str) -> Rows {
         let (vector, expected) = script::row(key, step);
         assert_eq!(found.vector(), vector, "{what}: {name}, key {key}, step {step}");
         assert!(payload == expected, "{what}: {name}, key {key}, step {step}: another payload: {payload}");
-        if rows.len() % 16 == 0 {
+        if rows.len().is_multiple_of(16) {
             nearest_is_itself(&collection, key, &vector, what);
         }
         rows.insert(key, step);

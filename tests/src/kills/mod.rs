@@ -114,7 +114,7 @@ fn run_job(plan: &Plan, job: u64, failed: &AtomicBool) -> Result<Tally, String> 
             break;
         }
         // Failpoints and random times by turns.
-        let point = (cfg!(nearstone_faults) && cycle / JOBS % 2 == 0).then(|| {
+        let point = (cfg!(nearstone_faults) && (cycle / JOBS).is_multiple_of(2)).then(|| {
             turn += 1;
             POINTS[(turn % points) as usize]
         });
@@ -124,7 +124,7 @@ fn run_job(plan: &Plan, job: u64, failed: &AtomicBool) -> Result<Tally, String> 
         }
         victim.cycles_left = victim.cycles_left.saturating_sub(1);
         let mut story = Vec::new();
-        if let Err(what) = run_cycle(&mut victim, point, cycle, &mut rng, &mut tally, &mut story) {
+        if let Err(what) = run_cycle(&mut victim, point, &mut rng, &mut tally, &mut story) {
             failed.store(true, Ordering::Relaxed);
             victim.folder.disable_cleanup(true);
             return Err(format!(
@@ -143,7 +143,6 @@ fn run_job(plan: &Plan, job: u64, failed: &AtomicBool) -> Result<Tally, String> 
 fn run_cycle(
     victim: &mut Victim,
     point: Option<Point>,
-    cycle: u64,
     rng: &mut SplitMix64,
     tally: &mut Tally,
     story: &mut Vec<String>,
