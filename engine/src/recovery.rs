@@ -361,7 +361,8 @@ fn sweep(vfs: &dyn Vfs, dir: &Path, state: &CatalogState) -> Result<()> {
         vfs.remove(&segments.join(name))?;
         failpoint("recover-unlinked");
     }
-    for name in ["FORMAT.tmp", "catalog.tmp"] {
+    // A backup that has its catalog is whole, even if it was cut short before its mark was taken away.
+    for name in ["FORMAT.tmp", "catalog.tmp", layout::UNFINISHED] {
         let path = dir.join(name);
         if vfs.info(&path)?.is_some() {
             vfs.remove(&path)?;

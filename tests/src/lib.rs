@@ -1,4 +1,4 @@
-//! What the tests of the whole store share: a plain model to compare with, and histories to run.
+//! What the tests of the whole store share: a plain model to compare with, histories to run, and processes to kill.
 #![forbid(unsafe_code)]
 
 pub mod enumerate;

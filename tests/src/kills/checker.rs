@@ -103,8 +103,9 @@ fn check_backup(path: &Path, backup: &BackupMade) -> Option<Found> {
         assert!(kinds.contains(&error.kind()), "{what}: {error}");
         return None;
     }
-    let store = Store::builder().create(false).open(path).unwrap();
+    let store = Store::builder().create(false).background(Background::Manual).open(path).unwrap();
     let found = compare(&store, &backup.low, &backup.high, &what);
+    no_litter(&store, path, &what);
     store.compact().unwrap();
     store.verify().unwrap();
     let again = compare(&store, &found.steps, &found.steps, &format!("{what}, compacted"));

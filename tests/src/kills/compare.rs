@@ -116,6 +116,6 @@ pub fn no_litter(store: &Store, path: &Path, what: &str) {
     assert_eq!(names("segments"), named, "{what}: files of segments");
     let mut litter = names("");
     litter.extend(names("wal"));
-    litter.retain(|name| name.ends_with(".tmp") || name.ends_with(".aside"));
+    litter.retain(|name| name.ends_with(".tmp") || name.ends_with(".aside") || name == "unfinished-backup");
     assert!(litter.is_empty(), "{what}: {litter:?} are left");
 }

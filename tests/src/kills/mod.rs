@@ -48,7 +48,7 @@ pub struct Plan {
     pub root: PathBuf,
     /// How many kills.
     pub cycles: u64,
-    /// What chance follows from.
+    /// What chance follows from, but for when exactly a kill meets a process.
     pub seed: u64,
 }
 
@@ -159,9 +159,9 @@ fn run_cycle(
     let ingested = ingest(victim, first, rng, story)?;
     tally.died(first, &ingested.end);
     // Any number of recoveries may be cut short before one ends.
-    let mut then = then;
-    while then.is_some() || rng.below(4) == 0 {
-        let failpoint = then.take();
+    let mut next = then;
+    while next.is_some() || rng.below(4) == 0 {
+        let failpoint = next.take();
         let end = recover(victim, failpoint, rng, story)?;
         tally.died(failpoint, &end);
         tally.recoveries += 1;
@@ -175,6 +175,7 @@ fn run_cycle(
         high: ingested.steps.map(|steps| steps + 1),
         backups: ingested.backups,
     };
+
     let mut verdict = None;
     let checker = Running::start("check", &victim.store, &question.to_words(), None);
     let end = checker.watch(Until::Ended, &mut |words| {
@@ -182,8 +183,8 @@ fn run_cycle(
             verdict = Some(numbers.iter().map(|n| n.parse().expect("a number")).collect::<Vec<u64>>());
         }
     });
-    let Some(&[s0, s1, s2, s3, rows, complete]) = verdict.as_deref() else {
-        return Err(format!("the checker found: {end:?}"));
+    let Some(&[s0, s1, s2, s3, rows, complete]) = verdict.as_deref().filter(|_| end.is_success()) else {
+        return Err(format!("the checker ended with {end}"));
     };
     victim.steps = [s0, s1, s2, s3];
     tally.rows += rows;
@@ -228,13 +229,12 @@ fn ingest(
         }
         _ => {}
     });
-    if let End::Ended(text) = end {
-        return Err(format!("the ingesting process ended by itself: {text}"));
+    if let End::Ended(..) = end {
+        return Err(format!("the ingesting process ended by itself with {end}"));
     }
     for backup in backups.iter_mut().filter(|backup| !backup.ended) {
         backup.high = steps.map(|steps| steps + 1);
     }
-    // One that was not announced any more may have been begun.
     victim.next_backup = backups.last().map_or(victim.next_backup, |last| last.number + 1);
     Ok(Ingested { end, steps, backups })
 }
@@ -253,7 +253,7 @@ fn recover(
     story.push(format!("a recovering one ({})", failpoint.unwrap_or("at random")));
     let running = Running::start("recover", &victim.store, "", failpoint);
     match running.watch(until, &mut |_| {}) {
-        End::Ended(text) => Err(format!("the recovering process ended by itself: {text}")),
+        end @ End::Ended(..) => Err(format!("the recovering process ended by itself with {end}")),
         end => Ok(end),
     }
 }

@@ -1,6 +1,7 @@
 //! A process of the harness, watched from outside: what it says, and how it ends.
 
 use super::child::MARK;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -38,8 +39,24 @@ pub(super) enum End {
     Killed,
     /// It died at its failpoint.
     AtFailpoint,
-    /// By itself: its status, and what it said on its standard error.
-    Ended(String),
+    /// By itself, with this status; what it said on its standard error.
+    Ended(ExitStatus, String),
+}
+
+impl End {
+    pub(super) fn is_success(&self) -> bool {
+        matches!(self, End::Ended(status, _) if status.success())
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Killed => f.write_str("a kill"),
+            End::AtFailpoint => f.write_str("its failpoint"),
+            End::Ended(status, text) => write!(f, "{status}:\n{text}"),
+        }
+    }
 }
 
 pub(super) struct Running {
@@ -116,7 +133,7 @@ impl Running {
         // What was killed after it had ended, ended.
         match killed && was_killed(status) && until != Until::Ended {
             true => End::Killed,
-            false => End::Ended(format!("{status}\n{errors}")),
+            false => End::Ended(status, errors),
         }
     }
 }
