@@ -2,6 +2,7 @@
 //! begins with the mark is one of theirs, whatever a test runner prints besides.
 
 use super::compare::compare;
+use super::process::OPEN;
 use super::script::{self, COLLECTIONS, GUEST, Steps, WRITERS};
 use nearstone::random::SplitMix64;
 use nearstone::vfs::Residency;
@@ -25,7 +26,7 @@ pub(super) fn say(words: std::fmt::Arguments<'_>) {
 /// Opens the store, says so, and waits for its end.
 pub fn recover(path: &Path) -> ! {
     let _store = Store::open(path).unwrap();
-    say(format_args!("open"));
+    say(format_args!("{OPEN}"));
     loop {
         std::thread::sleep(Duration::from_secs(1));
     }
