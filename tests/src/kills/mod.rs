@@ -1,12 +1,12 @@
 //! Killing real processes on a real file system.
 //!
-//! 1. A child ([`child`]) ingests with several threads, seals, compacts, changes schemas, backs up, closes and opens again,
-//!    and says what was acknowledged.
+//! 1. A child ([`child`]) ingests with several threads, seals, compacts, changes schemas, backs up, closes and opens
+//!    again, and says what was acknowledged.
 //! 2. It is killed at a random time, or dies at a failpoint ([`points`]): those of the sources by turns, at one of the
 //!    first passings.
 //! 3. Now and then the process that recovers the store is killed as well, in the same two ways.
-//! 4. Another process ([`checker`]) compares every key with its own vector and payload ([`compare`], [`script`]), compacts,
-//!    opens again and compares again.
+//! 4. Another process ([`checker`]) compares every key with its own vector and payload ([`compare`], [`script`]),
+//!    compacts, opens again and compares again.
 //!
 //! A store goes on for several such cycles, so that each finds what earlier kills have left behind. Without
 //! `--cfg nearstone_faults` there are no failpoints, and all kills come at random times.
@@ -78,8 +78,8 @@ struct Ingested {
     backups: Vec<BackupMade>,
 }
 
-/// Runs the cycles, several stores at once: each waits for the disk most of the time. Panics when one goes wrong, and says
-/// where its store is kept.
+/// Runs the cycles, several stores at once: each waits for the disk most of the time. Panics when one goes wrong, and
+/// says where its store is kept.
 pub fn run(plan: &Plan) -> Tally {
     let mut total = Tally::default();
     let start = Instant::now();

@@ -1,7 +1,7 @@
 //! The failpoints of the sources: who passes each, and what must have happened before.
 //!
-//! A recovery has something to copy or to sweep only after some kills, so such a step names the step at which the process
-//! before it dies. Of steps that are passed often, any of the first many passings is chosen.
+//! A recovery has something to copy or to sweep only after some kills, so such a step names the step at which the
+//! process before it dies. Of steps that are passed often, any of the first many passings is chosen.
 
 /// Which process dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

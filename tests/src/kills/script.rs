@@ -1,5 +1,5 @@
-//! What the processes that are killed write, and what must be there afterwards: all of it follows from how many steps each
-//! actor has taken.
+//! What the processes that are killed write, and what must be there afterwards: all of it follows from how many steps
+//! each actor has taken.
 //!
 //! Three writers put each row into the collections `a` and `b` with one batch, so that a batch that is not whole shows.
 //! The fourth actor makes a third collection, renames it and drops it again.
