@@ -7,6 +7,7 @@
 
 use crate::engine::{Engine, link_rows};
 use crate::options::Background;
+use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
 use std::thread::JoinHandle;
@@ -307,13 +308,16 @@ impl Engine {
         if floor <= catalog.state().wal_floor || !frees {
             return Ok(false);
         }
+        failpoint("checkpoint-before-commit");
         catalog.commit(|next| {
             next.wal_floor = floor;
             next.last_lsn = next.last_lsn.max(floor - 1);
         })?;
+        failpoint("checkpoint-committed");
         let generation = catalog.state().generation;
         drop(catalog);
         log.barrier(generation).inspect_err(|_| self.note_poison())?;
+        failpoint("checkpoint-barrier-written");
         log.remove_below(floor)?;
         Ok(true)
     }

@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, format_file};
 use crate::engine::Engine;
 use crate::layout;
 use crate::progress::{Progress, report};
+use nearstone_base::faults::failpoint;
 use nearstone_base::sync::Arc;
 use nearstone_base::vfs::{OpenMode, Residency, Vfs, VfsFile, read_exact_at};
 use nearstone_base::{Error, ErrorKind, Lsn, Result};
@@ -34,7 +35,9 @@ pub(crate) fn backup(engine: &Arc<Engine>, into: &Path, progress: Progress<'_>) 
         ((**catalog.state()).clone(), core.view.load_full(), lsn, files)
     };
 
+    failpoint("backup-state-taken");
     make_folder(vfs, into)?;
+    failpoint("backup-rooms-made");
     let total = state.segments.len() as u64 + files.len() as u64 + 1;
     let mut done = 0;
     let held: Vec<_> = view.lists.collections.values().flat_map(|c| c.sealed.iter().cloned()).collect();
@@ -46,31 +49,39 @@ pub(crate) fn backup(engine: &Arc<Engine>, into: &Path, progress: Progress<'_>) 
         if !vfs.hard_link(&from, &to)? {
             copy(vfs, &from, &to, row.meta.len, progress)?;
         }
+        failpoint("backup-segment-copied");
         let copied = SealedSegment::open(vfs, &to, &row.meta, Residency::Mapped)?;
         copied.verify(&mut |_, _| true)?;
         done += 1;
     }
     drop(held);
     vfs.sync_dir(&segments)?;
+    failpoint("backup-segments-synced");
 
     let wal = layout::wal(into);
     let mut clean = None;
     for file in &files {
         report(progress, "copy", done, total)?;
         copy_file(vfs, file, vfs, &wal.join(file_name(file.file_id)))?;
+        failpoint("backup-log-file-copied");
         clean = Some(CleanMark { file_id: file.file_id, end: file.end, lsn });
         done += 1;
     }
     vfs.sync_dir(&wal)?;
+    failpoint("backup-log-synced");
 
     format_file::create(vfs, into, core.uuid)?;
+    failpoint("backup-format-written");
     drop(vfs.lock(&layout::lock(into), nearstone_base::vfs::LockKind::Exclusive)?);
     vfs.sync_dir(into)?;
     let mut state = state;
     state.clean = clean.or(state.clean);
     state.last_lsn = state.last_lsn.max(lsn);
+    failpoint("backup-before-catalog");
     Catalog::create(core.vfs.clone(), into, state)?.close()?;
+    failpoint("backup-catalog-written");
     vfs.remove(&into.join(layout::UNFINISHED))?;
+    failpoint("backup-unmarked");
     vfs.sync_dir(into)?;
     report(progress, "copy", total, total)?;
     Ok(lsn)
@@ -78,7 +89,10 @@ pub(crate) fn backup(engine: &Arc<Engine>, into: &Path, progress: Progress<'_>) 
 
 fn make_folder(vfs: &dyn Vfs, into: &Path) -> Result<()> {
     match vfs.info(into)? {
-        None => vfs.create_dir(into)?,
+        None => {
+            vfs.create_dir(into)?;
+            failpoint("backup-folder-made");
+        }
         Some(info) if info.is_dir && vfs.list(into)?.is_empty() => {}
         Some(_) => {
             return Err(Error::new(
@@ -95,6 +109,7 @@ fn make_folder(vfs: &dyn Vfs, into: &Path) -> Result<()> {
     }
     // Until the catalog is there, the folder must not pass for that of a new store.
     drop(vfs.open(&into.join(layout::UNFINISHED), OpenMode::CreateNew)?);
+    failpoint("backup-marked");
     vfs.sync_dir(into)?;
     vfs.create_dir(&layout::wal(into))?;
     vfs.create_dir(&layout::segments(into))

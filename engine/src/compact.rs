@@ -13,7 +13,7 @@ use crate::options::Background;
 use crate::progress::{Progress, no_progress, report};
 use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering};
 use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
@@ -120,6 +120,7 @@ impl Engine {
             .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
         let merge = Merge::new(merge_inputs.collect(), collection.schema)?;
         self.link_merge(&merge, threads, progress)?;
+        failpoint("compact-linked");
 
         let dir = crate::layout::segments(&core.dir);
         let target = SealTarget {
@@ -135,6 +136,7 @@ impl Engine {
             Some(merged) => Some((core.open_segment(&merged.meta)?, merged.origin)),
             None => None,
         };
+        failpoint("compact-verified");
         let committed = self.commit_merge(id, &inputs, merged);
         report(progress, "write", 1, 1)?;
         committed
@@ -219,6 +221,7 @@ impl Engine {
                 self.core.vfs.remove(input.segment.path())?;
             }
         }
+        failpoint("compact-before-commit");
         catalog.commit(|next| {
             for input in inputs {
                 next.segments.remove(&input.id());
@@ -233,6 +236,7 @@ impl Engine {
                 next.segments.insert(meta.id, SegmentRow { collection: id, meta });
             }
         })?;
+        failpoint("compact-committed");
         {
             let mut live = self.core.live.lock();
             if let Some((handle, origin)) = &merged {
@@ -251,13 +255,16 @@ impl Engine {
             });
             live.publish(&self.core);
         }
+        failpoint("compact-swapped");
         for input in inputs {
             input.set_obsolete();
         }
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         let generation = catalog.state().generation;
         drop(catalog);
-        self.log()?.barrier(generation).inspect_err(|_| self.note_poison())
+        self.log()?.barrier(generation).inspect_err(|_| self.note_poison())?;
+        failpoint("compact-barrier-written");
+        Ok(())
     }
 }
 

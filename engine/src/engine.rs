@@ -7,6 +7,7 @@ use crate::background::{Workers, on_all_cores};
 use crate::catalog::{Catalog, CatalogState};
 use crate::core::Core;
 use crate::write::Applier;
+use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use nearstone_base::vfs::VfsLock;
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
@@ -243,6 +244,7 @@ impl Engine {
             }
             None => Ok(()),
         };
+        failpoint("close-catalog-closed");
         self.lock.lock().take();
         closed
     }

@@ -15,7 +15,7 @@ use crate::options::StoreBuilder;
 use crate::store::{Handle, Store};
 use crate::view::{CollectionView, Lists};
 use crate::write::{Applier, Operation, apply_operation, freeze_full_segments};
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::record::{self, vector_from_bytes};
 use nearstone_base::sync::{Arc, AtomicBool};
 use nearstone_base::vfs::{LockKind, Vfs, VfsLock};
@@ -43,6 +43,7 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
         format.writable()?;
     }
     let store = format.store;
+    failpoint("recover-format-read");
     let (mut catalog, mut state) = if read_only {
         (None, Catalog::read(vfs, dir, store)?)
     } else {
@@ -51,6 +52,7 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
         (Some(catalog), state)
     };
 
+    failpoint("recover-catalog-open");
     let keep_files = Arc::new(AtomicBool::new(false));
     let live = live_from_catalog(builder, vfs, dir, &state, &keep_files)?;
     let core = Arc::new(Core::new(
@@ -66,6 +68,7 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
         keep_files,
     ));
     let recovered = replay(builder, &core, &state)?;
+    failpoint("recover-replayed");
     let report = recovered.report.clone();
     if let Some(catalog) = catalog.as_mut().filter(|_| report.stopped_at.is_some()) {
         // What is given up is no longer promised; before a file is moved aside.
@@ -87,9 +90,11 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
             Applier { core: core.clone() },
         )?),
     };
+    failpoint("recover-log-started");
     if !read_only {
         sweep(&**vfs, dir, &state)?;
     }
+    failpoint("recover-swept");
     let engine = Arc::new(Engine::new(core, log, catalog, lock));
     if !read_only {
         // Replayed rows wait to be linked.
@@ -123,6 +128,7 @@ fn prepare_folder(builder: &StoreBuilder, vfs: &dyn Vfs, dir: &Path) -> Result<b
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 created => created?,
             }
+            failpoint("create-folder-made");
             if let Some(parent) = dir.parent() {
                 vfs.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
             }
@@ -202,6 +208,7 @@ fn create_store(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Resul
         if vfs.info(&sub)?.is_none() {
             vfs.create_dir(&sub)?;
         }
+        failpoint("create-room-made");
     }
     let store = match format_file::read(&**vfs, dir) {
         Ok(Some(format)) => format.store,
@@ -209,11 +216,14 @@ fn create_store(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Resul
         _ => {
             let store = builder.random_or_default().uuid();
             format_file::create(&**vfs, dir, store)?;
+            failpoint("create-format-written");
             store
         }
     };
     vfs.sync_dir(dir)?;
-    Catalog::create(vfs.clone(), dir, CatalogState::new(store))?.close()
+    Catalog::create(vfs.clone(), dir, CatalogState::new(store))?.close()?;
+    failpoint("create-done");
+    Ok(())
 }
 
 /// The lists as of each collection's `sealed_lsn`.
@@ -347,9 +357,12 @@ fn sweep(vfs: &dyn Vfs, dir: &Path, state: &CatalogState) -> Result<()> {
         live.pop_last();
     }
     for name in gc::garbage(&vfs.list(&segments)?, &live) {
+        failpoint("recover-before-unlink");
         vfs.remove(&segments.join(name))?;
+        failpoint("recover-unlinked");
     }
-    for name in ["FORMAT.tmp", "catalog.tmp"] {
+    // A backup that has its catalog is whole, even if it was cut short before its mark was taken away.
+    for name in ["FORMAT.tmp", "catalog.tmp", layout::UNFINISHED] {
         let path = dir.join(name);
         if vfs.info(&path)?.is_some() {
             vfs.remove(&path)?;
@@ -367,6 +380,9 @@ impl Engine {
     pub(crate) fn close_log(&self) -> Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
         let mark = log.close()?;
-        self.commit_clean(mark)
+        failpoint("close-before-mark");
+        self.commit_clean(mark)?;
+        failpoint("close-marked");
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::catalog::{CatalogState, SegmentRow};
 use crate::core::Live;
 use crate::engine::{Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, MutexGuard, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
 use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
@@ -70,6 +70,7 @@ impl Engine {
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
         let Some(frozen) = collection.frozen.first() else { return Ok(false) };
+        failpoint("seal-frozen");
         while !frozen.segment.all_linked() {
             if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
                 // The last rows are being linked by others.
@@ -82,7 +83,9 @@ impl Engine {
             log.sync().inspect_err(|_| self.note_poison())?;
         }
 
+        failpoint("seal-log-synced");
         let sealed = self.write_sealed(frozen)?;
+        failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
             // Dropped while the file was being written.
@@ -98,6 +101,7 @@ impl Engine {
         if !seeded("seal-before-log-sync") {
             log.sync().inspect_err(|_| self.note_poison())?;
         }
+        failpoint("seal-before-commit");
         catalog.commit(|next| {
             record_seal(next, collection, frozen.last, floor);
             if let Some((handle, _)) = &sealed {
@@ -105,16 +109,19 @@ impl Engine {
                 next.segments.insert(meta.id, SegmentRow { collection: id, meta });
             }
         })?;
+        failpoint("seal-committed");
         {
             let mut live = self.core.live.lock();
             swap(&mut live, id, frozen, sealed);
             live.publish(&self.core);
         }
+        failpoint("seal-swapped");
         self.counters.seals.fetch_add(1, Ordering::Relaxed);
         let generation = catalog.state().generation;
         drop(catalog);
         self.announce_room();
         log.barrier(generation).inspect_err(|_| self.note_poison())?;
+        failpoint("seal-barrier-written");
         log.remove_below(floor)?;
         Ok(true)
     }

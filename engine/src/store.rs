@@ -10,6 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::stats::StoreStats;
 use crate::verify::{self, VerifyReport};
 use crate::view::dropped;
+use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, Uuid};
 use nearstone_wal::RecoveryReport;
@@ -100,11 +101,13 @@ impl Store {
         let id = CollectionId(catalog.state().next_collection);
         let row =
             CollectionRow { name: name.to_owned(), schema, sealed_lsn: 0, created_secs: core.wall_secs() };
+        failpoint("collection-before-create");
         // Committed before any record of the log can name it.
         catalog.commit(|next| {
             next.next_collection += 1;
             next.collections.insert(id, row);
         })?;
+        failpoint("collection-created");
         let mutable = core.take_segment_id();
         let view = {
             let mut live = core.live.lock();
@@ -190,11 +193,13 @@ impl Store {
             let schema = row.schema;
             return Err(exists(to, &schema, &schema));
         }
+        failpoint("collection-before-rename");
         catalog.commit(|next| {
             if let Some(row) = next.collections.get_mut(&id) {
                 row.name = to.to_owned();
             }
         })?;
+        failpoint("collection-renamed");
         {
             let mut live = core.live.lock();
             live.change(id, |view| view.name = to.into());
@@ -217,6 +222,7 @@ impl Store {
         let log = engine.log()?;
         // No batch is between its admission and its effect while this runs.
         let gone = log.exclusive(|_| -> Result<_> {
+            failpoint("collection-before-drop");
             catalog.commit(|next| {
                 next.collections.remove(&id);
                 let segments: Vec<_> =
@@ -226,6 +232,7 @@ impl Store {
                     next.deaths.remove(&segment);
                 }
             })?;
+            failpoint("collection-dropped");
             let mut live = core.live.lock();
             let gone = Arc::make_mut(&mut live.lists).collections.remove(&id);
             live.pending.remove(&id);
@@ -236,6 +243,7 @@ impl Store {
         for handle in &gone.sealed {
             handle.set_obsolete();
         }
+        failpoint("collection-drop-before-barrier");
         log.barrier(catalog.state().generation)?;
         engine.announce_room();
         Ok(())
@@ -375,6 +383,7 @@ impl Engine {
         }
         self.pace.cancel();
         self.workers.stop();
+        failpoint("close-workers-stopped");
         let marked = self.close_log();
         // A snapshot may outlive the lock; from then on the files are somebody else's, and the next open sweeps.
         self.core.keep_files.store(true, Ordering::Release);

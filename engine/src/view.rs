@@ -4,6 +4,7 @@
 //! A row is visible at lsn S iff `birth <= S < death`. The lists of a view never change; a seal or a compaction
 //! publishes a view with other lists, in which the same rows live elsewhere, with the same deaths.
 
+use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicBool, Ordering};
 use nearstone_base::vfs::Vfs;
 use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Result, Schema, SegmentId};
@@ -80,8 +81,10 @@ impl SealedHandle {
 impl Drop for SealedHandle {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) && !self.keep_files.load(Ordering::Acquire) {
+            failpoint("segment-before-unlink");
             // A file that stays behind is swept at the next open; nothing names it.
             let _ = self.vfs.remove(self.segment.path());
+            failpoint("segment-unlinked");
         }
     }
 }

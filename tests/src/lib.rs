@@ -1,8 +1,9 @@
-//! What the tests of the whole store share: a plain model to compare with, and histories to run.
+//! What the tests of the whole store share: a plain model to compare with, histories to run, and processes to kill.
 #![forbid(unsafe_code)]
 
 pub mod enumerate;
 pub mod history;
+pub mod kills;
 pub mod model;
 pub mod spelled;
 

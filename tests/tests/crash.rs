@@ -2,6 +2,7 @@
 
 use nearstone::vfs::{CrashChoice, Fate, SimVfs, Vfs};
 use nearstone::{Background, Collection, Durability, Metric, Schema, Store};
+use std::path::Path;
 use std::sync::Arc;
 
 fn open(disk: &SimVfs) -> (Store, Collection) {
@@ -307,7 +308,7 @@ fn a_backup_that_was_cut_short_before_its_first_file_is_no_empty_store() {
     store.backup("/copy").unwrap();
     for moment in disk.recorded() {
         let image = moment.killed();
-        if image.list(std::path::Path::new("/copy")).is_ok_and(|names| !names.is_empty()) {
+        if image.list(Path::new("/copy")).is_ok_and(|names| !names.is_empty()) {
             let vfs = Arc::new(image);
             let opened = Store::builder().vfs(vfs).background(Background::Manual).open("/copy");
             if let Ok(copy) = opened {
@@ -315,6 +316,27 @@ fn a_backup_that_was_cut_short_before_its_first_file_is_no_empty_store() {
             }
         }
     }
+}
+
+#[test]
+fn a_backup_that_was_cut_short_after_its_last_file_is_not_called_unfinished_for_ever() {
+    let disk = SimVfs::new(11);
+    let (store, rows) = open(&disk);
+    rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+    disk.record();
+    store.backup("/copy").unwrap();
+    let mut marked_and_whole = 0;
+    for moment in disk.recorded() {
+        let vfs = Arc::new(moment.killed());
+        let has_mark =
+            || vfs.list(Path::new("/copy")).is_ok_and(|n| n.iter().any(|n| n == "unfinished-backup"));
+        let marked = has_mark();
+        let opened =
+            Store::builder().vfs(vfs.clone()).create(false).background(Background::Manual).open("/copy");
+        marked_and_whole += u32::from(marked && opened.is_ok());
+        assert_eq!(has_mark(), marked && opened.is_err(), "before operation {}", moment.ops());
+    }
+    assert!(marked_and_whole > 0);
 }
 
 /// The death reaches the catalog with the inputs, and the log is cut; the transaction of the merge takes the inputs away.

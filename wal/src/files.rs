@@ -6,7 +6,7 @@
 //! log file has a good header, in every crash: a bad one is damage, never an interrupted creation. Names set aside by
 //! a point-in-time recovery end in `.log.aside`.
 
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
 use nearstone_base::{ErrorKind, Lsn, Result};
 use std::path::{Path, PathBuf};
@@ -96,6 +96,7 @@ pub(crate) fn reserve(vfs: &dyn Vfs, dir: &Path, file_id: u64, len: u64) -> Resu
         drop(vfs.remove(&tmp));
         return Err(error);
     }
+    failpoint("wal-file-reserved");
     Ok(Unnamed { file, tmp, path: dir.join(file_name(file_id)) })
 }
 
@@ -108,9 +109,11 @@ impl Unnamed {
         bytes: &[u8],
     ) -> Result<(Arc<dyn VfsFile>, PathBuf)> {
         self.file.write_at(bytes, 0)?;
+        failpoint("wal-file-written");
         if !seeded("wal-file-not-synced") {
             self.file.sync_all()?;
         }
+        failpoint("wal-file-synced");
         if vfs.info(&self.path)?.is_some() {
             return Err(nearstone_base::Error::new(
                 ErrorKind::AlreadyExists,
@@ -118,9 +121,11 @@ impl Unnamed {
             ));
         }
         vfs.rename(&self.tmp, &self.path)?;
+        failpoint("wal-file-named");
         if !seeded("wal-folder-not-synced") {
             vfs.sync_dir(dir)?;
         }
+        failpoint("wal-file-name-synced");
         Ok((self.file, self.path))
     }
 }

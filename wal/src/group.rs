@@ -18,7 +18,7 @@ use crate::options::{CleanMark, Durability, LogOptions, LogStats};
 use crate::recover::Recovered;
 use crate::writer::Writer;
 use nearstone_base::clock::Clock;
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::random::Random;
 use nearstone_base::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering};
 use nearstone_base::vfs::Vfs;
@@ -282,6 +282,7 @@ impl<A: Apply> Log<A> {
         if !seeded("closed-before-sync") {
             self.sync_writer(&mut writer)?;
         }
+        failpoint("close-log-ended");
         Ok(writer.clean_mark())
     }
 
@@ -398,6 +399,7 @@ impl<A: Apply> Log<A> {
         if requests.is_empty() {
             return;
         }
+        failpoint("wal-before-apply");
         writer.stats.commits += requests.len() as u64;
         let mut slots = Vec::with_capacity(requests.len());
         let mut items = Vec::with_capacity(requests.len());
@@ -408,6 +410,7 @@ impl<A: Apply> Log<A> {
         let applied = catch_unwind(AssertUnwindSafe(|| self.apply.apply(items)));
         match applied {
             Ok(outputs) => {
+                failpoint("wal-before-acknowledge");
                 assert_eq!(outputs.len(), slots.len(), "one output per item");
                 for ((lsn, slot), output) in slots.into_iter().zip(outputs) {
                     slot.set(SlotState::Done(Ok((lsn, output))));

@@ -11,7 +11,7 @@ use crate::files::{self, LogFile};
 use crate::format::{self, FILE_HEADER_BYTES, FileHeader, FileSeed, Kind};
 use crate::options::{CleanMark, LogOptions, LogStats};
 use crate::recover::Recovered;
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, failpoint_after, seeded};
 use nearstone_base::random::Random;
 use nearstone_base::vfs::{Vfs, VfsFile};
 use nearstone_base::{Lsn, Result, Uuid};
@@ -64,6 +64,7 @@ impl Writer {
         random: Arc<dyn Random>,
     ) -> Result<Writer> {
         files::sweep_unfinished(&*vfs, dir)?;
+        failpoint("recover-log-swept");
         let Recovered { last_lsn, proven_lsn, next_file_id, files, aside, unproven, generation, .. } =
             recovered;
         for id in &recovered.orphans {
@@ -105,6 +106,7 @@ impl Writer {
                 writer.sync()?;
             } else {
                 writer.use_file_with(unnamed, &bodies)?;
+                failpoint("recover-tail-copied");
             }
         }
         if recovered.report.stopped_at.is_some() && writer.current.is_none() {
@@ -184,7 +186,12 @@ impl Writer {
         encode_batches(&mut bytes, current.seed, current.end, first, self.synced_lsn, bodies);
         assert!(current.end + bytes.len() as u64 <= current.len, "room was reserved before");
         current.dirty = true;
+        failpoint("wal-before-append");
+        failpoint_after("wal-half-appended", || {
+            current.file.write_at(&bytes[..bytes.len() / 2], current.end)
+        });
         current.file.write_at(&bytes, current.end)?;
+        failpoint("wal-appended");
         current.end += bytes.len() as u64;
         if let Some(file) = self.files.last_mut() {
             file.end = current.end;
@@ -200,9 +207,11 @@ impl Writer {
         if let Some(current) = self.current.as_mut()
             && current.dirty
         {
+            failpoint("wal-before-sync");
             if !seeded("wal-sync-skipped") {
                 current.file.sync_data()?;
             }
+            failpoint("wal-synced");
             current.dirty = false;
             self.stats.syncs += 1;
         }
@@ -248,6 +257,7 @@ impl Writer {
             file.end = current.end;
         }
         self.stated_lsn = self.stated_lsn.max(self.synced_lsn);
+        failpoint("wal-noted");
         Ok(())
     }
 
@@ -257,12 +267,15 @@ impl Writer {
         while let [oldest, next, ..] = self.files.as_slice()
             && next.first_lsn <= floor + if seeded("wal-unlinked-too-early") { 3 } else { 0 }
         {
+            failpoint("wal-before-unlink");
             self.vfs.remove(&oldest.path)?;
+            failpoint("wal-unlinked");
             freed += oldest.len;
             self.files.remove(0);
         }
         if freed > 0 {
             self.vfs.sync_dir(&self.dir)?;
+            failpoint("wal-unlinks-synced");
         }
         Ok(freed)
     }

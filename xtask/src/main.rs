@@ -1,13 +1,15 @@
 //! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
 //!
-//! The code is in eight rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
+//! The code is in nine rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
 //! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, [`tools`]
 //! finds or installs the cargo subcommands that do not come with Rust, [`python`] builds, tests and measures the
-//! Python package, [`fuzz`] feeds the decoders what nobody thought of, and [`seeded`] shows that the tests would notice.
+//! Python package, [`fuzz`] feeds the decoders what nobody thought of, [`kill`] kills processes at every failpoint, and
+//! [`seeded`] shows that the tests would notice.
 
 #![forbid(unsafe_code)]
 
 mod fuzz;
+mod kill;
 mod parts;
 mod python;
 mod report;
@@ -31,6 +33,9 @@ Developer commands of Nearstone
   cargo xtask bench peers [ARGUMENTS...]  measure Nearstone and other libraries side by side, from Python
   cargo xtask crash [--images N] [--seed N]
                                           open N distinct disks that crashes leave behind, 1,000,000 unless told
+  cargo xtask kill [--cycles N] [--seed N]
+                                          kill processes N times, 2,000 unless told, at random times and at every
+                                          failpoint, and check what they leave behind
   cargo xtask fuzz TARGET [--minutes N]   fuzz one target (or `all`) for N minutes each, 5 unless told;
                                           needs a nightly toolchain
   cargo xtask seeded-bugs [NAME...]       make each seeded bug happen, and fail when its check does not notice
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
         Some((&"bench", rest)) => bench(rest),
         Some((&"crash", rest)) => crash(rest),
         Some((&"fuzz", rest)) => fuzz::run(rest),
+        Some((&"kill", rest)) => kill::run(rest),
         Some((&"seeded-bugs", rest)) => seeded::run(rest),
         Some((&("help" | "--help" | "-h"), _)) => {
             print!("{HELP}");

@@ -3,7 +3,7 @@
 //! Locks are left out: the store's lock file already keeps other processes away.
 
 use super::pages::PageFile;
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::Arc;
 use redb::StorageBackend;
 use std::io;
@@ -29,7 +29,10 @@ impl StorageBackend for FileBackend {
         if seeded("catalog-not-synced") {
             return Ok(());
         }
-        self.0.note(self.0.sync())
+        failpoint("catalog-before-sync");
+        self.0.note(self.0.sync())?;
+        failpoint("catalog-synced");
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -32,6 +32,7 @@ mod tests;
 pub(crate) use state::{CatalogState, CollectionRow, SegmentRow};
 
 use backend::FileBackend;
+use nearstone_base::faults::failpoint;
 use nearstone_base::sync::Arc;
 use nearstone_base::vfs::{OpenMode, Vfs};
 use nearstone_base::{Error, ErrorKind, Outcome, Result, Uuid};
@@ -86,9 +87,13 @@ impl Catalog {
         let (changes, _) = rows::changes(None, &state, &Digest::default());
         write_rows(&file, &db, &changes)?;
         shut(&file, db)?;
+        failpoint("catalog-built");
         file.sync_all()?;
+        failpoint("catalog-built-synced");
         vfs.rename(&tmp, &dir.join(CATALOG_FILE))?;
+        failpoint("catalog-named");
         vfs.sync_dir(dir)?;
+        failpoint("catalog-name-synced");
         let catalog = Catalog::open(vfs, dir, state.store)?;
         if *catalog.state == state {
             return Ok(catalog);
@@ -276,7 +281,9 @@ fn write_rows(file: &PageFile, db: &Database, changes: &[Change]) -> Result<()> 
                 };
             }
         }
+        failpoint("catalog-before-commit");
         write.commit()?;
+        failpoint("catalog-committed");
         Ok(())
     })
 }

@@ -21,6 +21,7 @@
 //!
 //! The file grows by reserving room, so that a full disk is found before anything is half written.
 
+use nearstone_base::faults::{failpoint, failpoint_after};
 use nearstone_base::sync::{Arc, AtomicBool, Mutex, Ordering};
 use nearstone_base::vfs::{VfsFile, read_exact_at};
 use nearstone_base::{Error, ErrorKind, Result, Uuid, checksum};
@@ -136,7 +137,9 @@ impl PageFile {
         let mut block = Vec::with_capacity(HEADER + TRAILER);
         block.extend_from_slice(header);
         self.push_trailer(&mut block, 0, header);
-        self.file.write_at(&block, 0)
+        self.file.write_at(&block, 0)?;
+        failpoint("catalog-header-written");
+        Ok(())
     }
 
     /// Reads whole pages.
@@ -163,7 +166,13 @@ impl PageFile {
             slots.extend_from_slice(page);
             self.push_trailer(&mut slots, first + i as u64, page);
         }
-        self.file.write_at(&slots, slot_offset(first))
+        let place = slot_offset(first);
+        failpoint_after("catalog-pages-half-written", || {
+            self.file.write_at(&slots[..slots.len() / 2], place)
+        });
+        self.file.write_at(&slots, place)?;
+        failpoint("catalog-pages-written");
+        Ok(())
     }
 
     /// Changes the length.

@@ -16,7 +16,7 @@ use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
 use crate::segment::RowSource;
 use nearstone_base::checksum::{crc32, hash128};
-use nearstone_base::faults::seeded;
+use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
 use nearstone_base::{Error, ErrorKind, KeyRef, KeyType, Lsn, Result, Schema, SegmentId, Uuid};
 use std::fmt;
@@ -81,9 +81,11 @@ pub fn write_segment(
         .and_then(|meta| target.vfs.rename(&tmp, &target.path()).map(|()| meta));
     match written {
         Ok(meta) => {
+            failpoint("segment-named");
             if !seeded("segments-folder-not-synced") {
                 target.vfs.sync_dir(target.dir)?;
             }
+            failpoint("segment-name-synced");
             Ok(meta)
         }
         Err(error) => {
@@ -104,6 +106,7 @@ fn write_tmp(
 ) -> Result<SegmentMeta> {
     let keys = Keys::read(schema, rows, cancel)?;
     let file = target.vfs.open(tmp, OpenMode::Truncate)?;
+    failpoint("segment-begun");
     let mut out = Stream::new(file, target.uuid, cancel);
     out.bytes(&[0; BLOCK as usize])?;
 
@@ -398,6 +401,7 @@ impl<'a> Stream<'a> {
     fn finish(mut self, header: &Header) -> Result<(u64, u128)> {
         self.align(BLOCK)?;
         self.flush()?;
+        failpoint("segment-sections-written");
         let block = header.encode();
         self.file.write_at(&block, 0)?;
         self.crcs[0] = crc32(seed_of(self.uuid, 0), &block);
@@ -413,9 +417,11 @@ impl<'a> Stream<'a> {
         let footer_at = (blocks + pages.len() as u64) * BLOCK;
         let footer = Footer { uuid: self.uuid, blocks, sections: self.sections, pages }.encode();
         self.file.write_at(&footer, footer_at)?;
+        failpoint("segment-footer-written");
         if !seeded("segment-not-synced") {
             self.file.sync_all()?;
         }
+        failpoint("segment-synced");
         Ok((footer_at + footer.len() as u64, hash128(&footer)))
     }
 }
