@@ -33,6 +33,11 @@ pub struct Hit {
 pub trait Accept: Sync {
     /// Whether the row may be a hit.
     fn accept(&self, ordinal: u32) -> bool;
+
+    /// Whether every row may: saves asking.
+    fn accepts_all(&self) -> bool {
+        false
+    }
 }
 
 /// Every row may be a hit.
@@ -41,6 +46,10 @@ pub struct AcceptAll;
 
 impl Accept for AcceptAll {
     fn accept(&self, _: u32) -> bool {
+        true
+    }
+
+    fn accepts_all(&self) -> bool {
         true
     }
 }

@@ -8,6 +8,7 @@
 //! A [`Scratch`] belongs to one search at a time and is kept by the caller between searches: once it has grown to
 //! the size of the segment, a search allocates nothing.
 
+use crate::sealed::InlineWork;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -236,6 +237,8 @@ pub struct Scratch {
     pub(crate) selected: Vec<Candidate>,
     /// Candidates it put aside.
     pub(crate) pruned: Vec<Candidate>,
+    /// What a walk over inline rows needs.
+    pub(crate) inline: InlineWork,
 }
 
 #[cfg(test)]

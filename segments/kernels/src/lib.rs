@@ -19,13 +19,20 @@
 mod arch;
 mod dispatch;
 mod generic;
+mod inline;
 mod prefetch;
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod vector;
 
 pub use dispatch::{Kernels, kernels};
+pub use inline::{
+    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Expanded, InlineQuery, InlineRows, InlineScratch,
+    InlineShape, NO_NEIGHBOUR, inline_walk,
+};
 pub use prefetch::prefetch_read;
+pub use rotation::Rotation;
 
 /// Rows of 8-bit codes have a multiple of so many bytes.
 pub const CODE_ALIGN: usize = 64;

@@ -46,6 +46,8 @@
 //! | 10 | vectors | n x 4 d | the original `f32` numbers |
 //! | 11 | statistics | words x 8 | key bytes, payload bytes, links; later versions may append |
 //! | 12 | key filter | blocks x 32 | split-block Bloom filter over `hash64` |
+//! | 13 | inline space | bytes x 1 | how vectors are brought to the inline rows; only together with these |
+//! | 14 | inline rows | n x stride | the vector and the links of each row, with codes of the vectors they lead to |
 //! | 256 + l | links | rows(l) x 4 places | level `l`: `2 m` places on level 0, `m` above; unused ones `u32::MAX`, last |
 
 use crate::graph::LEVEL_MAX;
@@ -90,6 +92,8 @@ pub(crate) const CODES: u32 = 9;
 pub(crate) const VECTORS: u32 = 10;
 pub(crate) const STATISTICS: u32 = 11;
 pub(crate) const KEY_FILTER: u32 = 12;
+pub(crate) const INLINE_SPACE: u32 = 13;
+pub(crate) const INLINE_ROWS: u32 = 14;
 pub(crate) const LINKS: u32 = 256;
 
 /// The name of a section, for messages and statistics.
@@ -111,6 +115,8 @@ pub fn section_name(id: u32) -> &'static str {
         VECTORS => "vectors",
         STATISTICS => "statistics",
         KEY_FILTER => "key filter",
+        INLINE_SPACE => "inline space",
+        INLINE_ROWS => "inline rows",
         _ => id.checked_sub(LINKS).and_then(|level| LEVELS.get(level as usize)).unwrap_or(&"unknown"),
     }
 }

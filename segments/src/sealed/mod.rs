@@ -11,6 +11,7 @@
 mod blocks;
 mod filter;
 pub mod format;
+mod inline;
 mod near;
 mod reader;
 mod search;
@@ -19,6 +20,7 @@ mod tests;
 mod verify;
 mod writer;
 
+pub(crate) use inline::InlineWork;
 pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
 pub use writer::{SealTarget, write_segment};

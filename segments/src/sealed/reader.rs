@@ -8,6 +8,7 @@
 use super::blocks::Blocks;
 use super::filter;
 use super::format::{self, Header, Layout, Section, section_name};
+use super::inline::Inline;
 use super::writer::code_stride;
 use crate::deaths::Deaths;
 use crate::graph::{FlatGraph, FlatLevel, LEVEL_MAX, NO_LINK};
@@ -26,6 +27,7 @@ pub struct SealedSegment {
     pub(super) blocks: Blocks,
     pub(super) places: Places,
     pub(super) params: Sq8Params,
+    pub(super) inline: Option<Inline>,
     deaths: Deaths,
     sizes: Vec<(&'static str, u64)>,
 }
@@ -125,11 +127,24 @@ impl SealedSegment {
                     "bytes that are none, or of other codes",
                 )
             })?;
+        let section = |id| layout.footer.sections.iter().find(|section| section.id == id).copied();
+        let space = match section(format::INLINE_SPACE) {
+            Some(at) => Some((at, blocks.get(at.offset, at.len)?)),
+            None => None,
+        };
+        let rows = section(format::INLINE_ROWS);
+        let inline = Inline::open(&layout.header.schema, layout.header.rows, rows, space).map_err(
+            |(section, found)| {
+                let expected = format!("in {}, what belongs to the schema", section_name(section.id));
+                Error::corruption(path, section.offset, expected, found)
+            },
+        )?;
         Ok(SealedSegment {
             meta: meta_of(id, len, &layout),
             blocks,
             places,
             params,
+            inline,
             deaths: Deaths::new(),
             sizes,
         })
@@ -229,6 +244,13 @@ impl SealedSegment {
         let bytes = self.row(&self.places.vectors, ordinal.into())?;
         <[f32]>::ref_from_bytes(bytes)
             .map_err(|_| self.bad(&self.places.vectors, "aligned numbers", "others"))
+    }
+
+    /// A row's vector before its blocks are checked, to be prefetched.
+    pub(super) fn vector_unchecked(&self, ordinal: u32) -> &[u8] {
+        let vectors = &self.places.vectors;
+        let offset = vectors.offset + u64::from(ordinal) * vectors.stride;
+        self.blocks.unchecked(offset, vectors.stride).unwrap_or(&[])
     }
 
     /// A row's payload: JSON text or nothing.

@@ -1,5 +1,6 @@
 //! Searching a sealed segment: a walk over codes, then exact distances for what it found.
 //!
+//! 0. Where every row may be a hit and most are alive, the inline rows are walked ([`super::inline`]), if there are any. Otherwise:
 //! 1. The query is prepared once for the codes; the graph is walked on them with a beam of `max(ef, limit)`.
 //! 2. What the beam holds is measured against the original vectors, and sorted by that distance, then by key.
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
@@ -42,6 +43,13 @@ impl SealedSegment {
         let alive = self.rows().saturating_sub(self.deaths().count()) as usize;
         if options.exact || width >= alive {
             return self.scan(&exact, &visible, options.limit);
+        }
+        if options.accept.accepts_all() && alive >= self.rows() as usize / 2 {
+            // The dead take their share of the beam.
+            let ef = (width as u64 * u64::from(self.rows())).div_ceil(alive as u64) as usize;
+            if let Some(hits) = self.inline_search(query, &exact, &visible, (options.limit, ef), scratch)? {
+                return Ok(hits);
+            }
         }
         let scorer = CodeScorer::new(self, query);
         let mut found = std::mem::take(&mut scratch.found);
@@ -86,7 +94,7 @@ impl SealedSegment {
     }
 
     /// Sorts by distance, then key, and cuts.
-    fn best(&self, mut hits: Vec<Hit>, limit: usize) -> Result<Vec<Hit>> {
+    pub(super) fn best(&self, mut hits: Vec<Hit>, limit: usize) -> Result<Vec<Hit>> {
         prune(&mut hits, limit);
         hits.sort_unstable_by(by_distance);
         let mut start = 0;

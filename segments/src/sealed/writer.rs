@@ -11,6 +11,7 @@
 
 use super::filter;
 use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};
+use super::inline;
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
@@ -59,7 +60,7 @@ impl SealTarget<'_> {
 
 const BUFFER: usize = 1 << 20;
 /// Rows from which code parameters are learnt.
-const SAMPLE_ROWS: u32 = 20_000;
+pub(super) const SAMPLE_ROWS: u32 = 20_000;
 
 /// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`.
 ///
@@ -124,6 +125,8 @@ fn write_tmp(
             level.links.chunks(BUFFER / 4).try_for_each(|links| out.bytes(links.as_bytes()))
         })?;
     }
+
+    inline::write(&mut out, schema, rows, graph)?;
 
     let vector_bytes = u64::from(rows.rows()) * schema.dimension() as u64 * 4;
     let header = Header {
@@ -299,7 +302,7 @@ pub(crate) fn code_stride(params: &Sq8Params) -> usize {
     params.row_bytes().next_multiple_of(64)
 }
 
-fn vector<'a>(schema: &Schema, rows: &'a dyn RowSource, row: u32) -> Result<&'a [f32]> {
+pub(super) fn vector<'a>(schema: &Schema, rows: &'a dyn RowSource, row: u32) -> Result<&'a [f32]> {
     let vector = rows.vector(row)?;
     if vector.len() != schema.dimension() {
         return Err(Error::invalid(format!(
@@ -333,7 +336,7 @@ fn step(cancel: &dyn Fn() -> bool) -> Result<()> {
 }
 
 /// Positional writes through a buffer, with a checksum per block.
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     file: Arc<dyn VfsFile>,
     uuid: Uuid,
     cancel: &'a dyn Fn() -> bool,
@@ -354,7 +357,7 @@ impl<'a> Stream<'a> {
         self.flushed + self.buffer.len() as u64
     }
 
-    fn bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub(super) fn bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.buffer.len()));
             self.buffer.extend_from_slice(now);
@@ -387,7 +390,12 @@ impl<'a> Stream<'a> {
     }
 
     /// One section, written by `write` as elements of `stride` bytes.
-    fn section(&mut self, id: u32, stride: u64, write: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub(super) fn section(
+        &mut self,
+        id: u32,
+        stride: u64,
+        write: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         self.align(ALIGN)?;
         let offset = self.position();
         write(self)?;

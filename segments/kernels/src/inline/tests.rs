@@ -1,0 +1,236 @@
+//! The codes against what they estimate, and the backends against each other.
+
+use super::portable::Portable;
+use super::*;
+use crate::Rotation;
+use half::f16;
+use proptest::prelude::*;
+
+/// A generator of numbers around zero.
+fn numbers(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // The sum of a few even ones is nearly normal.
+        (0..4).map(|i| (state >> (16 * i) & 0xffff) as f32 / 65_536.0 - 0.5).sum()
+    }
+}
+
+struct Made {
+    shape: InlineShape,
+    vectors: Vec<Vec<f16>>,
+    bytes: Vec<u8>,
+}
+
+/// Rows that are linked to the `links` rows after them.
+fn made(dimension: usize, rows: u32, links: u32) -> Made {
+    let shape = InlineShape::new(dimension, links as usize).unwrap();
+    let mut number = numbers(u64::from(rows) << 32 | dimension as u64);
+    let vectors: Vec<Vec<f16>> =
+        (0..rows).map(|_| (0..shape.dimension()).map(|_| f16::from_f32(number())).collect()).collect();
+    let mut bytes = vec![0; shape.stride() * rows as usize];
+    let mut work = EncodeWork::default();
+    for (row, out) in bytes.chunks_exact_mut(shape.stride()).enumerate() {
+        let list: Vec<u32> = (1..=links).map(|step| (row as u32 + step) % rows).collect();
+        let of = |id: u32| &vectors[id as usize][..];
+        shape.encode(crate::kernels(), of(row as u32), &list, of, out, &mut work);
+    }
+    Made { shape, vectors, bytes }
+}
+
+fn square(a: &[f32], b: &[f16]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b.to_f32()).powi(2)).sum()
+}
+
+fn query_of(kernels: Kernels, numbers: &[f32]) -> InlineQuery {
+    let mut query = InlineQuery::default();
+    query.prepare(kernels, numbers);
+    query
+}
+
+fn estimates(
+    made: &Made,
+    row: usize,
+    block: usize,
+    query: &InlineQuery,
+    backend: &str,
+) -> (f32, [f32; 32], u32) {
+    let (shape, start) = (made.shape, made.bytes[row * made.shape.stride()..].as_ptr());
+    let mut out = [0f32; 32];
+    // SAFETY: a whole row is there, and the backend was found to be supported.
+    unsafe {
+        let codes = start.add(shape.codes_at() + block * shape.dimension * 4);
+        let factors = start.add(shape.factors_at() + block * 128);
+        let (numbers, next) = (query.numbers(), start);
+        macro_rules! by {
+            ($backend:ty) => {{
+                let base = <$backend>::centre(start, numbers, shape.dimension, next);
+                (base, <$backend>::estimate(codes, factors, query, base, 60.0, next, &mut out))
+            }};
+        }
+        let (base, better) = match backend {
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => by!(x86::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => by!(x86::Avx2),
+            _ => by!(Portable),
+        };
+        (base, out, better)
+    }
+}
+
+#[test]
+fn every_backend_estimates_the_same() {
+    for (dimension, links) in [(64, 32), (65, 7), (384, 32), (1000, 40), (4160, 32)] {
+        let made = made(dimension, 50, links);
+        let mut number = numbers(3);
+        let numbers: Vec<f32> = (0..made.shape.dimension()).map(|_| number()).collect();
+        let query = query_of(crate::kernels(), &numbers);
+        for block in 0..made.shape.blocks {
+            let (base, wanted, _) = estimates(&made, 4, block, &query, "portable");
+            for kernels in Kernels::supported() {
+                let (other, found, better) = estimates(&made, 4, block, &query, kernels.name());
+                assert!((base - other).abs() <= base * 1e-5);
+                for lane in 0..32 {
+                    let near = (wanted[lane] - found[lane]).abs() <= 1e-3 * base.max(1.0);
+                    assert!(near || wanted[lane] == found[lane], "{dimension}: {wanted:?} {found:?}");
+                    assert_eq!(better >> lane & 1 == 1, found[lane] < 60.0);
+                    // Places without a neighbour are infinitely far.
+                    assert_eq!(found[lane].is_infinite(), block * 32 + lane >= links as usize);
+                }
+            }
+        }
+    }
+}
+
+/// RaBitQ's promise (arXiv 2405.12497, theorem 3.2): unbiased, and off by O(1 / sqrt(D)) of the product of both lengths.
+#[test]
+fn estimates_are_unbiased_and_within_their_bound() {
+    for dimension in [128, 512] {
+        let made = made(dimension, 400, 32);
+        let rotation = Rotation::new(dimension, 5);
+        let (mut sum, mut count, mut outside) = (0f64, 0, 0);
+        for row in 0..400 {
+            let mut number = numbers(row as u64 + 77);
+            let mut numbers: Vec<f32> = (0..dimension).map(|_| number()).collect();
+            rotation.apply(crate::kernels(), &mut numbers);
+            let query = query_of(crate::kernels(), &numbers);
+            let (base, found, _) = estimates(&made, row, 0, &query, crate::kernels().name());
+            for (lane, estimate) in found.iter().enumerate() {
+                let other = &made.vectors[(row + lane + 1) % 400];
+                let centre: Vec<f32> = made.vectors[row].iter().map(|x| x.to_f32()).collect();
+                let error = estimate - square(&numbers, other);
+                // The cosine of r and its signs is sqrt(2 / pi) for normal numbers.
+                let cosine = std::f32::consts::FRAC_2_PI;
+                let bound = 2.0 * (square(&centre, other) * base * (1.0 - cosine) / cosine).sqrt() * 1.9
+                    / (dimension as f32 - 1.0).sqrt();
+                sum += f64::from(error / bound);
+                outside += u32::from(error.abs() > bound);
+                count += 1;
+            }
+        }
+        // 1.9 standard deviations: about one in seventeen is outside.
+        assert!(f64::from(outside) < 0.09 * f64::from(count), "{dimension}: {outside} of {count}");
+        assert!((sum / f64::from(count)).abs() < 0.02, "{dimension}: bias {}", sum / f64::from(count));
+    }
+}
+
+#[test]
+fn a_duplicate_is_as_far_as_its_centre() {
+    let shape = InlineShape::new(64, 32).unwrap();
+    let vector = vec![f16::from_f32(0.5); 64];
+    let mut bytes = vec![0; shape.stride()];
+    shape.encode(crate::kernels(), &vector, &[0], |_| &vector, &mut bytes, &mut EncodeWork::default());
+    let made = Made { shape, vectors: vec![vector], bytes };
+    let query = query_of(crate::kernels(), &[0.75; 64]);
+    let (base, found, better) = estimates(&made, 0, 0, &query, crate::kernels().name());
+    assert_eq!((base, found[0], better), (4.0, 4.0, 1));
+}
+
+#[test]
+fn a_walk_finds_the_nearest_with_every_backend() {
+    // Every row leads to every other one in two steps.
+    let made = made(128, 300, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    assert_eq!(rows.links(299).collect::<Vec<_>>(), (0..32).collect::<Vec<_>>());
+    for kernels in Kernels::supported() {
+        let mut scratch = InlineScratch::default();
+        let mut right = 0;
+        for turn in 0..50 {
+            let mut number = numbers(1000 + turn);
+            let numbers: Vec<f32> = (0..128).map(|_| number()).collect();
+            let query = query_of(kernels, &numbers);
+            inline_walk::<()>(kernels, &rows, &query, 100, &[0, 150], |_| Ok(()), &mut scratch).unwrap();
+            let mut ids: Vec<u32> = scratch.expanded.iter().map(|row| row.id).collect();
+            let found = scratch.expanded.iter().min_by(|a, b| a.distance.total_cmp(&b.distance)).unwrap();
+            let nearest = (0..300).min_by(|&a, &b| {
+                square(&numbers, &made.vectors[a]).total_cmp(&square(&numbers, &made.vectors[b]))
+            });
+            right += u32::from(nearest == Some(found.id as usize));
+            assert!((found.distance - square(&numbers, &made.vectors[found.id as usize])).abs() < 1e-3);
+            let count = ids.len();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), count, "a row was expanded twice");
+        }
+        assert!(right >= 45, "{}: {right} of 50", kernels.name());
+    }
+}
+
+#[test]
+fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
+    let made = made(64, 100, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    let query = query_of(crate::kernels(), &[0.1; 64]);
+    let mut scratch = InlineScratch::default();
+    let mut walk = |refused: u32| {
+        let touch = |row| if row == refused { Err(row) } else { Ok(()) };
+        let walked = inline_walk(crate::kernels(), &rows, &query, 4000, &[0], touch, &mut scratch);
+        (walked, scratch.expanded.len())
+    };
+    assert_eq!(walk(u32::MAX), (Ok(()), 100));
+    assert_eq!(walk(33).0, Err(33));
+    assert_eq!(walk(u32::MAX), (Ok(()), 100));
+    assert_eq!(walk(0), (Err(0), 0));
+}
+
+#[test]
+fn shapes_have_limits() {
+    assert!(InlineShape::new(0, 32).is_none() && InlineShape::new(64, 0).is_none());
+    assert!(
+        InlineShape::new(DIMENSION_MAX, 32).is_some() && InlineShape::new(DIMENSION_MAX + 1, 32).is_none()
+    );
+    let shape = InlineShape::new(384, 32).unwrap();
+    assert_eq!((shape.stride(), shape.places()), (768 + 1536 + 128 + 128, 32));
+    assert!(InlineRows::new(shape, &vec![0; shape.stride() + 1]).is_none());
+}
+
+proptest! {
+    #[test]
+    fn a_beam_keeps_the_smallest_in_order(
+        keys in prop::collection::vec(0u64..1 << 62, 0..200), blocks in 1usize..6,
+    ) {
+        let keep = |insert: &dyn Fn(&mut [BeamBlock], u64) -> usize| {
+            let mut beam = vec![BeamBlock([UNUSED; 8]); blocks];
+            for &key in &keys {
+                let before: Vec<BeamBlock> = beam.clone();
+                if key < beam[blocks - 1].0[7] {
+                    let first = insert(&mut beam, key);
+                    assert!((0..first).all(|block| before[block].0 == beam[block].0));
+                }
+            }
+            beam.iter().flat_map(|block| block.0).collect::<Vec<u64>>()
+        };
+        let mut wanted = keys.clone();
+        wanted.resize(keys.len() + blocks * 8, UNUSED);
+        wanted.sort_unstable();
+        wanted.truncate(blocks * 8);
+        // SAFETY: every processor has it.
+        prop_assert_eq!(&keep(&|beam, key| unsafe { Portable::insert(beam, key) }), &wanted);
+        #[cfg(target_arch = "x86_64")]
+        if Kernels::supported().iter().any(|kernels| kernels.name() == "avx512") {
+            // SAFETY: the processor was asked.
+            prop_assert_eq!(&keep(&|beam, key| unsafe { x86::Avx512::insert(beam, key) }), &wanted);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The space in which inline rows are compared: every metric as a squared distance, centred, scaled and rotated.
+//!
+//! - Euclidean: the vectors themselves.
+//! - Cosine: vectors of length 1, whose squared distance is twice the cosine distance.
+//! - Inner product: one more number lifts every row to one length `M`, the longest of them: `(x, sqrt(M^2 - |x|^2))`. A query
+//!   is brought to length `M` as well and gets a zero there, so that `|q - x|^2 = 2 M^2 - 2 <q, x>`: nearer means a
+//!   larger product (Bachrach et al., RecSys 2014).
+//!
+//! Then a centre is taken off and everything is scaled so that a typical row has length 1, which half precision holds
+//! to three digits whatever the data's unit; and rotated, so that one bit says equally much about every dimension. Centre and
+//! scale are medians: a single row far outside must not cost all others their digits.
+
+use half::f16;
+use nearstone_base::Metric;
+use nearstone_kernels::{DIMENSION_STEP, Kernels, Rotation, kernels};
+
+/// The seed of all rotations; it is in the file, so that another one may be used later.
+const SEED: u64 = 0x6e65_6172_7374_6f6e;
+/// `seed u64 | scale f32 | lift f32`.
+const HEAD: usize = 16;
+/// Rows from which the centre is learnt.
+const CENTRE_ROWS: usize = 1001;
+/// The largest number that a row may have, below the largest of half precision.
+const LARGEST: f32 = 60_000.0;
+
+/// How vectors of a segment become rotated ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Space {
+    metric: Metric,
+    dimension: usize,
+    seed: u64,
+    scale: f32,
+    /// The length that rows are lifted to; inner product only.
+    lift: f32,
+    /// One number more than the dimension for inner products.
+    middle: Vec<f32>,
+    rotation: Rotation,
+}
+
+impl Space {
+    /// Learns centre and scale from rows. `None` when the numbers are too large to be squared or there is no row.
+    pub(crate) fn train<'a>(
+        metric: Metric,
+        dimension: usize,
+        rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone,
+        longest: f32,
+    ) -> Option<Space> {
+        let lift = if metric == Metric::InnerProduct { longest } else { 0.0 };
+        let mut space = Space {
+            metric,
+            dimension,
+            seed: SEED,
+            scale: 1.0,
+            lift,
+            middle: vec![0.0; lifted(metric, dimension)],
+            rotation: Rotation::new(padded(metric, dimension), SEED),
+        };
+        let mut work = Vec::new();
+        let mut columns = vec![Vec::new(); space.middle.len()];
+        for row in rows.clone().step_by(rows.len().div_ceil(CENTRE_ROWS).max(1)) {
+            space.lift_row(row, &mut work);
+            columns.iter_mut().zip(&work).for_each(|(column, &x)| column.push(x));
+        }
+        space.middle = columns.into_iter().filter_map(|column| median(column, f32::total_cmp)).collect();
+        let mut lengths: Vec<f64> = Vec::new();
+        for row in rows {
+            space.lift_row(row, &mut work);
+            space.centre(&mut work);
+            lengths.push(work.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt());
+        }
+        let typical = median(lengths, f64::total_cmp)?;
+        // All rows equal: any scale will do.
+        space.scale = if typical > 0.0 { (1.0 / typical) as f32 } else { 1.0 };
+        space.is_sound().then_some(space)
+    }
+
+    fn is_sound(&self) -> bool {
+        self.scale.is_finite()
+            && self.scale > 0.0
+            && self.lift.is_finite()
+            && self.lift >= 0.0
+            && self.middle.iter().all(|x| x.is_finite())
+    }
+
+    /// The file form.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = self.seed.to_le_bytes().to_vec();
+        for number in [self.scale, self.lift].iter().chain(&self.middle) {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads the file form; `None` for another length and for numbers that no training gives.
+    pub(crate) fn from_bytes(metric: Metric, dimension: usize, bytes: &[u8]) -> Option<Space> {
+        let middle = bytes.get(HEAD..)?;
+        let seed = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+        let float = |b: &[u8]| Some(f32::from_le_bytes(b.try_into().ok()?));
+        if middle.len() != lifted(metric, dimension) * 4 {
+            return None;
+        }
+        let space = Space {
+            metric,
+            dimension,
+            seed,
+            scale: float(bytes.get(8..12)?)?,
+            lift: float(bytes.get(12..16)?)?,
+            middle: middle.chunks_exact(4).map(float).collect::<Option<_>>()?,
+            rotation: Rotation::new(padded(metric, dimension), seed),
+        };
+        space.is_sound().then_some(space)
+    }
+
+    /// The dimension after padding.
+    pub(crate) fn padded(&self) -> usize {
+        padded(self.metric, self.dimension)
+    }
+
+    /// Rotates a row into half precision, as it is stored.
+    pub(crate) fn row(&self, row: &[f32], work: &mut Vec<f32>, out: &mut [f16]) {
+        self.lift_row(row, work);
+        self.centre(work);
+        self.rotate(kernels(), work);
+        for (out, x) in out.iter_mut().zip(work) {
+            *out = f16::from_f32(x.clamp(-LARGEST, LARGEST));
+        }
+    }
+
+    /// What the squared distance of two rows should be, from their own numbers.
+    pub(crate) fn distance(&self, a: &[f32], b: &[f32]) -> f64 {
+        let [mut x, mut y] = [Vec::new(), Vec::new()];
+        self.lift_row(a, &mut x);
+        self.lift_row(b, &mut y);
+        let square: f64 = x.iter().zip(&y).map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2)).sum();
+        square * f64::from(self.scale) * f64::from(self.scale)
+    }
+
+    /// Rotates a query.
+    pub(crate) fn query(&self, kernels: Kernels, query: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        let factor = match self.metric {
+            Metric::L2 => 1.0,
+            Metric::Cosine => inverse_length(query),
+            Metric::InnerProduct => inverse_length(query) * self.lift,
+        };
+        out.extend(query.iter().map(|x| x * factor));
+        out.resize(self.middle.len(), 0.0);
+        self.centre(out);
+        self.rotate(kernels, out);
+    }
+
+    /// A row in the space of squared distances, before all that keeps them.
+    fn lift_row(&self, row: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        match self.metric {
+            Metric::L2 => out.extend_from_slice(row),
+            Metric::Cosine => {
+                let factor = inverse_length(row);
+                out.extend(row.iter().map(|x| x * factor));
+            }
+            Metric::InnerProduct => {
+                out.extend_from_slice(row);
+                let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                let lift = f64::from(self.lift) * f64::from(self.lift) - square;
+                out.push(lift.max(0.0).sqrt() as f32);
+            }
+        }
+    }
+
+    fn centre(&self, numbers: &mut [f32]) {
+        for (x, middle) in numbers.iter_mut().zip(&self.middle) {
+            *x -= middle;
+        }
+    }
+
+    fn rotate(&self, kernels: Kernels, numbers: &mut Vec<f32>) {
+        for x in numbers.iter_mut() {
+            *x *= self.scale;
+        }
+        numbers.resize(self.padded(), 0.0);
+        self.rotation.apply(kernels, numbers);
+    }
+}
+
+fn lifted(metric: Metric, dimension: usize) -> usize {
+    dimension + usize::from(metric == Metric::InnerProduct)
+}
+
+/// What vectors of a dimension are padded to.
+pub(crate) fn padded(metric: Metric, dimension: usize) -> usize {
+    lifted(metric, dimension).next_multiple_of(DIMENSION_STEP)
+}
+
+fn median<T: Copy>(mut numbers: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::Ordering) -> Option<T> {
+    let middle = numbers.len() / 2;
+    (!numbers.is_empty()).then(|| *numbers.select_nth_unstable_by(middle, order).1)
+}
+
+/// Of a vector of zeros, zero.
+fn inverse_length(vector: &[f32]) -> f32 {
+    let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    if square > 0.0 { (1.0 / square.sqrt()) as f32 } else { 0.0 }
+}

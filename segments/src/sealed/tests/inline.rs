@@ -1,0 +1,193 @@
+//! Segments with inline rows: what walks over them find, and what they make of data and files that are out to harm.
+
+use super::*;
+
+fn schema(dimension: usize, metric: Metric) -> Schema {
+    Schema::new(dimension, metric).m(8).ef_construction(48)
+}
+
+fn has_inline_rows(made: &Made) -> bool {
+    layout(&made.bytes()).section(format::INLINE_ROWS).is_some()
+}
+
+/// How many of the `limit` nearest are found, over queries beside the rows; distances must be right for all.
+fn recall(made: &Made, limit: usize, ef: usize) -> f64 {
+    let segment = made.open();
+    let mut scratch = Scratch::default();
+    let mut rng = SplitMix64::new(9);
+    let (mut found, mut wanted) = (0, 0);
+    for row in made.rows.rows.iter().step_by(29) {
+        let query: Vec<f32> = row.vector.iter().map(|x| x + rng.unit_f64() as f32 * 0.5).collect();
+        let right = truth(&made.rows, &query, limit, |_| true);
+        let hits = segment.search(&query, &options(limit, ef), &mut scratch).unwrap();
+        assert_eq!(hits.len(), limit);
+        let exact = ExactDistance::new(made.rows.metric, &query);
+        for hit in &hits {
+            assert_eq!(hit.distance, exact.distance(&made.rows.rows[hit.ordinal as usize].vector));
+        }
+        assert!(hits.is_sorted_by(|a, b| a.distance <= b.distance));
+        let last = right.last().unwrap().distance;
+        found += hits.iter().filter(|hit| hit.distance <= last).count();
+        wanted += limit;
+    }
+    found as f64 / wanted as f64
+}
+
+#[test]
+fn inline_walks_find_nearly_all_of_the_nearest_under_every_metric() {
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        for dimension in [48, 64, 100, 130] {
+            let made = make(&schema(dimension, metric), 1_500);
+            assert!(has_inline_rows(&made));
+            made.open().verify(&mut |_, _| true).unwrap();
+            let recall = recall(&made, 10, 64);
+            assert!(recall >= 0.97, "{metric:?} at {dimension} dimensions: {recall}");
+        }
+    }
+}
+
+#[test]
+fn more_links_than_one_block_holds_are_inline_as_well() {
+    let made = make(&Schema::new(64, Metric::L2).m(20).ef_construction(60), 1_300);
+    assert!(has_inline_rows(&made));
+    made.open().verify(&mut |_, _| true).unwrap();
+    assert!(recall(&made, 10, 64) >= 0.98);
+}
+
+#[test]
+fn the_dead_are_never_hits_of_an_inline_walk() {
+    let made = make(&schema(64, Metric::L2), 1_500);
+    let segment = made.open();
+    for row in (0..1_500).filter(|row| row % 3 == 0) {
+        segment.deaths().set(row, 500);
+    }
+    let mut scratch = Scratch::default();
+    let query = &made.rows.rows[30].vector;
+    let hits = segment.search(query, &options(20, 64), &mut scratch).unwrap();
+    let right = truth(&made.rows, query, 20, |row| row % 3 != 0);
+    assert!(hits.iter().all(|hit| hit.ordinal % 3 != 0) && hits.len() == 20);
+    assert!(hits.iter().filter(|hit| right.contains(hit)).count() >= 18);
+    // A snapshot from before still sees them.
+    let before = SearchOptions { at: 499, ..options(1, 64) };
+    assert_eq!(segment.search(query, &before, &mut scratch).unwrap()[0].ordinal, 30);
+}
+
+#[test]
+fn equal_rows_and_numbers_of_any_size_cost_no_result() {
+    let base = schema(64, Metric::L2);
+    let mut rng = SplitMix64::new(4);
+    let mut rows = rows_of(&base, 1_200, 5);
+    let shapes: [(&str, &mut dyn FnMut(usize, &mut Vec<f32>)); 6] = [
+        ("all equal", &mut |_, v| v.fill(0.25)),
+        ("all zero", &mut |_, v| v.fill(0.0)),
+        ("constant dimensions", &mut |row, v| {
+            v.fill(7.0);
+            v[3] = row as f32;
+        }),
+        ("tiny", &mut |_, v| v.iter_mut().for_each(|x| *x = (rng.unit_f64() as f32 - 0.5) * 1e-20)),
+        ("huge", &mut |row, v| {
+            for (i, x) in v.iter_mut().enumerate() {
+                *x = ((row * 31 + i * 17) % 101) as f32 * 1e15;
+            }
+        }),
+        ("an outlier", &mut |row, v| {
+            if row == 77 {
+                v.fill(1e17);
+            } else {
+                for (i, x) in v.iter_mut().enumerate() {
+                    *x = ((row * 13 + i * 7) % 89) as f32;
+                }
+            }
+        }),
+    ];
+    for (name, shape) in shapes {
+        for (row, place) in rows.rows.iter_mut().enumerate() {
+            shape(row, &mut place.vector);
+        }
+        let (rows, graph) = graph_of(&base, &rows);
+        let vfs = folder();
+        let meta = write_segment(&target(&vfs), &base, &rows, &graph, &|| false).unwrap();
+        let made = Made { vfs, meta, rows };
+        let segment = made.open();
+        segment.verify(&mut |_, _| true).unwrap();
+        let mut scratch = Scratch::default();
+        for row in [0, 5, 600, 1_199] {
+            let query = &made.rows.rows[row].vector;
+            let hits = segment.search(query, &options(10, 200), &mut scratch).unwrap();
+            assert_eq!(hits.len(), 10, "{name}");
+            assert_eq!(hits[0].distance, 0.0, "{name}: row {row} is not found by its own vector");
+        }
+    }
+}
+
+#[test]
+fn a_query_of_any_size_is_answered() {
+    let made = make(&schema(64, Metric::L2), 1_200);
+    let segment = made.open();
+    let mut scratch = Scratch::default();
+    for size in [0.0, 1e-38, 1e6, 1e18, 3e38] {
+        let query = vec![size; 64];
+        let hits = segment.search(&query, &options(10, 40), &mut scratch).unwrap();
+        assert_eq!(hits.len(), 10, "{size}");
+    }
+}
+
+#[test]
+fn lies_in_inline_rows_are_errors_and_never_panics() {
+    let made = make(&schema(64, Metric::L2), 1_100);
+    let good = made.bytes();
+    let layout = layout(&good);
+    let rows = layout.section(format::INLINE_ROWS).unwrap();
+    let ids_at = rows.stride - 32 * 4;
+    let lie = |id: u32, at: u64, bytes: &[u8]| {
+        let mut forged = good.clone();
+        let place = (layout.section(id).unwrap().offset + at) as usize;
+        forged[place..place + bytes.len()].copy_from_slice(bytes);
+        reseal(&forged, |_| ())
+    };
+    // A link that leads nowhere is met by the walk, or found by verifying.
+    for link in [1_100u32, 1 << 31, u32::MAX - 1] {
+        let forged = lie(format::INLINE_ROWS, ids_at, &link.to_le_bytes());
+        assert_eq!(open_bytes(&forged).unwrap_err().kind(), ErrorKind::Corruption);
+        let made = made.with_bytes(&forged);
+        let segment =
+            SealedSegment::open_alone(&made.vfs, &file(), SegmentId(1), forged.len() as u64, Residency::Heap)
+                .unwrap();
+        let walked = segment.search(&made.rows.rows[0].vector, &options(5, 900), &mut Scratch::default());
+        if let Err(error) = walked {
+            assert_eq!(error.kind(), ErrorKind::Corruption);
+        }
+    }
+    // Another link that exists.
+    let other = lie(format::INLINE_ROWS, ids_at, &777u32.to_le_bytes());
+    assert_eq!(open_bytes(&other).unwrap_err().kind(), ErrorKind::Corruption);
+    // Numbers that are none, in the space and in the rows.
+    for (at, number) in
+        [(8, f32::NAN), (8, 0.0), (8, -1.0), (8, f32::INFINITY), (12, f32::NAN), (16, f32::INFINITY)]
+    {
+        let forged = lie(format::INLINE_SPACE, at, &number.to_le_bytes());
+        assert_eq!(open_bytes(&forged).unwrap_err().kind(), ErrorKind::Corruption);
+    }
+    for half in [0x7c00u16, 0xfc00, 0x7e00] {
+        let everywhere: Vec<u8> = half.to_le_bytes().repeat(ids_at as usize / 2);
+        let forged = lie(format::INLINE_ROWS, 0, &everywhere);
+        let made = made.with_bytes(&forged);
+        let segment =
+            SealedSegment::open_alone(&made.vfs, &file(), SegmentId(1), forged.len() as u64, Residency::Heap)
+                .unwrap();
+        let hits =
+            segment.search(&made.rows.rows[9].vector, &options(5, 50), &mut Scratch::default()).unwrap();
+        assert_eq!(hits.len(), 5);
+    }
+    // One of the two sections alone, or of another shape.
+    let without =
+        reseal(&good, |footer| footer.sections.retain(|section| section.id != format::INLINE_SPACE));
+    assert_eq!(open_bytes(&without).unwrap_err().kind(), ErrorKind::Corruption);
+    let halved = reseal(&good, |footer| {
+        for section in footer.sections.iter_mut().filter(|section| section.id == format::INLINE_ROWS) {
+            section.stride /= 2;
+            section.count *= 2;
+        }
+    });
+    assert_eq!(open_bytes(&halved).unwrap_err().kind(), ErrorKind::Corruption);
+}
