@@ -71,7 +71,7 @@ impl<T> AppendBuffer<T> {
         AppendBuffer {
             width,
             stride,
-            chunks: [const { OnceLock::new() }; CHUNKS],
+            chunks: std::array::from_fn(|_| OnceLock::new()),
             len: AtomicU32::new(0),
             writer: Mutex::new(()),
             owns: PhantomData,

@@ -46,7 +46,7 @@ impl Deaths {
             .get_or_init(|| (0..FIRST_PAGES << directory).map(|_| Page::new()).collect());
         let page = pages[page].get_or_init(|| {
             self.pages.fetch_add(1, Ordering::Relaxed);
-            Box::new([const { AtomicU64::new(0) }; PAGE_ROWS])
+            Box::new(std::array::from_fn(|_| AtomicU64::new(0)))
         });
         let set = page[row].compare_exchange(0, lsn, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if set {

@@ -61,7 +61,7 @@ struct Line([AtomicU32; LINE]);
 
 impl Default for Line {
     fn default() -> Line {
-        Line([const { AtomicU32::new(NO_LINK) }; LINE])
+        Line(std::array::from_fn(|_| AtomicU32::new(NO_LINK)))
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Pages<T> {
 
 impl<T: Default> Pages<T> {
     pub(super) fn new(width: usize) -> Pages<T> {
-        Pages { width, rows: AtomicU32::new(0), directories: [const { OnceLock::new() }; DIRECTORIES] }
+        Pages { width, rows: AtomicU32::new(0), directories: std::array::from_fn(|_| OnceLock::new()) }
     }
 
     /// Makes room for rows below `rows`. Any number of threads may.
