@@ -10,17 +10,18 @@
 
 use nearstone_base::Lsn;
 use nearstone_base::faults::seeded;
-use nearstone_base::sync::{AtomicU32, AtomicU64, OnceLock, Ordering};
+use nearstone_base::sync::{AtomicU32, AtomicU64, CHECKED, OnceLock, Ordering};
 use roaring::RoaringBitmap;
 
 /// Rows per page.
-const PAGE_ROWS: usize = 1024;
+const PAGE_ROWS: usize = if CHECKED { 4 } else { 1024 };
 /// Pages in the first directory; directory `d` has `FIRST_PAGES << d`.
-const FIRST_PAGES: usize = 8;
-/// Enough directories for every `u32` ordinal.
-const DIRECTORIES: usize = 20;
+const FIRST_PAGES: usize = if CHECKED { 2 } else { 8 };
+/// Enough directories for every `u32` ordinal; for a few hundred under a checker.
+const DIRECTORIES: usize = if CHECKED { 5 } else { 20 };
 
-const _: () = assert!(((FIRST_PAGES << DIRECTORIES) - FIRST_PAGES) * PAGE_ROWS > u32::MAX as usize);
+const _: () =
+    assert!(CHECKED || ((FIRST_PAGES << DIRECTORIES) - FIRST_PAGES) * PAGE_ROWS > u32::MAX as usize);
 
 type Page = OnceLock<Box<[AtomicU64; PAGE_ROWS]>>;
 
