@@ -11,9 +11,7 @@ use ::loom as checker;
 use ::shuttle as checker;
 
 use super::{Arc, Ordering};
-pub use checker::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, fence,
-};
+pub use checker::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, fence};
 use checker::sync::{self, LockResult};
 pub use checker::sync::{RwLockReadGuard, RwLockWriteGuard};
 use std::ops::{Deref, DerefMut};
