@@ -1,6 +1,6 @@
-//! A store's heart by itself, as models move it: the published view, the apply lock, batches that the log's end applies,
-//! seals and merges that are swapped in. There is one collection, and neither log nor catalog: whoever calls gives the
-//! lsns, and decides what runs at once.
+//! A store's heart by itself, as models move it: the published view, the apply lock, batches that the log's end
+//! applies, seals and merges that are swapped in. There is one collection, and neither log nor catalog: whoever calls
+//! gives the lsns, and decides what runs at once.
 
 use crate::compact::{self, Origin};
 use crate::core::{Core, Live, Pending};

@@ -3,8 +3,8 @@
 //! in every order and with every value that the memory model lets a load see, up to a number of preemptions that it
 //! states (`None`: any number).
 //!
-//! Loom knows nothing of memory behind pointers, but it fails when a thread touches an atomic whose making did not happen
-//! before. So where it matters that a row is whole when it is seen, the rows are atomics.
+//! Loom knows nothing of memory behind pointers, but it fails when a thread touches an atomic whose making did not
+//! happen before. So where it matters that a row is whole when it is seen, the rows are atomics.
 //!
 //! `cargo xtask test --only loom`
 #![cfg(nearstone_loom)]

@@ -1,6 +1,6 @@
-//! A whole store under shuttle: writers, readers, a linker, a sealer and a compactor, whose steps (each lock, each atomic,
-//! each wait) shuttle interleaves as a seed decides, so that a failure can be repeated: the seed is printed, and
-//! `SHUTTLE_RANDOM_SEED=<seed> NEARSTONE_SHUTTLE=1` with the name of the test runs that order alone.
+//! A whole store under shuttle: writers, readers, a linker, a sealer and a compactor, whose steps (each lock, each
+//! atomic, each wait) shuttle interleaves as a seed decides, so that a failure can be repeated: the seed is printed,
+//! and `SHUTTLE_RANDOM_SEED=<seed> NEARSTONE_SHUTTLE=1` with the name of the test runs that order alone.
 //!
 //! Everything that blocks has to be shuttle's: the store's locks and waits are, by way of `base::sync`; its background
 //! work is done by the threads of the test (`Background::Manual`). The catalog's database has locks of its own, under
@@ -24,10 +24,12 @@ use std::sync::Arc;
 
 /// The key that both writers write.
 const SHARED: u64 = 100;
+/// Rows carry numbers below this, as a fraction: distances are a matter of keys.
+const NUMBERS: f32 = 4096.0;
 /// Batches per writer.
 const BATCHES: u64 = 4;
 /// Orders run by default, by each of the tests: about a minute.
-const ORDERS: u64 = 400;
+const ORDERS: u64 = 3_000;
 /// A scheduler with priorities learns from the orders before how long they are, so several share a seed.
 const ORDERS_PER_SEED: u64 = 10;
 
@@ -63,7 +65,7 @@ impl Twins {
         let mut batch = self.store.batch();
         for collection in [&self.a, &self.b] {
             for &key in put {
-                batch.upsert(collection, key, &[key as f32, number as f32], ()).unwrap();
+                batch.upsert(collection, key, &[key as f32, number as f32 / NUMBERS], ()).unwrap();
             }
             for &key in deleted {
                 batch.delete(collection, key).unwrap();
@@ -82,6 +84,10 @@ impl Twins {
     }
 }
 
+fn number_of(vector: &[f32]) -> u64 {
+    (vector[1] * NUMBERS) as u64
+}
+
 fn read(rows: &CollectionAt) -> Rows {
     let keys: Vec<u64> = rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect();
     assert_eq!(keys.len() as u64, rows.len());
@@ -89,16 +95,16 @@ fn read(rows: &CollectionAt) -> Rows {
     for key in keys {
         let row = rows.get(key).unwrap().unwrap_or_else(|| panic!("key {key} is listed and not there"));
         assert_eq!(row.vector()[0], key as f32, "a foreign vector");
-        assert_eq!(found.insert(key, row.vector()[1] as u64), None, "key {key} has two live rows");
+        assert_eq!(found.insert(key, number_of(row.vector())), None, "key {key} has two live rows");
     }
     for exact in [true, false] {
-        let hits = rows.search(&[50.0, 0.0]).limit(3).ef(4).exact(exact).with_vector().run().unwrap();
+        let hits = rows.search(&[15.0, 0.0]).limit(3).ef(4).exact(exact).with_vector().run().unwrap();
         assert_eq!(hits.len(), found.len().min(3), "exact: {exact}");
         let mut keys: Vec<u64> = Vec::new();
         for hit in hits {
             let key = hit.key().as_u64().unwrap();
             let vector = hit.vector().unwrap();
-            assert_eq!((vector[0] as u64, Some(&(vector[1] as u64))), (key, found.get(&key)));
+            assert_eq!((vector[0] as u64, Some(&number_of(vector))), (key, found.get(&key)));
             assert!(!keys.contains(&key), "key {key} twice");
             keys.push(key);
         }
@@ -118,7 +124,7 @@ fn writer(twins: &Twins, writer: u64) -> Rows {
             twins.write(&[key, SHARED], number, &[]);
             own.insert(key, number);
         }
-        let now = twins.a.get(key).unwrap().map(|row| row.vector()[1] as u64);
+        let now = twins.a.get(key).unwrap().map(|row| number_of(row.vector()));
         assert_eq!(now.as_ref(), own.get(&key), "a writer does not read what it wrote");
     }
     own

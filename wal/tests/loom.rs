@@ -1,7 +1,7 @@
 //! Models of group commit: the real [`Log`] over a simulated disk, with every order in which its threads may run and
-//! every value that its atomics may show. Where that is too much, a model states how often threads may be preempted, that
-//! is, stopped where they would not have to wait. A thread that nobody wakes is a failure of the model, so "nobody waits for
-//! ever" is in all of them.
+//! every value that its atomics may show. Where that is too much, a model states how often threads may be preempted,
+//! that is, stopped where they would not have to wait. A thread that nobody wakes is a failure of the model, so
+//! "nobody waits for ever" is in all of them.
 //!
 //! `cargo xtask test --only loom`
 #![cfg(nearstone_loom)]
