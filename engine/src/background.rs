@@ -8,7 +8,7 @@
 use crate::engine::{Engine, link_rows};
 use crate::options::Background;
 use nearstone_base::faults::failpoint;
-use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
+use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -138,7 +138,7 @@ pub(crate) fn cores() -> usize {
 
 /// Runs `f` on all cores, this thread among them, until each has returned.
 pub(crate) fn on_all_cores(threads: usize, f: impl Fn() -> Result<()> + Sync) -> Result<()> {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&f)).collect();
         let mut result = f();
         for other in others {

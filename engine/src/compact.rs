@@ -8,13 +8,14 @@
 
 use crate::background::{cores, on_all_cores};
 use crate::catalog::SegmentRow;
+use crate::core::Live;
 use crate::engine::Engine;
 use crate::options::Background;
 use crate::progress::{Progress, no_progress, report};
 use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
-use nearstone_base::sync::{Arc, Mutex, Ordering};
+use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
@@ -149,7 +150,7 @@ impl Engine {
                 // A paused worker goes on with what writers wait for.
                 while self.workers.is_worker() && self.pace.is_paused() && !self.pace.is_cancelled() {
                     if !self.urgent_step()? {
-                        std::thread::sleep(PAUSED);
+                        thread::sleep(PAUSED);
                     }
                 }
                 self.pace.step()?;
@@ -171,7 +172,7 @@ impl Engine {
             while !merge.all_linked() && failed.lock().is_none() {
                 match self.link_merge_step(merge, &progress, total) {
                     // The last rows are being linked by others.
-                    Ok(0) => std::thread::yield_now(),
+                    Ok(0) => thread::yield_now(),
                     Ok(_) => {}
                     Err(error) => {
                         failed.lock().get_or_insert(error);
@@ -239,20 +240,10 @@ impl Engine {
         failpoint("compact-committed");
         {
             let mut live = self.core.live.lock();
-            if let Some((handle, origin)) = &merged {
-                for (new, &(input, old)) in origin.iter().enumerate() {
-                    let death = inputs[input as usize].segment.deaths().get(old);
-                    if death != 0 && !seeded("merge-drops-later-deaths") {
-                        handle.segment.deaths().set(new as u32, death);
-                    }
-                }
+            if let Some((_, origin)) = &merged {
                 self.counters.compacted_rows.fetch_add(origin.len() as u64, Ordering::Relaxed);
             }
-            live.change(id, |view| {
-                view.sealed.retain(|h| !inputs.iter().any(|input| input.id() == h.id()));
-                view.sealed.extend(merged.map(|(handle, _)| handle));
-                view.sealed_epoch += 1;
-            });
+            swap(&mut live, id, inputs, merged);
             live.publish(&self.core);
         }
         failpoint("compact-swapped");
@@ -268,8 +259,30 @@ impl Engine {
     }
 }
 
+/// Lets the merged segment take the place of its inputs, with all deaths up to this moment.
+pub(crate) fn swap(
+    live: &mut Live,
+    id: CollectionId,
+    inputs: &[Arc<SealedHandle>],
+    merged: Option<(Arc<SealedHandle>, Origin)>,
+) {
+    if let Some((handle, origin)) = &merged {
+        for (new, &(input, old)) in origin.iter().enumerate() {
+            let death = inputs[input as usize].segment.deaths().get(old);
+            if death != 0 && !seeded("merge-drops-later-deaths") {
+                handle.segment.deaths().set(new as u32, death);
+            }
+        }
+    }
+    live.change(id, |view| {
+        view.sealed.retain(|h| !inputs.iter().any(|input| input.id() == h.id()));
+        view.sealed.extend(merged.map(|(handle, _)| handle));
+        view.sealed_epoch += 1;
+    });
+}
+
 /// For each row of a merged segment: which input, and the row there.
-type Origin = Vec<(u32, u32)>;
+pub(crate) type Origin = Vec<(u32, u32)>;
 
 /// Which deaths count.
 #[derive(Clone, Copy)]

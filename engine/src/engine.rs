@@ -8,7 +8,7 @@ use crate::catalog::{Catalog, CatalogState};
 use crate::core::Core;
 use crate::write::Applier;
 use nearstone_base::faults::failpoint;
-use nearstone_base::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use nearstone_base::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, thread};
 use nearstone_base::vfs::VfsLock;
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
 use nearstone_compaction::pace::Pace;
@@ -209,7 +209,7 @@ impl Engine {
                     self.check_healthy()?;
                     if link_rows(&self.core, segment, LINK_STEP) == 0 {
                         // A worker at the lowest priority has the last ones: it needs the processor that a spin takes.
-                        std::thread::sleep(LINK_WAIT);
+                        thread::sleep(LINK_WAIT);
                     }
                 }
                 Ok(())

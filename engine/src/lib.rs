@@ -48,6 +48,9 @@ mod core;
 mod engine;
 mod keys;
 mod layout;
+#[cfg(nearstone_loom)]
+#[doc(hidden)]
+pub mod model;
 mod options;
 mod progress;
 mod recovery;

@@ -13,11 +13,11 @@
 
 use crate::background::{cores, on_all_cores};
 use crate::catalog::{CatalogState, SegmentRow};
-use crate::core::Live;
+use crate::core::{Core, Live};
 use crate::engine::{Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
-use nearstone_base::sync::{Arc, MutexGuard, Ordering};
+use nearstone_base::sync::{Arc, MutexGuard, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
 use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
 
@@ -74,7 +74,7 @@ impl Engine {
         while !frozen.segment.all_linked() {
             if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
                 // The last rows are being linked by others.
-                std::thread::yield_now();
+                thread::yield_now();
             }
             self.check_healthy()?;
         }
@@ -84,7 +84,7 @@ impl Engine {
         }
 
         failpoint("seal-log-synced");
-        let sealed = self.write_sealed(frozen)?;
+        let sealed = write_sealed(&self.core, frozen)?;
         failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
@@ -125,32 +125,31 @@ impl Engine {
         log.remove_below(floor)?;
         Ok(true)
     }
+}
 
-    /// Writes the file and opens it as a reader would. `None` when no row is alive. Returns the segment and, for
-    /// each of its rows, the frozen segment's ordinal.
-    fn write_sealed(&self, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
-        let core = &self.core;
-        let dir = crate::layout::segments(&core.dir);
-        let target = SealTarget {
-            vfs: &*core.vfs,
-            dir: &dir,
-            id: frozen.segment.id(),
-            uuid: core.random.uuid(),
-            created_secs: core.wall_secs(),
-        };
-        let cancel = || core.is_closed();
-        let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else {
-            return Ok(None);
-        };
-        let handle = core.open_segment(&output.meta)?;
-        if sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
-            return Ok(Some((handle, output.order)));
-        }
-        // Healing did not save the graph: it is built anew, over the same name, before anybody knows the file.
-        drop(handle);
-        let rebuilt = rebuild_frozen(&frozen.segment, frozen.last, &target, &cancel)?;
-        rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
+/// Writes the file and opens it as a reader would. `None` when no row is alive. Returns the segment and, for
+/// each of its rows, the frozen segment's ordinal.
+pub(crate) fn write_sealed(core: &Core, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+    let dir = crate::layout::segments(&core.dir);
+    let target = SealTarget {
+        vfs: &*core.vfs,
+        dir: &dir,
+        id: frozen.segment.id(),
+        uuid: core.random.uuid(),
+        created_secs: core.wall_secs(),
+    };
+    let cancel = || core.is_closed();
+    let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else {
+        return Ok(None);
+    };
+    let handle = core.open_segment(&output.meta)?;
+    if sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
+        return Ok(Some((handle, output.order)));
     }
+    // Healing did not save the graph: it is built anew, over the same name, before anybody knows the file.
+    drop(handle);
+    let rebuilt = rebuild_frozen(&frozen.segment, frozen.last, &target, &cancel)?;
+    rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
 }
 
 /// The catalog becomes the state of the collection at lsn `at`.
@@ -176,7 +175,12 @@ pub(crate) fn record_deaths(next: &mut CatalogState, collection: &CollectionView
 }
 
 /// Lets the sealed segment take the frozen one's place, with all deaths up to this moment.
-fn swap(live: &mut Live, id: CollectionId, frozen: &Frozen, sealed: Option<(Arc<SealedHandle>, Vec<u32>)>) {
+pub(crate) fn swap(
+    live: &mut Live,
+    id: CollectionId,
+    frozen: &Frozen,
+    sealed: Option<(Arc<SealedHandle>, Vec<u32>)>,
+) {
     if let Some((handle, order)) = &sealed {
         for (new, &old) in order.iter().enumerate() {
             let death = frozen.segment.deaths().get(old);

@@ -143,7 +143,9 @@ fn kill(view: &CollectionView, op: &Operation, lsn: Lsn) -> Result<bool> {
         }
     }
     let found = match op.resolved {
-        Some(resolved) if resolved.epoch == view.sealed_epoch => resolved.found,
+        Some(resolved) if resolved.epoch == view.sealed_epoch || seeded("stale-resolve-after-swap") => {
+            resolved.found
+        }
         _ => view.resolve_sealed(key, op.hash)?,
     };
     Ok(found.is_some_and(|(index, ordinal)| view.sealed[index].segment.deaths().set(ordinal, lsn)))

@@ -16,19 +16,19 @@
     reason = "uninitialised memory behind a published length; the argument is in each block"
 )]
 
-use nearstone_base::sync::{AtomicU32, Mutex, OnceLock, Ordering};
+use nearstone_base::sync::{AtomicU32, CHECKED, Mutex, OnceLock, Ordering};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// Rows in the first chunk.
-const FIRST_ROWS: usize = 64;
-/// Enough chunks for every `u32` ordinal.
-const CHUNKS: usize = 27;
+const FIRST_ROWS: usize = if CHECKED { 2 } else { 64 };
+/// Enough chunks for every `u32` ordinal; for a few hundred under a checker.
+const CHUNKS: usize = if CHECKED { 7 } else { 27 };
 /// Where chunks, and the rows of [`AppendBuffer::aligned`], begin.
 const ALIGN: usize = 64;
 
-const _: () = assert!((FIRST_ROWS << CHUNKS) - FIRST_ROWS > u32::MAX as usize);
+const _: () = assert!(CHECKED || (FIRST_ROWS << CHUNKS) - FIRST_ROWS > u32::MAX as usize);
 
 /// An append-only sequence of rows of `width` values each.
 pub struct AppendBuffer<T> {
@@ -71,7 +71,7 @@ impl<T> AppendBuffer<T> {
         AppendBuffer {
             width,
             stride,
-            chunks: [const { OnceLock::new() }; CHUNKS],
+            chunks: std::array::from_fn(|_| OnceLock::new()),
             len: AtomicU32::new(0),
             writer: Mutex::new(()),
             owns: PhantomData,

@@ -10,17 +10,18 @@
 
 use nearstone_base::Lsn;
 use nearstone_base::faults::seeded;
-use nearstone_base::sync::{AtomicU32, AtomicU64, OnceLock, Ordering};
+use nearstone_base::sync::{AtomicU32, AtomicU64, CHECKED, OnceLock, Ordering};
 use roaring::RoaringBitmap;
 
 /// Rows per page.
-const PAGE_ROWS: usize = 1024;
+const PAGE_ROWS: usize = if CHECKED { 4 } else { 1024 };
 /// Pages in the first directory; directory `d` has `FIRST_PAGES << d`.
-const FIRST_PAGES: usize = 8;
-/// Enough directories for every `u32` ordinal.
-const DIRECTORIES: usize = 20;
+const FIRST_PAGES: usize = if CHECKED { 2 } else { 8 };
+/// Enough directories for every `u32` ordinal; for a few hundred under a checker.
+const DIRECTORIES: usize = if CHECKED { 5 } else { 20 };
 
-const _: () = assert!(((FIRST_PAGES << DIRECTORIES) - FIRST_PAGES) * PAGE_ROWS > u32::MAX as usize);
+const _: () =
+    assert!(CHECKED || ((FIRST_PAGES << DIRECTORIES) - FIRST_PAGES) * PAGE_ROWS > u32::MAX as usize);
 
 type Page = OnceLock<Box<[AtomicU64; PAGE_ROWS]>>;
 
@@ -46,7 +47,7 @@ impl Deaths {
             .get_or_init(|| (0..FIRST_PAGES << directory).map(|_| Page::new()).collect());
         let page = pages[page].get_or_init(|| {
             self.pages.fetch_add(1, Ordering::Relaxed);
-            Box::new([const { AtomicU64::new(0) }; PAGE_ROWS])
+            Box::new(std::array::from_fn(|_| AtomicU64::new(0)))
         });
         let set = page[row].compare_exchange(0, lsn, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if set {

@@ -1,8 +1,9 @@
-//! `cargo xtask seeded-bugs`: shows that the tests would notice. Each bug of the table is made to happen, one at a time, and
-//! the check beside it must fail; without a bug, all checks must pass.
+//! `cargo xtask seeded-bugs`: shows that the tests would notice. Each bug of the table is made to happen, one at a
+//! time, and the check beside it must fail; without a bug, all checks must pass.
 //!
 //! The bugs exist only in a build of their own (`--cfg nearstone_faults`, `target/faults`), and where they are is in
-//! the sources: `seeded("name")`.
+//! the sources: `seeded("name")`. The check `shuttle` is a build of its own again, in which a checker decides whose
+//! turn it is: for bugs that need two threads to meet.
 
 use crate::workspace::Workspace;
 use std::process::{Command, ExitCode, Stdio};
@@ -14,6 +15,9 @@ struct Bug {
     check: &'static str,
     what: &'static str,
 }
+
+/// The check that runs the store in many orders of its threads.
+const SHUTTLE: &str = "shuttle";
 
 const fn bug(name: &'static str, check: &'static str, what: &'static str) -> Bug {
     Bug { name, check, what }
@@ -44,6 +48,11 @@ const BUGS: &[Bug] = &[
     bug("segments-folder-not-synced", "enumerate", "a segment's name is not made durable"),
     bug("snapshots-see-later-deaths", "api", "a snapshot loses rows that are deleted later"),
     bug("snapshots-see-later-rows", "model", "a snapshot sees rows that are put later"),
+    bug(
+        "stale-resolve-after-swap",
+        SHUTTLE,
+        "a writer trusts what it looked up before segments were replaced",
+    ),
     bug("sweep-takes-the-newest", "model", "an open removes a segment that is in use"),
     bug("wal-damage-taken-for-tear", "damage", "any damage at the log's end is cut like a torn write"),
     bug("wal-file-not-synced", "enumerate", "a log file gets its name before it is durable"),
@@ -87,12 +96,17 @@ pub(crate) fn run(words: &[&str]) -> Result<ExitCode, String> {
 }
 
 fn passes(workspace: &Workspace, check: &str, bug: Option<&str>) -> Result<bool, String> {
+    let (folder, cfg) = match check {
+        SHUTTLE => ("faults-shuttle", "--cfg nearstone_faults --cfg nearstone_shuttle"),
+        _ => ("faults", "--cfg nearstone_faults"),
+    };
     let mut command = workspace.cargo(&["test", "-q", "-p", "nearstone-tests", "--test", check]);
-    command.arg("--target-dir").arg(workspace.target.join("faults"));
+    command.arg("--target-dir").arg(workspace.target.join(folder));
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    command.env("RUSTFLAGS", format!("{flags} --cfg nearstone_faults").trim());
+    command.env("RUSTFLAGS", format!("{flags} {cfg}").trim());
     // Enough for each bug to show, found by running the table; the checks stop at the first failure.
     command.env("NEARSTONE_HISTORIES", "400").env("NEARSTONE_CRASH_IMAGES", "6000");
+    command.env("NEARSTONE_SHUTTLE", "300");
     match bug {
         Some(name) => command.env("NEARSTONE_SEEDED_BUG", name),
         None => command.env_remove("NEARSTONE_SEEDED_BUG"),

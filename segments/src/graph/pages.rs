@@ -1,16 +1,17 @@
 //! Fixed-size pages found through directories whose sizes double: storage for the nodes and links of a growing graph.
 //! Nothing ever moves, so it is read without a lock; room is made in pages, so a small graph stays small.
 
-use nearstone_base::sync::{AtomicU32, OnceLock, Ordering};
+use nearstone_base::sync::{AtomicU32, CHECKED, OnceLock, Ordering};
 
 /// Rows per page.
-const PAGE_ROWS: usize = 256;
+const PAGE_ROWS: usize = if CHECKED { 4 } else { 256 };
 /// Pages in the first directory; directory `d` has `FIRST_PAGES << d`.
-const FIRST_PAGES: usize = 8;
-/// Enough directories for every `u32` ordinal.
-const DIRECTORIES: usize = 22;
+const FIRST_PAGES: usize = if CHECKED { 2 } else { 8 };
+/// Enough directories for every `u32` ordinal; for a few hundred under a checker.
+const DIRECTORIES: usize = if CHECKED { 5 } else { 22 };
 
-const _: () = assert!(((FIRST_PAGES << DIRECTORIES) - FIRST_PAGES) * PAGE_ROWS > u32::MAX as usize);
+const _: () =
+    assert!(CHECKED || ((FIRST_PAGES << DIRECTORIES) - FIRST_PAGES) * PAGE_ROWS > u32::MAX as usize);
 
 type Page<T> = OnceLock<Box<[T]>>;
 
@@ -24,7 +25,7 @@ pub(super) struct Pages<T> {
 
 impl<T: Default> Pages<T> {
     pub(super) fn new(width: usize) -> Pages<T> {
-        Pages { width, rows: AtomicU32::new(0), directories: [const { OnceLock::new() }; DIRECTORIES] }
+        Pages { width, rows: AtomicU32::new(0), directories: std::array::from_fn(|_| OnceLock::new()) }
     }
 
     /// Makes room for rows below `rows`. Any number of threads may.

@@ -8,7 +8,7 @@ use super::MutableSegment;
 use crate::append::AppendBuffer;
 use crate::graph::{Scorer, VectorSource, level_for};
 use crate::topk::Scratch;
-use nearstone_base::sync::{AtomicBool, AtomicU32, Ordering};
+use nearstone_base::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use nearstone_base::{Metric, Result};
 use nearstone_kernels::prefetch_read;
 use zerocopy::IntoBytes;
@@ -41,7 +41,7 @@ impl Progress {
 
     /// All rows below are linked.
     pub(super) fn floor(&self) -> u32 {
-        self.floor.load(Ordering::SeqCst)
+        self.floor.load(Ordering::Acquire)
     }
 
     /// Claims up to `rows_max` of the rows below `rows`.
@@ -55,12 +55,13 @@ impl Progress {
 
     /// Notes that a row is linked.
     fn finish(&self, row: u32) {
-        self.done.get(row).store(true, Ordering::SeqCst);
+        self.done.get(row).store(true, Ordering::Release);
         // Two threads that finish neighbouring rows must not both miss what the other stored, or the floor would stop
-        // for good: hence sequential consistency.
-        let mut floor = self.floor.load(Ordering::SeqCst);
-        while floor < self.done.len() && self.done.get(floor).load(Ordering::SeqCst) {
-            match self.floor.compare_exchange(floor, floor + 1, Ordering::SeqCst, Ordering::SeqCst) {
+        // for good. Fences have one order: whoever comes last sees the marks of all before it, and goes over them.
+        fence(Ordering::SeqCst);
+        let mut floor = self.floor.load(Ordering::Acquire);
+        while floor < self.done.len() && self.done.get(floor).load(Ordering::Acquire) {
+            match self.floor.compare_exchange(floor, floor + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => floor += 1,
                 Err(now) => floor = now,
             }

@@ -15,13 +15,14 @@ use crate::graph::{NO_LINK, Scorer, walk};
 use crate::segment::{Accept, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::random::SplitMix64;
+use nearstone_base::sync::CHECKED;
 use nearstone_base::{KeyRef, Result};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
 /// Rows shown to the condition to estimate its share.
-const SAMPLE: u32 = 64;
+const SAMPLE: u32 = if CHECKED { 2 } else { 64 };
 /// Rows measured at a time by a scan.
 const SCAN_ROWS: usize = 64;
 /// How many rows a scan passes over in the time of one distance.

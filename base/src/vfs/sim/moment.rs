@@ -4,9 +4,10 @@
 use super::contents::{Contents, SECTOR};
 use super::{Node, Pending, SimVfs, State, apply};
 use crate::checksum::hash128;
-use crate::sync::{Arc, Mutex};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The disk before one of its operations: what is durable, and what is on its way.
 #[derive(Clone)]
