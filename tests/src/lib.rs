@@ -1,7 +1,9 @@
-//! What the tests of the whole store share: a plain model to compare with, and histories to run.
+//! What the tests of the whole store share: a plain model to compare with, histories to run, and forged
+//! files.
 #![forbid(unsafe_code)]
 
 pub mod enumerate;
+pub mod forge;
 pub mod history;
 pub mod model;
 pub mod spelled;

@@ -1,0 +1,528 @@
+//! Forged segments. Number 0 has 150 rows under integer keys and some levels, number 2 has 40 under string keys.
+
+use crate::Fate::{Noticed, Refused, Right, Safe};
+use crate::{Case, case};
+use nearstone_tests::forge::segment::{Segment, footer, header, id};
+use nearstone_tests::forge::{Forger, put_u32, put_u64, schema_bytes};
+
+const ROWS: u32 = 150;
+const NONE: u32 = u32::MAX;
+
+fn top(segment: &Segment) -> u32 {
+    id::LINKS + segment.levels() - 1
+}
+
+/// Gives the segment of string keys, and its collection, another schema.
+fn schema(forger: &mut Forger, dimension: u32, metric: u8, keys: u8, m: u16, ef: u32) {
+    let bytes = schema_bytes(dimension, metric, keys, m, ef);
+    forger.segment(2, |s| s.blocks[header::SCHEMA..][..12].copy_from_slice(&bytes));
+    forger.catalog(|rows| rows.set_schema(2, &bytes));
+}
+
+fn float(s: &mut Segment, section: u32, at: usize, value: f32) {
+    s.set_u32(section, at, value.to_bits());
+}
+
+pub(crate) static CASES: &[Case] = &[
+    case(Right, "segment: nothing", |f| (0..3).for_each(|n| f.segment(n, |_| {}))),
+    // The header.
+    case(Refused, "segment header: magic", |f| f.segment(0, |s| s.blocks[0] = b'M')),
+    case(Refused, "segment header: checksum", |f| {
+        f.segment(0, |s| {
+            s.sign = false;
+            s.blocks[60] ^= 1;
+        });
+    }),
+    case(Refused, "segment header: version 0", |f| {
+        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, 0))
+    }),
+    case(Refused, "segment header: version 2", |f| {
+        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, 2))
+    }),
+    case(Refused, "segment header: version max", |f| {
+        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, NONE))
+    }),
+    case(Refused, "segment header: a feature to refuse", |f| {
+        f.segment(0, |s| s.blocks[header::REFUSE + 7] = 0x80)
+    }),
+    case(Refused, "segment header: another uuid", |f| f.segment(0, |s| s.blocks[32] ^= 1)),
+    case(Refused, "segment header: rows 0", |f| f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, 0))),
+    case(Refused, "segment header: rows 1", |f| f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, 1))),
+    case(Refused, "segment header: a row more", |f| {
+        f.segment(1, |s| put_u32(&mut s.blocks, header::ROWS, 71))
+    }),
+    case(Refused, "segment header: rows max - 1", |f| {
+        f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, NONE - 1))
+    }),
+    case(Refused, "segment header: rows max", |f| {
+        f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, NONE))
+    }),
+    case(Refused, "segment header: lowest lsn above highest", |f| {
+        f.segment(0, |s| put_u64(&mut s.blocks, header::LSN_MIN, 1 << 20));
+    }),
+    case(Refused, "segment header: lowest lsn max", |f| {
+        f.segment(0, |s| put_u64(&mut s.blocks, header::LSN_MIN, u64::MAX));
+    }),
+    case(Refused, "segment header: highest lsn max", |f| {
+        f.segment(0, |s| put_u64(&mut s.blocks, header::LSN_MAX, u64::MAX));
+    }),
+    case(Refused, "segment header: highest lsn above the store's", |f| {
+        f.segment(0, |s| put_u64(&mut s.blocks, header::LSN_MAX, 1 << 40));
+    }),
+    case(Right, "segment header: user bytes max", |f| {
+        (0..3).for_each(|n| f.segment(n, |s| put_u64(&mut s.blocks, header::USER_BYTES, u64::MAX)));
+    }),
+    case(Right, "segment header: created at the end of time", |f| {
+        (0..3).for_each(|n| f.segment(n, |s| put_u64(&mut s.blocks, header::CREATED, u64::MAX)));
+    }),
+    case(Refused, "segment schema: dimension 0", |f| schema(f, 0, 1, 1, 4, 16)),
+    case(Refused, "segment schema: dimension 1", |f| schema(f, 1, 1, 1, 4, 16)),
+    case(Refused, "segment schema: dimension 4096", |f| schema(f, 4096, 1, 1, 4, 16)),
+    case(Refused, "segment schema: dimension 65536", |f| schema(f, 65_536, 1, 1, 4, 16)),
+    case(Refused, "segment schema: dimension 65537", |f| schema(f, 65_537, 1, 1, 4, 16)),
+    case(Refused, "segment schema: dimension max", |f| schema(f, NONE, 1, 1, 4, 16)),
+    case(Refused, "segment schema: integer keys", |f| schema(f, 3, 1, 0, 4, 16)),
+    case(Refused, "segment schema: keys of no type", |f| schema(f, 3, 1, 2, 4, 16)),
+    case(Refused, "segment schema: no metric", |f| schema(f, 3, 200, 1, 4, 16)),
+    case(Refused, "segment schema: m 0", |f| schema(f, 3, 1, 1, 0, 16)),
+    case(Refused, "segment schema: m 5", |f| schema(f, 3, 1, 1, 5, 16)),
+    case(Refused, "segment schema: m 64", |f| schema(f, 3, 1, 1, 64, 64)),
+    case(Refused, "segment schema: m 65", |f| schema(f, 3, 1, 1, 65, 65)),
+    case(Refused, "segment schema: m max", |f| schema(f, 3, 1, 1, u16::MAX, NONE)),
+    case(Refused, "segment schema: beam 0", |f| schema(f, 3, 1, 1, 4, 0)),
+    case(Refused, "segment schema: beam max", |f| schema(f, 3, 1, 1, 4, NONE)),
+    case(Safe, "segment schema: beam 10000", |f| schema(f, 3, 1, 1, 4, 10_000)),
+    case(Safe, "segment schema: another metric", |f| schema(f, 3, 2, 1, 4, 16)),
+    // The footer.
+    case(Refused, "segment footer: magic", |f| f.segment(0, |s| s.footer = |b| b[0] ^= 1)),
+    case(Refused, "segment footer: version", |f| {
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::VERSION, 9))
+    }),
+    case(Refused, "segment footer: another uuid", |f| f.segment(0, |s| s.footer = |b| b[16] ^= 1)),
+    case(Refused, "segment footer: sections 0", |f| {
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::SECTIONS, 0))
+    }),
+    case(Refused, "segment footer: sections max", |f| {
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::SECTIONS, NONE));
+    }),
+    case(Refused, "segment footer: 1025 sections", |f| {
+        f.segment(0, |s| {
+            let last = *s.sections.last().unwrap();
+            for n in 0..1025 - s.sections.len() as u32 {
+                s.sections.push(nearstone_segments::sealed::format::Section {
+                    id: 5000 + n,
+                    offset: (last.offset + last.len).next_multiple_of(64),
+                    len: 0,
+                    count: 0,
+                    stride: 0,
+                });
+            }
+        });
+    }),
+    case(Right, "segment footer: unknown empty sections", |f| {
+        f.segment(0, |s| {
+            let last = *s.sections.last().unwrap();
+            for n in 0..100 {
+                s.sections.push(nearstone_segments::sealed::format::Section {
+                    id: 5000 + n,
+                    offset: (last.offset + last.len).next_multiple_of(64),
+                    len: 0,
+                    count: u64::MAX,
+                    stride: 0,
+                });
+            }
+        });
+    }),
+    case(Refused, "segment footer: blocks 0", |f| {
+        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, 0))
+    }),
+    case(Refused, "segment footer: a block less", |f| {
+        f.segment(0, |s| s.footer = |b| b[footer::BLOCKS] -= 1)
+    }),
+    case(Refused, "segment footer: a block more", |f| {
+        f.segment(0, |s| s.footer = |b| b[footer::BLOCKS] += 1)
+    }),
+    case(Refused, "segment footer: blocks 2^52", |f| {
+        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, 1 << 52))
+    }),
+    case(Refused, "segment footer: blocks max", |f| {
+        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, u64::MAX))
+    }),
+    case(Refused, "segment footer: pages 0", |f| {
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::PAGES, 0))
+    }),
+    case(Refused, "segment footer: pages max", |f| {
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::PAGES, NONE))
+    }),
+    case(Refused, "segment footer: no page checksums", |f| f.segment(0, |s| s.pages = Vec::clear)),
+    case(Refused, "segment footer: a page checksum more", |f| {
+        f.segment(0, |s| s.pages = |pages| pages.push(7))
+    }),
+    case(Refused, "segment footer: a wrong page checksum", |f| {
+        f.segment(0, |s| s.pages = |pages| pages[0] ^= 1)
+    }),
+    case(Refused, "segment footer: bytes behind it", |f| f.segment(0, |s| s.tail = vec![0; 64])),
+    case(Refused, "segment footer: a block behind it", |f| f.segment(0, |s| s.tail = vec![0; 4096])),
+    // The section table.
+    case(Refused, "segment sections: none", |f| f.segment(0, |s| s.sections.clear())),
+    case(Refused, "segment sections: no keys", |f| f.segment(0, |s| s.remove(id::KEYS))),
+    case(Refused, "segment sections: no key offsets", |f| f.segment(2, |s| s.remove(id::KEY_OFFSETS))),
+    case(Refused, "segment sections: no index", |f| f.segment(0, |s| s.remove(id::KEY_INDEX))),
+    case(Refused, "segment sections: no order", |f| f.segment(0, |s| s.remove(id::KEY_ORDER))),
+    case(Refused, "segment sections: no versions", |f| f.segment(0, |s| s.remove(id::VERSIONS))),
+    case(Refused, "segment sections: no payload offsets", |f| {
+        f.segment(0, |s| s.remove(id::PAYLOAD_OFFSETS))
+    }),
+    case(Refused, "segment sections: no payloads", |f| f.segment(0, |s| s.remove(id::PAYLOADS))),
+    case(Refused, "segment sections: no parameters", |f| f.segment(0, |s| s.remove(id::CODE_PARAMS))),
+    case(Refused, "segment sections: no codes", |f| f.segment(0, |s| s.remove(id::CODES))),
+    case(Refused, "segment sections: no vectors", |f| f.segment(0, |s| s.remove(id::VECTORS))),
+    case(Refused, "segment sections: no filter", |f| f.segment(0, |s| s.remove(id::KEY_FILTER))),
+    case(Refused, "segment sections: no links", |f| f.segment(0, |s| s.remove(id::LINKS))),
+    case(Right, "segment sections: no statistics", |f| f.segment(0, |s| s.remove(id::STATISTICS))),
+    case(Safe, "segment sections: no level 1", |f| f.segment(0, |s| s.remove(id::LINKS + 1))),
+    case(Refused, "segment sections: one twice", |f| {
+        f.segment(0, |s| {
+            let mut again = *s.entry(id::STATISTICS);
+            again.len = 0;
+            again.count = 0;
+            again.offset = (s.entry(id::STATISTICS).offset + 64).next_multiple_of(64);
+            let at = s.sections.iter().position(|section| section.id == id::STATISTICS).unwrap();
+            s.sections.insert(at + 1, again);
+        });
+    }),
+    case(Refused, "segment sections: not in order", |f| f.segment(0, |s| s.sections.swap(2, 3))),
+    case(Refused, "segment sections: in reverse", |f| f.segment(0, |s| s.sections.reverse())),
+    case(Refused, "segment sections: overlapping", |f| {
+        f.segment(0, |s| {
+            let offset = s.entry(id::CODES).offset;
+            s.entry(id::VECTORS).offset = offset;
+        });
+    }),
+    case(Refused, "segment sections: over the header", |f| f.segment(0, |s| s.entry(id::KEYS).offset = 0)),
+    case(Refused, "segment sections: misaligned by 1", |f| {
+        f.segment(0, |s| s.entry(id::VECTORS).offset += 1)
+    }),
+    case(Refused, "segment sections: misaligned by 32", |f| {
+        f.segment(0, |s| s.entry(id::STATISTICS).offset += 32)
+    }),
+    case(Refused, "segment sections: beyond the blocks", |f| {
+        f.segment(0, |s| s.sections.last_mut().unwrap().offset += 4096)
+    }),
+    case(Refused, "segment sections: offset max", |f| {
+        f.segment(0, |s| s.sections.last_mut().unwrap().offset = u64::MAX)
+    }),
+    case(Refused, "segment sections: offset and length wrap", |f| {
+        f.segment(0, |s| {
+            let last = s.sections.last_mut().unwrap();
+            last.offset = u64::MAX - 63;
+            last.len = 128;
+            last.stride = 64;
+            last.count = 2;
+        });
+    }),
+    case(Refused, "segment sections: length max", |f| f.segment(0, |s| s.entry(id::VECTORS).len = u64::MAX)),
+    case(Refused, "segment sections: count and stride wrap", |f| {
+        f.segment(0, |s| {
+            s.entry(id::VECTORS).count = 1 << 62;
+            s.entry(id::VECTORS).stride = 4;
+            s.entry(id::VECTORS).len = 0;
+        });
+    }),
+    case(Refused, "segment sections: count max", |f| {
+        f.segment(0, |s| s.entry(id::VERSIONS).count = u64::MAX)
+    }),
+    case(Refused, "segment sections: stride 0", |f| f.segment(0, |s| s.entry(id::CODES).stride = 0)),
+    case(Refused, "segment sections: codes of no bytes", |f| {
+        f.segment(0, |s| {
+            s.entry(id::CODES).stride = 0;
+            s.entry(id::CODES).len = 0;
+        });
+    }),
+    case(Refused, "segment sections: codes of another stride", |f| {
+        f.segment(0, |s| {
+            s.entry(id::CODES).stride = 32;
+            s.entry(id::CODES).len /= 2;
+        });
+    }),
+    case(Refused, "segment sections: a row too few", |f| {
+        f.segment(0, |s| {
+            s.entry(id::VERSIONS).count -= 1;
+            s.entry(id::VERSIONS).len -= 8;
+        });
+    }),
+    case(Refused, "segment sections: an offset too few", |f| {
+        f.segment(0, |s| {
+            s.entry(id::PAYLOAD_OFFSETS).count -= 1;
+            s.entry(id::PAYLOAD_OFFSETS).len -= 8;
+        });
+    }),
+    case(Refused, "segment sections: an index of 0 places", |f| {
+        f.segment(0, |s| {
+            s.entry(id::KEY_INDEX).count = 0;
+            s.entry(id::KEY_INDEX).len = 0;
+        });
+    }),
+    case(Refused, "segment sections: an index of 255 places", |f| {
+        f.segment(0, |s| {
+            s.entry(id::KEY_INDEX).count = 255;
+            s.entry(id::KEY_INDEX).len = 255 * 4;
+        });
+    }),
+    case(Refused, "segment sections: an index of fewer places than rows", |f| {
+        f.segment(0, |s| {
+            s.entry(id::KEY_INDEX).count = 128;
+            s.entry(id::KEY_INDEX).len = 128 * 4;
+        });
+    }),
+    case(Refused, "segment sections: a filter of 0 blocks", |f| {
+        f.segment(0, |s| {
+            s.entry(id::KEY_FILTER).count = 0;
+            s.entry(id::KEY_FILTER).len = 0;
+        });
+    }),
+    case(Noticed, "segment sections: a filter of 1 block", |f| {
+        f.segment(0, |s| {
+            s.entry(id::KEY_FILTER).count = 1;
+            s.entry(id::KEY_FILTER).len = 32;
+        });
+    }),
+    case(Refused, "segment levels: fewer rows on the ground", |f| {
+        f.segment(0, |s| {
+            s.entry(id::LINKS).count -= 1;
+            s.entry(id::LINKS).len -= 32;
+        });
+    }),
+    case(Refused, "segment levels: more rows above than below", |f| {
+        f.segment(0, |s| {
+            let ground = *s.entry(id::LINKS);
+            let top = top(s);
+            *s.entry(top) = nearstone_segments::sealed::format::Section {
+                id: top,
+                offset: s.entry(top).offset,
+                count: 0,
+                len: 0,
+                stride: 16,
+            };
+            s.entry(id::LINKS + 1).count = ground.count + 1;
+            s.entry(id::LINKS + 1).len = (ground.count + 1) * 16;
+        });
+    }),
+    case(Refused, "segment levels: one without rows", |f| {
+        f.segment(0, |s| {
+            let top = top(s);
+            s.entry(top).count = 0;
+            s.entry(top).len = 0;
+        });
+    }),
+    case(Refused, "segment levels: a degree above m", |f| {
+        f.segment(0, |s| {
+            s.entry(id::LINKS).stride = 64;
+            s.entry(id::LINKS).count /= 2;
+        });
+    }),
+    case(Safe, "segment levels: a gap", |f| {
+        f.segment(0, |s| {
+            let top = top(s);
+            s.entry(top).id = id::LINKS + 15;
+        });
+    }),
+    case(Safe, "segment levels: level 16", |f| {
+        f.segment(0, |s| {
+            let top = top(s);
+            s.entry(top).id = id::LINKS + 16;
+        });
+    }),
+    case(Safe, "segment levels: level max", |f| {
+        f.segment(0, |s| {
+            let top = top(s);
+            s.entry(top).id = NONE;
+        });
+    }),
+    // Links.
+    case(Noticed, "segment links: the first, to the first row that is not there", |f| {
+        f.segment(0, |s| s.set_u32(id::LINKS, 0, ROWS))
+    }),
+    case(Noticed, "segment links: the first, to max - 1", |f| {
+        f.segment(0, |s| s.set_u32(id::LINKS, 0, NONE - 1))
+    }),
+    case(Noticed, "segment links: the first, to 2^31", |f| {
+        f.segment(0, |s| s.set_u32(id::LINKS, 0, 1 << 31))
+    }),
+    case(Noticed, "segment links: the last row's", |f| {
+        f.segment(0, |s| s.set_u32(id::LINKS, (ROWS as usize - 1) * 8, ROWS))
+    }),
+    case(Noticed, "segment links: all of them", |f| f.segment(0, |s| s.section(id::LINKS).fill(0xfe))),
+    case(Noticed, "segment links: to itself", |f| f.segment(0, |s| s.set_u32(id::LINKS, 0, 0))),
+    case(Noticed, "segment links: one twice", |f| {
+        f.segment(0, |s| {
+            s.set_u32(id::LINKS, 0, 5);
+            s.set_u32(id::LINKS, 1, 5);
+        });
+    }),
+    case(Noticed, "segment links: behind a free place", |f| {
+        f.segment(0, |s| {
+            s.set_u32(id::LINKS, 0, NONE);
+            s.set_u32(id::LINKS, 1, 5);
+        });
+    }),
+    case(Safe, "segment links: none at all", |f| f.segment(0, |s| s.section(id::LINKS).fill(0xff))),
+    case(Noticed, "segment links: level 1, to a row of the ground", |f| {
+        f.segment(0, |s| s.set_u32(id::LINKS + 1, 0, ROWS - 1))
+    }),
+    case(Noticed, "segment links: level 1, to a row that is not there", |f| {
+        f.segment(0, |s| s.set_u32(id::LINKS + 1, 0, ROWS))
+    }),
+    case(Noticed, "segment links: the top, to max - 1", |f| {
+        f.segment(0, |s| {
+            let top = top(s);
+            s.set_u32(top, 0, NONE - 1);
+        });
+    }),
+    case(Noticed, "segment links: the entry's on every level", |f| {
+        f.segment(0, |s| (0..s.levels()).for_each(|level| s.set_u32(id::LINKS + level, 0, NONE - 7)));
+    }),
+    // Keys.
+    case(Noticed, "segment keys: one changed", |f| f.segment(0, |s| s.set_u64(id::KEYS, 3, u64::MAX))),
+    case(Noticed, "segment keys: one twice", |f| {
+        f.segment(0, |s| {
+            let first = s.section(id::KEYS)[..8].to_vec();
+            s.section(id::KEYS)[8..16].copy_from_slice(&first);
+        });
+    }),
+    case(Noticed, "segment keys: all the same", |f| f.segment(0, |s| s.section(id::KEYS).fill(7))),
+    case(Noticed, "segment keys: not UTF-8", |f| f.segment(2, |s| s.section(id::KEYS)[0] = 0xff)),
+    case(Noticed, "segment keys: order not sorted", |f| {
+        f.segment(0, |s| {
+            let (a, b) = s.section(id::KEY_ORDER).split_at_mut(4);
+            a.swap_with_slice(&mut b[..4]);
+        });
+    }),
+    case(Noticed, "segment keys: order with one row only", |f| {
+        f.segment(0, |s| s.section(id::KEY_ORDER).fill(0))
+    }),
+    case(Noticed, "segment keys: order with a row that is not there", |f| {
+        f.segment(0, |s| s.set_u32(id::KEY_ORDER, 9, ROWS))
+    }),
+    case(Noticed, "segment keys: order with row max", |f| {
+        f.segment(0, |s| s.set_u32(id::KEY_ORDER, 149, NONE))
+    }),
+    case(Noticed, "segment keys: index empty", |f| f.segment(0, |s| s.section(id::KEY_INDEX).fill(0xff))),
+    case(Noticed, "segment keys: index without a free place", |f| {
+        f.segment(0, |s| s.section(id::KEY_INDEX).fill(0))
+    }),
+    case(Noticed, "segment keys: index with rows that are not there", |f| {
+        f.segment(0, |s| s.section(id::KEY_INDEX).fill(0xfe))
+    }),
+    case(Noticed, "segment keys: index, the first row that is not there", |f| {
+        f.segment(2, |s| {
+            s.section(id::KEY_INDEX).chunks_exact_mut(4).for_each(|place| put_u32(place, 0, 40))
+        });
+    }),
+    case(Noticed, "segment keys: filter empty", |f| f.segment(0, |s| s.section(id::KEY_FILTER).fill(0))),
+    case(Right, "segment keys: filter full", |f| f.segment(0, |s| s.section(id::KEY_FILTER).fill(0xff))),
+    case(Noticed, "segment keys: an offset decreases", |f| {
+        f.segment(2, |s| s.set_u64(id::KEY_OFFSETS, 5, 0))
+    }),
+    case(Noticed, "segment keys: an empty key", |f| {
+        f.segment(2, |s| {
+            let next = nearstone_tests::forge::get_u64(s.section(id::KEY_OFFSETS), 8 * 6);
+            s.set_u64(id::KEY_OFFSETS, 5, next);
+        });
+    }),
+    case(Noticed, "segment keys: an offset past the end", |f| {
+        f.segment(2, |s| s.set_u64(id::KEY_OFFSETS, 40, 1 << 30))
+    }),
+    case(Noticed, "segment keys: an offset max", |f| {
+        f.segment(2, |s| s.set_u64(id::KEY_OFFSETS, 20, u64::MAX))
+    }),
+    case(Noticed, "segment keys: the first offset not 0", |f| {
+        f.segment(2, |s| s.set_u64(id::KEY_OFFSETS, 0, 1))
+    }),
+    case(Noticed, "segment keys: all offsets max", |f| {
+        f.segment(2, |s| s.section(id::KEY_OFFSETS).fill(0xff))
+    }),
+    // Payloads and versions.
+    case(Noticed, "segment payloads: an offset decreases", |f| {
+        f.segment(0, |s| s.set_u64(id::PAYLOAD_OFFSETS, 70, 0))
+    }),
+    case(Noticed, "segment payloads: an offset past the end", |f| {
+        f.segment(0, |s| s.set_u64(id::PAYLOAD_OFFSETS, 150, 1 << 40))
+    }),
+    case(Noticed, "segment payloads: an offset max", |f| {
+        f.segment(0, |s| s.set_u64(id::PAYLOAD_OFFSETS, 9, u64::MAX))
+    }),
+    case(Noticed, "segment payloads: the first offset not 0", |f| {
+        f.segment(0, |s| s.set_u64(id::PAYLOAD_OFFSETS, 0, 2))
+    }),
+    case(Noticed, "segment payloads: all offsets max", |f| {
+        f.segment(0, |s| s.section(id::PAYLOAD_OFFSETS).fill(0xff))
+    }),
+    case(Safe, "segment payloads: no JSON", |f| f.segment(0, |s| s.section(id::PAYLOADS).fill(b'}'))),
+    case(Safe, "segment payloads: not UTF-8", |f| f.segment(0, |s| s.section(id::PAYLOADS).fill(0xff))),
+    case(Safe, "segment payloads: brackets that never close", |f| {
+        f.segment(0, |s| s.section(id::PAYLOADS).fill(b'['))
+    }),
+    case(Noticed, "segment versions: one max", |f| f.segment(0, |s| s.set_u64(id::VERSIONS, 0, u64::MAX))),
+    case(Noticed, "segment versions: all 0", |f| f.segment(0, |s| s.section(id::VERSIONS).fill(0))),
+    // Codes and vectors.
+    case(Refused, "segment codes: a mean of NaN", |f| {
+        f.segment(0, |s| float(s, id::CODE_PARAMS, 0, f32::NAN))
+    }),
+    case(Refused, "segment codes: a mean of infinity", |f| {
+        f.segment(0, |s| float(s, id::CODE_PARAMS, 5, f32::INFINITY))
+    }),
+    case(Refused, "segment codes: a mean of another length", |f| {
+        f.segment(0, |s| {
+            s.entry(id::CODE_PARAMS).len -= 4;
+            s.entry(id::CODE_PARAMS).count -= 4;
+        });
+    }),
+    case(Safe, "segment codes: a mean of the largest number", |f| {
+        f.segment(0, |s| float(s, id::CODE_PARAMS, 0, f32::MAX))
+    }),
+    case(Safe, "segment codes: a mean of 0", |f| f.segment(0, |s| s.section(id::CODE_PARAMS).fill(0))),
+    case(Safe, "segment codes: all 0", |f| f.segment(0, |s| s.section(id::CODES).fill(0))),
+    case(Safe, "segment codes: all NaN", |f| f.segment(0, |s| s.section(id::CODES).fill(0xff))),
+    case(Safe, "segment codes: infinite steps", |f| {
+        f.segment(0, |s| {
+            s.section(id::CODES).chunks_exact_mut(4).for_each(|x| put_u32(x, 0, f32::INFINITY.to_bits()))
+        });
+    }),
+    case(Noticed, "segment vectors: one NaN", |f| f.segment(0, |s| float(s, id::VECTORS, 0, f32::NAN))),
+    case(Noticed, "segment vectors: all NaN", |f| f.segment(0, |s| s.section(id::VECTORS).fill(0xff))),
+    case(Noticed, "segment vectors: infinite", |f| {
+        f.segment(0, |s| {
+            s.section(id::VECTORS).chunks_exact_mut(4).for_each(|x| put_u32(x, 0, f32::INFINITY.to_bits()))
+        });
+    }),
+    case(Safe, "segment vectors: the largest numbers", |f| {
+        f.segment(0, |s| {
+            s.section(id::VECTORS).chunks_exact_mut(4).for_each(|x| put_u32(x, 0, f32::MAX.to_bits()))
+        });
+    }),
+    case(Noticed, "segment vectors: zero under cosine", |f| f.segment(2, |s| s.section(id::VECTORS).fill(0))),
+    case(Right, "segment statistics: max", |f| f.segment(0, |s| s.section(id::STATISTICS).fill(0xff))),
+    // Files.
+    case(Refused, "segment file: empty", |f| {
+        let path = f.paths("segments")[0].clone();
+        f.bytes(path, Vec::clear);
+    }),
+    case(Refused, "segment file: only its header", |f| {
+        let path = f.paths("segments")[0].clone();
+        f.bytes(path, |bytes| bytes.truncate(4096));
+    }),
+    case(Refused, "segment file: missing", |f| {
+        let path = f.paths("segments")[0].clone();
+        f.files.remove(&path);
+    }),
+    case(Refused, "segment file: another segment's", |f| {
+        let paths = f.paths("segments");
+        let other = f.files[&paths[1]].clone();
+        f.bytes(&paths[0], |bytes| *bytes = other);
+    }),
+    case(Right, "segment file: one more under the highest number", |f| {
+        let bytes = f.files[&f.paths("segments")[0]].clone();
+        f.files.insert("segments/ffffffffffffffff.seg".into(), bytes);
+    }),
+];
