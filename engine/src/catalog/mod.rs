@@ -29,7 +29,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use state::{CatalogState, CollectionRow, SegmentRow};
+pub(crate) use state::{CatalogState, CollectionRow, SegmentRow, check_name};
 
 use backend::FileBackend;
 use nearstone_base::sync::Arc;

@@ -41,8 +41,8 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// A closed store with two collections: `rows` (integer keys, two segments with several levels, deaths in them, rows
-    /// only in the log) and `names` (string keys, one segment). And what it holds.
+    /// A closed store with two collections: `rows` (integer keys, the first and the last of three segments, with several
+    /// levels and deaths in them, rows only in the log) and `names` (string keys, one segment). And what it holds.
     pub fn new() -> (Forger, Contents) {
         let disk = MemoryVfs::new();
         let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
@@ -124,7 +124,8 @@ impl Forger {
         let path = self.paths("wal").pop().expect("the store has a log");
         let before = log::Log::open(&self.files[&path]);
         let mut log = log::Log { records: Vec::new(), ..before.clone() };
-        let next = before.records.iter().map(|record| record.lsn).max().unwrap_or(0) + 1;
+        let first = get_u64(&before.header, log::header::FIRST_LSN);
+        let next = before.records.iter().map(|record| record.lsn + 1).max().unwrap_or(first);
         let before_id = get_u64(&before.header, log::header::FILE_ID);
         for (at, value) in [
             (log::header::FILE_ID, id),
