@@ -52,10 +52,7 @@ impl Pages {
 
     /// The offsets of pages that hold a node of a tree of this kind: 1 for leaves, 2 for branches.
     pub fn nodes(&self, kind: u8) -> Vec<usize> {
-        let pages = (PAGE..self.bytes.len()).step_by(PAGE);
-        pages
-            .filter(|&at| self.bytes[at] == kind && self.bytes[at + 1] == 0 && self.bytes[at + 2] != 0)
-            .collect()
+        (PAGE..self.bytes.len()).step_by(PAGE).filter(|&at| self.bytes[at] == kind).collect()
     }
 
     /// Where redb's commit slot in use begins.

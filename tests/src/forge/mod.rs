@@ -9,11 +9,15 @@
 //! So nothing but structural validation stands between such a file and its reader. The layouts are told in the files
 //! that read them; what is repeated here is what a forger would repeat.
 
+pub mod ask;
 pub mod catalog;
+pub mod edits;
 pub mod log;
 pub mod segment;
 
 use crate::forge::catalog::{Pages, Rows, Table};
+use nearstone::clock::ManualClock;
+use nearstone::random::SeededRandom;
 use nearstone::vfs::{MemoryVfs, OpenMode, Vfs};
 use nearstone::{Background, KeyType, Metric, Schema, Store, Uuid};
 use nearstone_base::checksum::crc32;
@@ -42,11 +46,23 @@ pub struct Forger {
 
 impl Forger {
     /// A closed store with two collections: `rows` (integer keys, the first and the last of three segments, with several
-    /// levels and deaths in them, rows only in the log) and `names` (string keys, one segment). And what it holds.
+    /// levels and deaths in them, rows only in the log) and `names` (string keys, one segment). And what it holds. Both
+    /// are the same every time.
     pub fn new() -> (Forger, Contents) {
+        Forger::of(fill)
+    }
+
+    /// A closed store that `fill` fills.
+    pub fn of<T>(fill: impl FnOnce(&Store) -> T) -> (Forger, T) {
         let disk = MemoryVfs::new();
         let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
-        let store = Store::builder().vfs(vfs).background(Background::Manual).open(FOLDER).unwrap();
+        let store = Store::builder()
+            .vfs(vfs)
+            .background(Background::Manual)
+            .clock(Arc::new(ManualClock::default()))
+            .random(Arc::new(SeededRandom::new(1)))
+            .open(FOLDER)
+            .unwrap();
         let contents = fill(&store);
         let uuid = store.uuid();
         store.close().unwrap();

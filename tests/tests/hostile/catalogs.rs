@@ -2,6 +2,7 @@
 
 use crate::Fate::{Refused, Right, Safe};
 use crate::{Case, case};
+use nearstone_base::checksum::hash128;
 use nearstone_tests::forge::catalog::{PAGE, Table, meta};
 use nearstone_tests::forge::segment::SCHEMA_IN_CATALOG;
 use nearstone_tests::forge::{Forger, put_u32, put_u64, schema_bytes};
@@ -79,6 +80,35 @@ fn root(forger: &mut Forger, root: usize, page: u64) {
         let slot = pages.slot();
         put_u64(&mut pages.bytes, slot + root, page);
         pages.sign_slot(slot);
+    });
+}
+
+/// Puts branches above the root of tables, as many as `levels`, each with two children that are both the one below, with
+/// checksums that fit: `2^levels` ways lead to the old root.
+fn double(forger: &mut Forger, levels: u32) {
+    forger.pages(|pages| {
+        let slot = pages.slot();
+        let mut child = pages.bytes[slot + USER_ROOT..][..24].to_vec();
+        for _ in 0..levels {
+            let number = (pages.bytes.len() / PAGE - 1) as u64;
+            let (page, sum) = child.split_at(8);
+            let end = (8 + 2 * 24 + 4 + 1u32).to_le_bytes();
+            let mut node = [&[2, 0, 1, 0, 0, 0, 0, 0], sum, sum, page, page, &end, b"m"].concat();
+            child = [&number.to_le_bytes()[..], &hash128(&node).to_le_bytes()].concat();
+            node.resize(PAGE, 0);
+            pages.bytes.extend(node);
+        }
+        pages.bytes[slot + USER_ROOT..][..24].copy_from_slice(&child);
+        pages.sign_slot(slot);
+    });
+}
+
+/// Puts a number into every leaf of redb's trees.
+fn nodes(forger: &mut Forger, at: usize, value: u32) {
+    forger.pages(|pages| {
+        for node in pages.nodes(1) {
+            put_u32(&mut pages.bytes, node + at, value);
+        }
     });
 }
 
@@ -341,7 +371,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog file: pages of ones", |f| f.pages(|pages| pages.bytes[PAGE..].fill(0xff))),
     case(Refused, "catalog file: redb's magic", |f| f.pages(|pages| pages.bytes[0] = 0)),
     case(Safe, "catalog file: not shut down", |f| f.pages(|pages| pages.bytes[9] |= 2)),
-    case(Safe, "catalog file: not committed in two phases", |f| f.pages(|pages| pages.bytes[9] &= !4)),
+    case(Refused, "catalog file: not committed in two phases", |f| f.pages(|pages| pages.bytes[9] &= !4)),
     case(Safe, "catalog file: the other commit slot", |f| f.pages(|pages| pages.bytes[9] ^= 1)),
     case(Refused, "catalog file: page size 512", |f| f.pages(|pages| put_u32(&mut pages.bytes, 12, 512))),
     case(Refused, "catalog file: page size max", |f| {
@@ -410,6 +440,25 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog tree: system root of order 16", |f| root(f, SYSTEM_ROOT, page(16, 0, 0))),
     case(Refused, "catalog tree: system root of order 20", |f| root(f, SYSTEM_ROOT, page(20, 0, 0))),
     case(Refused, "catalog tree: system root max", |f| root(f, SYSTEM_ROOT, u64::MAX)),
+    case(Refused, "catalog tree: two ways to the root", |f| double(f, 1)),
+    case(Refused, "catalog tree: a billion ways to the root", |f| double(f, 30)),
+    case(Refused, "catalog tree: ways without an end to the root", |f| double(f, 120)),
+    case(Refused, "catalog tree: more levels than redb takes", |f| double(f, 200)),
+    case(Refused, "catalog tree: a branch that is its own child", |f| {
+        double(f, 1);
+        f.pages(|pages| {
+            let number = pages.bytes.len() / PAGE - 2;
+            let at = (number + 1) * PAGE + 8 + 32;
+            put_u64(&mut pages.bytes, at, number as u64);
+        });
+    }),
+    case(Refused, "catalog tree: leaves of 65535 entries", |f| nodes(f, 0, 0xffff_0001)),
+    case(Refused, "catalog tree: leaves of no entries", |f| nodes(f, 0, 1)),
+    case(Refused, "catalog tree: leaves that are branches", |f| nodes(f, 0, 0x0001_0002)),
+    case(Refused, "catalog tree: leaves of no kind", |f| nodes(f, 0, 0x0001_0007)),
+    case(Refused, "catalog tree: entries that end at 0", |f| nodes(f, 4, 0)),
+    case(Refused, "catalog tree: entries that end at max", |f| nodes(f, 4, u32::MAX)),
+    case(Refused, "catalog tree: values that end at max", |f| nodes(f, 8, u32::MAX)),
     case(Refused, "catalog tree: one root for both", |f| {
         f.pages(|pages| {
             let slot = pages.slot();

@@ -1,27 +1,13 @@
-//! What is asked of a forged store, and what it may answer.
+//! What a forged store may answer.
 
 use crate::Fate;
-use nearstone::vfs::{MemoryVfs, Residency, Vfs};
-use nearstone::{Background, Collection, Error, ErrorKind, Key, KeyType, Metric, Result, Store};
+use nearstone::vfs::{Residency, Vfs};
+use nearstone::{Error, Result, Store};
+use nearstone_tests::forge::ask::{Answers, ask, is_typed, write, writer};
 use nearstone_tests::forge::{Contents, FOLDER, Forger, write_folder};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Everything that was asked of one opened store.
-#[derive(Default)]
-struct Answers {
-    contents: Contents,
-    verified: bool,
-    errors: Vec<Error>,
-}
-
-impl Answers {
-    fn take<T>(&mut self, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.errors.push(error)).ok()
-    }
-}
 
 /// Opens the store in every way and compares with its fate.
 pub(crate) fn judge(forged: &Forger, expected: &Contents, fate: Fate) -> std::result::Result<(), String> {
@@ -95,100 +81,9 @@ fn compare(
     }
 }
 
-/// A forged store can be refused for what it is, and for nothing else.
 fn typed(how: &str, error: &Error) -> std::result::Result<(), String> {
-    let kinds = [ErrorKind::Corruption, ErrorKind::NotAStore, ErrorKind::UnsupportedVersion];
-    if kinds.contains(&error.kind()) {
-        Ok(())
-    } else {
-        Err(format!("{how}: an error of kind {:?}: {error}", error.kind()))
+    if is_typed(error) {
+        return Ok(());
     }
-}
-
-fn writer(disk: &MemoryVfs) -> nearstone::StoreBuilder {
-    Store::builder()
-        .vfs(Arc::new(disk.clone()))
-        .background(Background::Manual)
-        .create(false)
-        .write_stall(Duration::from_secs(1))
-}
-
-/// Everything that can be read.
-fn ask(store: &Store) -> Answers {
-    let mut answers = Answers::default();
-    answers.verified = {
-        let verified = store.verify();
-        answers.take(verified).is_some()
-    };
-    let stats = store.stats();
-    answers.take(stats);
-    for name in store.collections().unwrap_or_default() {
-        let Ok(collection) = store.collection(&name) else { continue };
-        ask_collection(&name, &collection, &mut answers);
-    }
-    answers
-}
-
-fn ask_collection(name: &str, collection: &Collection, answers: &mut Answers) {
-    let len = collection.len();
-    answers.take(len);
-    let listed = collection.keys();
-    let mut keys: Vec<Key> = Vec::new();
-    for key in answers.take(listed).into_iter().flatten() {
-        keys.extend(answers.take(key));
-    }
-    let known = (0..310u64).map(|n| match collection.schema().key_type() {
-        KeyType::U64 => Key::from(n),
-        KeyType::Str => Key::from(format!("name {n:02}").as_str()),
-    });
-    for key in keys.iter().cloned().chain(known) {
-        let row = collection.get(&key);
-        let Some(row) = answers.take(row).flatten() else { continue };
-        let row_contents = (row.vector().to_vec(), row.payload_json().to_owned());
-        answers.contents.insert((name.to_owned(), key.as_ref().to_string()), row_contents);
-    }
-    let dimension = collection.schema().dimension();
-    let query = vec![if collection.schema().metric() == Metric::Cosine { 0.5 } else { 20.0 }; dimension];
-    for (limit, ef, exact) in [(1, 1, false), (3, 16, false), (1000, 64, false), (10, 5000, true)] {
-        let hits =
-            collection.search(&query).limit(limit).ef(ef).exact(exact).with_payload().with_vector().run();
-        answers.take(hits);
-    }
-    let hits = collection.search(&query).limit(5).filter(&|key| key.byte_len() % 2 == 0).run();
-    answers.take(hits);
-}
-
-/// Everything that can be written; the store may say at any point that it is damaged.
-fn write(store: &Store, disk: &MemoryVfs, answers: &mut Answers) {
-    let backup = store.backup("/backup");
-    answers.take(backup);
-    for name in store.collections().unwrap_or_default() {
-        let Ok(collection) = store.collection(&name) else { continue };
-        let vector = vec![0.5; collection.schema().dimension()];
-        for n in [7u64, 60, 500] {
-            let key = match collection.schema().key_type() {
-                KeyType::U64 => Key::from(n),
-                KeyType::Str => Key::from(format!("name {n:02}").as_str()),
-            };
-            let written = collection.upsert(key.clone(), &vector, ());
-            answers.take(written);
-            let gone = collection.delete(key);
-            answers.take(gone);
-        }
-    }
-    let made = store.collection_or_create("one more", nearstone::Schema::new(2, Metric::L2));
-    if let Some(made) = answers.take(made) {
-        let written = made.upsert(1u64, &[1.0, 2.0], ());
-        answers.take(written);
-    }
-    for done in [store.flush(), store.compact(), store.persist().map(|_| ()), store.close()] {
-        answers.take(done);
-    }
-    let again = writer(disk).open(FOLDER);
-    if let Some(again) = answers.take(again) {
-        let mut later = ask(&again);
-        answers.errors.append(&mut later.errors);
-        let closed = again.close();
-        answers.take(closed);
-    }
+    Err(format!("{how}: an error of kind {:?}: {error}", error.kind()))
 }
