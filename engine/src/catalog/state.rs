@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bytes of a collection's name, at most.
 const NAME_BYTES_MAX: usize = 255;
 
-/// The highest generation and the highest next segment id: far above what any store reaches, and far enough below the end
-/// of the numbers that they can be counted on without overflow.
+/// The highest generation and the highest next segment id: far above what any store reaches, and far enough below the
+/// end of the numbers that they can be counted on without overflow.
 const COUNT_MAX: u64 = 1 << 62;
 
 /// The highest next collection id. Those above it stand for collections whose id salvage does not know.

@@ -1,7 +1,7 @@
 //! A look at redb's trees before redb follows them.
 //!
-//! redb trusts the shape of a file that it has written: it reserves memory for a page on the word of the page's number (up
-//! to 4 GiB), and walks every way that leads to a page, of which a forged file can have exponentially many. Page
+//! redb trusts the shape of a file that it has written: it reserves memory for a page on the word of the page's number
+//! (up to 4 GiB), and walks every way that leads to a page, of which a forged file can have exponentially many. Page
 //! checksums are no help against someone who computes them. So the trees of the commit in use are walked here first:
 //!
 //! - every page lies inside of the file, and no two nodes share a byte, so that memory and time are bounded by the

@@ -1,5 +1,5 @@
-//! Everything that a program can ask of a store, and tell it: for stores that may be forged, where any question may end in
-//! an error.
+//! Everything that a program can ask of a store, and tell it: for stores that may be forged, where any question may
+//! end in an error.
 
 use crate::forge::{Contents, FOLDER};
 use nearstone::vfs::MemoryVfs;
@@ -86,7 +86,8 @@ fn ask_collection(name: &str, collection: &Collection, answers: &mut Answers) {
     answers.take(hits);
 }
 
-/// Does everything that can be done to a store, closes it and reads it again; it may say at any point that it is damaged.
+/// Does everything that can be done to a store, closes it and reads it again; it may say at any point that it is
+/// damaged.
 pub fn write(store: &Store, disk: &MemoryVfs, answers: &mut Answers) {
     let backup = store.backup("/backup");
     answers.take(backup);

@@ -1,5 +1,5 @@
-//! Forged catalogs spelled in bytes, so that a fuzzer can write them: edits to the catalog of one small store, which is the
-//! same every time.
+//! Forged catalogs spelled in bytes, so that a fuzzer can write them: edits to the catalog of one small store, which
+//! is the same every time.
 //!
 //! The first byte says what is edited, and which checksums are made to fit:
 //!

@@ -1,7 +1,8 @@
 //! Forged stores: files as somebody writes them who can compute every checksum.
 //!
 //! 1. [`Forger::new`] makes a small store by the product's own means and takes its files into memory.
-//! 2. A change is made to the *meaning* of a file: a row of the catalog ([`catalog`]), a section of a segment ([`segment`]), a
+//! 2. A change is made to the *meaning* of a file: a row of the catalog ([`catalog`]), a section of a segment
+//! ([`segment`]), a
 //!    record of the log ([`log`]).
 //! 3. The file is put together again with checksums, digests and counts that fit the change, also in the files that
 //!    vouch for it: a forged segment gets its new digest into the catalog.
@@ -45,9 +46,9 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// A closed store with two collections: `rows` (integer keys, the first and the last of three segments, with several
-    /// levels and deaths in them, rows only in the log) and `names` (string keys, one segment). And what it holds. Both
-    /// are the same every time.
+    /// A closed store with two collections: `rows` (integer keys, the first and the last of three segments, with
+    /// several levels and deaths in them, rows only in the log) and `names` (string keys, one segment). And what it
+    /// holds. Both are the same every time.
     pub fn new() -> (Forger, Contents) {
         Forger::of(fill)
     }

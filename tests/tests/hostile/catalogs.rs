@@ -83,8 +83,8 @@ fn root(forger: &mut Forger, root: usize, page: u64) {
     });
 }
 
-/// Puts branches above the root of tables, as many as `levels`, each with two children that are both the one below, with
-/// checksums that fit: `2^levels` ways lead to the old root.
+/// Puts branches above the root of tables, as many as `levels`, each with two children that are both the one below,
+/// with checksums that fit: `2^levels` ways lead to the old root.
 fn double(forger: &mut Forger, levels: u32) {
     forger.pages(|pages| {
         let slot = pages.slot();

@@ -1,6 +1,6 @@
-//! Hostile files: stores forged with checksums that fit, opened, read, searched, verified, written to, compacted, backed up
-//! and salvaged. Each gives a right answer or a typed error that names a file: no panic, no endless loop, no memory
-//! beyond what the files justify.
+//! Hostile files: stores forged with checksums that fit, opened, read, searched, verified, written to, compacted,
+//! backed up and salvaged. Each gives a right answer or a typed error that names a file: no panic, no endless loop, no
+//! memory beyond what the files justify.
 //!
 //! The cases run one after the other in a child process with little memory (`RLIMIT_DATA`), so that an allocation on
 //! the word of a forged number ends the child; the parent knows which case that was, says so, and starts a new child
@@ -9,6 +9,7 @@
 mod catalogs;
 mod judge;
 mod logs;
+mod rows;
 mod segments;
 
 use judge::judge;
@@ -22,8 +23,8 @@ use std::time::Duration;
 const CHILD: &str = "NEARSTONE_TEST_HOSTILE_CHILD";
 /// One case, all of its openings together; they take milliseconds.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What a case may allocate at once, in bytes, beside what the child holds before the first one. The forged stores have less
-/// than three megabytes and lie in memory a few times.
+/// What a case may allocate at once, in bytes, beside what the child holds before the first one. The forged stores
+/// have less than three megabytes and lie in memory a few times.
 const MEMORY_BYTES: u64 = 96 << 20;
 
 /// What must become of a forged store.
@@ -52,7 +53,7 @@ const fn case(fate: Fate, name: &'static str, forge: fn(&mut Forger)) -> Case {
 
 fn cases() -> Vec<&'static Case> {
     let wanted = std::env::var("NEARSTONE_HOSTILE").unwrap_or_default();
-    let all = [segments::CASES, logs::CASES, catalogs::CASES].into_iter().flatten();
+    let all = [segments::CASES, rows::CASES, logs::CASES, catalogs::CASES].into_iter().flatten();
     all.filter(|case| case.name.contains(&wanted)).collect()
 }
 
