@@ -193,13 +193,14 @@ impl Rows {
             counts[table as usize] += 1;
             values.insert((table, key), value);
         }
-        if let Some(meta) = self.bodies.get_mut(&(Table::Meta, 0)).filter(|_| self.count) {
-            if meta.len() >= meta::DIGEST + 16 {
-                for (place, count) in counts[1..].iter().enumerate() {
-                    put_u64(meta, meta::COUNTS + 8 * place, *count);
-                }
-                meta[meta::DIGEST..meta::DIGEST + 16].copy_from_slice(&digest.to_le_bytes());
+        if let Some(meta) = self.bodies.get_mut(&(Table::Meta, 0))
+            && self.count
+            && meta.len() >= meta::DIGEST + 16
+        {
+            for (place, count) in counts[1..].iter().enumerate() {
+                put_u64(meta, meta::COUNTS + 8 * place, *count);
             }
+            meta[meta::DIGEST..meta::DIGEST + 16].copy_from_slice(&digest.to_le_bytes());
         }
         for (&(table, key), body) in self.bodies.iter().filter(|((table, _), _)| *table == Table::Meta) {
             values.insert((table, key), close(store, table, key, body));

@@ -2,8 +2,7 @@
 //!
 //! 1. [`Forger::new`] makes a small store by the product's own means and takes its files into memory.
 //! 2. A change is made to the *meaning* of a file: a row of the catalog ([`catalog`]), a section of a segment
-//! ([`segment`]), a
-//!    record of the log ([`log`]).
+//!    ([`segment`]), a record of the log ([`log`]).
 //! 3. The file is put together again with checksums, digests and counts that fit the change, also in the files that
 //!    vouch for it: a forged segment gets its new digest into the catalog.
 //!

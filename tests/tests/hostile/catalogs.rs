@@ -140,7 +140,7 @@ pub(crate) static CASES: &[Case] = &[
     // The state's numbers.
     case(Refused, "catalog state: version 0", |f| f.catalog(|rows| put_u32(rows.meta(), meta::VERSION, 0))),
     case(Refused, "catalog state: version max", |f| {
-        f.catalog(|rows| put_u32(rows.meta(), meta::VERSION, u32::MAX))
+        f.catalog(|rows| put_u32(rows.meta(), meta::VERSION, u32::MAX));
     }),
     case(Refused, "catalog state: another store", |f| f.catalog(|rows| rows.meta()[4] ^= 1)),
     case(Refused, "catalog state: generation 0", |f| number(f, meta::GENERATION, 0)),
@@ -148,7 +148,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog state: generation max", |f| number(f, meta::GENERATION, u64::MAX)),
     case(Refused, "catalog state: generation max - 1", |f| number(f, meta::GENERATION, u64::MAX - 1)),
     case(Refused, "catalog state: next collection 0", |f| {
-        f.catalog(|rows| put_u32(rows.meta(), meta::NEXT_COLLECTION, 0))
+        f.catalog(|rows| put_u32(rows.meta(), meta::NEXT_COLLECTION, 0));
     }),
     case(Refused, "catalog state: next collection in the past", |f| {
         f.catalog(|rows| put_u32(rows.meta(), meta::NEXT_COLLECTION, 2));
@@ -269,7 +269,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog segment: rows max", |f| segment(f, |row| put_u32(row, 24, u32::MAX))),
     case(Refused, "catalog segment: rows 0", |f| segment(f, |row| put_u32(row, 24, 0))),
     case(Refused, "catalog segment: lowest lsn above the highest", |f| {
-        segment(f, |row| put_u64(row, 28, u64::MAX))
+        segment(f, |row| put_u64(row, 28, u64::MAX));
     }),
     case(Refused, "catalog segment: highest lsn max", |f| segment(f, |row| put_u64(row, 36, u64::MAX))),
     case(Refused, "catalog segment: user bytes max", |f| segment(f, |row| put_u64(row, 44, u64::MAX))),
@@ -337,10 +337,10 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog deaths: no bytes", |f| deaths(f, Vec::new())),
     case(Refused, "catalog deaths: bytes behind the bitmap", |f| deaths(f, [bitmap([1]), vec![0]].concat())),
     case(Refused, "catalog deaths: containers max", |f| {
-        deaths(f, [0x3a, 0x30, 0, 0, 0xff, 0xff, 0xff, 0xff].to_vec())
+        deaths(f, [0x3a, 0x30, 0, 0, 0xff, 0xff, 0xff, 0xff].to_vec());
     }),
     case(Refused, "catalog deaths: 65536 containers in 8 bytes", |f| {
-        deaths(f, [0x3a, 0x30, 0, 0, 0, 0, 1, 0].to_vec())
+        deaths(f, [0x3a, 0x30, 0, 0, 0, 0, 1, 0].to_vec());
     }),
     case(Refused, "catalog deaths: every row there could be", |f| deaths(f, runs(65_536))),
     case(Refused, "catalog deaths: every row of a segment that says so", |f| {
@@ -363,7 +363,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog file: empty", |f| f.bytes("catalog", Vec::clear)),
     case(Refused, "catalog file: one byte", |f| f.bytes("catalog", |bytes| bytes.truncate(1))),
     case(Refused, "catalog file: half", |f| {
-        f.bytes("catalog", |bytes| bytes.truncate(4096 + bytes.len() / 4104 / 2 * 4104))
+        f.bytes("catalog", |bytes| bytes.truncate(4096 + bytes.len() / 4104 / 2 * 4104));
     }),
     case(Right, "catalog file: a page more", |f| f.pages(|pages| pages.bytes.extend([0; PAGE]))),
     case(Refused, "catalog file: zeros", |f| f.bytes("catalog", |bytes| bytes.fill(0))),
@@ -375,22 +375,22 @@ pub(crate) static CASES: &[Case] = &[
     case(Safe, "catalog file: the other commit slot", |f| f.pages(|pages| pages.bytes[9] ^= 1)),
     case(Refused, "catalog file: page size 512", |f| f.pages(|pages| put_u32(&mut pages.bytes, 12, 512))),
     case(Refused, "catalog file: page size max", |f| {
-        f.pages(|pages| put_u32(&mut pages.bytes, 12, u32::MAX))
+        f.pages(|pages| put_u32(&mut pages.bytes, 12, u32::MAX));
     }),
     case(Refused, "catalog file: page size 0", |f| f.pages(|pages| put_u32(&mut pages.bytes, 12, 0))),
     case(Refused, "catalog file: region header max", |f| {
-        f.pages(|pages| put_u32(&mut pages.bytes, 16, u32::MAX))
+        f.pages(|pages| put_u32(&mut pages.bytes, 16, u32::MAX));
     }),
     case(Refused, "catalog file: region pages 0", |f| f.pages(|pages| put_u32(&mut pages.bytes, 20, 0))),
     case(Safe, "catalog file: region pages 2^20", |f| {
-        f.pages(|pages| put_u32(&mut pages.bytes, 20, 1 << 20))
+        f.pages(|pages| put_u32(&mut pages.bytes, 20, 1 << 20));
     }),
     case(Refused, "catalog file: region pages 1", |f| f.pages(|pages| put_u32(&mut pages.bytes, 20, 1))),
     case(Refused, "catalog file: full regions max", |f| {
-        f.pages(|pages| put_u32(&mut pages.bytes, 24, u32::MAX))
+        f.pages(|pages| put_u32(&mut pages.bytes, 24, u32::MAX));
     }),
     case(Refused, "catalog file: full regions 2^20", |f| {
-        f.pages(|pages| put_u32(&mut pages.bytes, 24, (1 << 20) - 1))
+        f.pages(|pages| put_u32(&mut pages.bytes, 24, (1 << 20) - 1));
     }),
     case(Refused, "catalog file: full regions 2^20, not shut down", |f| {
         f.pages(|pages| {
@@ -400,7 +400,7 @@ pub(crate) static CASES: &[Case] = &[
         });
     }),
     case(Refused, "catalog file: trailing pages max", |f| {
-        f.pages(|pages| put_u32(&mut pages.bytes, 28, u32::MAX))
+        f.pages(|pages| put_u32(&mut pages.bytes, 28, u32::MAX));
     }),
     case(Refused, "catalog file: version of the slot", |f| {
         f.pages(|pages| {

@@ -77,7 +77,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "log header: magic", |f| f.log(|log| log.header[0] ^= 1)),
     case(Refused, "log header: version 0", |f| f.log(|log| put_u32(&mut log.header, header::VERSION, 0))),
     case(Refused, "log header: version max", |f| {
-        f.log(|log| put_u32(&mut log.header, header::VERSION, u32::MAX))
+        f.log(|log| put_u32(&mut log.header, header::VERSION, u32::MAX));
     }),
     case(Refused, "log header: another store", |f| f.log(|log| log.header[header::STORE] ^= 1)),
     case(Refused, "log header: file id 0", |f| head(f, header::FILE_ID, 0)),
@@ -114,7 +114,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "log record: lsn 0", |f| f.log(|log| log.batch().lsn = 0)),
     case(Refused, "log record: lsn max", |f| f.log(|log| log.batch().lsn = u64::MAX)),
     case(Refused, "log record: synced above its lsn", |f| {
-        f.log(|log| log.batch().synced_lsn = log.batch().lsn + 5)
+        f.log(|log| log.batch().synced_lsn = log.batch().lsn + 5);
     }),
     case(Refused, "log record: synced max", |f| f.log(|log| log.batch().synced_lsn = u64::MAX)),
     case(Refused, "log record: no kind", |f| f.log(|log| log.batch().kind = 0)),
@@ -157,7 +157,7 @@ pub(crate) static CASES: &[Case] = &[
         f.log(|log| {
             let body = log.batch().body.clone();
             log.set_body(body);
-        })
+        });
     }),
     case(Refused, "log body: 2^32 - 1 operations in 10 bytes", |f| {
         body(f, |out| {
@@ -382,7 +382,7 @@ pub(crate) static CASES: &[Case] = &[
         f.add_log(7, |log| put_u64(&mut log.header, header::FIRST_LSN, 1 << 40));
     }),
     case(Refused, "log chain: a first lsn too low", |f| {
-        f.add_log(7, |log| put_u64(&mut log.header, header::FIRST_LSN, 1))
+        f.add_log(7, |log| put_u64(&mut log.header, header::FIRST_LSN, 1));
     }),
     case(Refused, "log chain: two with one predecessor", |f| {
         let first = f.files[&f.paths("wal")[0]].clone();

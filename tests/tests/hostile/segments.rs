@@ -30,28 +30,28 @@ pub(crate) static CASES: &[Case] = &[
         });
     }),
     case(Refused, "segment header: version 0", |f| {
-        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, 0))
+        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, 0));
     }),
     case(Refused, "segment header: version 2", |f| {
-        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, 2))
+        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, 2));
     }),
     case(Refused, "segment header: version max", |f| {
-        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, NONE))
+        f.segment(0, |s| put_u32(&mut s.blocks, header::VERSION, NONE));
     }),
     case(Refused, "segment header: a feature to refuse", |f| {
-        f.segment(0, |s| s.blocks[header::REFUSE + 7] = 0x80)
+        f.segment(0, |s| s.blocks[header::REFUSE + 7] = 0x80);
     }),
     case(Refused, "segment header: another uuid", |f| f.segment(0, |s| s.blocks[32] ^= 1)),
     case(Refused, "segment header: rows 0", |f| f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, 0))),
     case(Refused, "segment header: rows 1", |f| f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, 1))),
     case(Refused, "segment header: a row more", |f| {
-        f.segment(2, |s| put_u32(&mut s.blocks, header::ROWS, 70))
+        f.segment(2, |s| put_u32(&mut s.blocks, header::ROWS, 70));
     }),
     case(Refused, "segment header: rows max - 1", |f| {
-        f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, NONE - 1))
+        f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, NONE - 1));
     }),
     case(Refused, "segment header: rows max", |f| {
-        f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, NONE))
+        f.segment(0, |s| put_u32(&mut s.blocks, header::ROWS, NONE));
     }),
     case(Refused, "segment header: lowest lsn above highest", |f| {
         f.segment(0, |s| put_u64(&mut s.blocks, header::LSN_MIN, 1 << 20));
@@ -92,11 +92,11 @@ pub(crate) static CASES: &[Case] = &[
     // The footer.
     case(Refused, "segment footer: magic", |f| f.segment(0, |s| s.footer = |b| b[0] ^= 1)),
     case(Refused, "segment footer: version", |f| {
-        f.segment(0, |s| s.footer = |b| put_u32(b, footer::VERSION, 9))
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::VERSION, 9));
     }),
     case(Refused, "segment footer: another uuid", |f| f.segment(0, |s| s.footer = |b| b[16] ^= 1)),
     case(Refused, "segment footer: sections 0", |f| {
-        f.segment(0, |s| s.footer = |b| put_u32(b, footer::SECTIONS, 0))
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::SECTIONS, 0));
     }),
     case(Refused, "segment footer: sections max", |f| {
         f.segment(0, |s| s.footer = |b| put_u32(b, footer::SECTIONS, NONE));
@@ -130,32 +130,32 @@ pub(crate) static CASES: &[Case] = &[
         });
     }),
     case(Refused, "segment footer: blocks 0", |f| {
-        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, 0))
+        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, 0));
     }),
     case(Refused, "segment footer: a block less", |f| {
-        f.segment(0, |s| s.footer = |b| b[footer::BLOCKS] -= 1)
+        f.segment(0, |s| s.footer = |b| b[footer::BLOCKS] -= 1);
     }),
     case(Refused, "segment footer: a block more", |f| {
-        f.segment(0, |s| s.footer = |b| b[footer::BLOCKS] += 1)
+        f.segment(0, |s| s.footer = |b| b[footer::BLOCKS] += 1);
     }),
     case(Refused, "segment footer: blocks 2^52", |f| {
-        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, 1 << 52))
+        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, 1 << 52));
     }),
     case(Refused, "segment footer: blocks max", |f| {
-        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, u64::MAX))
+        f.segment(0, |s| s.footer = |b| put_u64(b, footer::BLOCKS, u64::MAX));
     }),
     case(Refused, "segment footer: pages 0", |f| {
-        f.segment(0, |s| s.footer = |b| put_u32(b, footer::PAGES, 0))
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::PAGES, 0));
     }),
     case(Refused, "segment footer: pages max", |f| {
-        f.segment(0, |s| s.footer = |b| put_u32(b, footer::PAGES, NONE))
+        f.segment(0, |s| s.footer = |b| put_u32(b, footer::PAGES, NONE));
     }),
     case(Refused, "segment footer: no page checksums", |f| f.segment(0, |s| s.pages = Vec::clear)),
     case(Refused, "segment footer: a page checksum more", |f| {
-        f.segment(0, |s| s.pages = |pages| pages.push(7))
+        f.segment(0, |s| s.pages = |pages| pages.push(7));
     }),
     case(Refused, "segment footer: a wrong page checksum", |f| {
-        f.segment(0, |s| s.pages = |pages| pages[0] ^= 1)
+        f.segment(0, |s| s.pages = |pages| pages[0] ^= 1);
     }),
     case(Refused, "segment footer: bytes behind it", |f| f.segment(0, |s| s.tail = vec![0; 64])),
     case(Refused, "segment footer: a block behind it", |f| f.segment(0, |s| s.tail = vec![0; 4096])),
@@ -167,7 +167,7 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "segment sections: no order", |f| f.segment(0, |s| s.remove(id::KEY_ORDER))),
     case(Refused, "segment sections: no versions", |f| f.segment(0, |s| s.remove(id::VERSIONS))),
     case(Refused, "segment sections: no payload offsets", |f| {
-        f.segment(0, |s| s.remove(id::PAYLOAD_OFFSETS))
+        f.segment(0, |s| s.remove(id::PAYLOAD_OFFSETS));
     }),
     case(Refused, "segment sections: no payloads", |f| f.segment(0, |s| s.remove(id::PAYLOADS))),
     case(Refused, "segment sections: no parameters", |f| f.segment(0, |s| s.remove(id::CODE_PARAMS))),
@@ -197,16 +197,16 @@ pub(crate) static CASES: &[Case] = &[
     }),
     case(Refused, "segment sections: over the header", |f| f.segment(0, |s| s.entry(id::KEYS).offset = 0)),
     case(Refused, "segment sections: misaligned by 1", |f| {
-        f.segment(0, |s| s.entry(id::VECTORS).offset += 1)
+        f.segment(0, |s| s.entry(id::VECTORS).offset += 1);
     }),
     case(Refused, "segment sections: misaligned by 32", |f| {
-        f.segment(0, |s| s.entry(id::STATISTICS).offset += 32)
+        f.segment(0, |s| s.entry(id::STATISTICS).offset += 32);
     }),
     case(Refused, "segment sections: beyond the blocks", |f| {
-        f.segment(0, |s| s.sections.last_mut().unwrap().offset += 4096)
+        f.segment(0, |s| s.sections.last_mut().unwrap().offset += 4096);
     }),
     case(Refused, "segment sections: offset max", |f| {
-        f.segment(0, |s| s.sections.last_mut().unwrap().offset = u64::MAX)
+        f.segment(0, |s| s.sections.last_mut().unwrap().offset = u64::MAX);
     }),
     case(Refused, "segment sections: offset and length wrap", |f| {
         f.segment(0, |s| {
@@ -226,7 +226,7 @@ pub(crate) static CASES: &[Case] = &[
         });
     }),
     case(Refused, "segment sections: count max", |f| {
-        f.segment(0, |s| s.entry(id::VERSIONS).count = u64::MAX)
+        f.segment(0, |s| s.entry(id::VERSIONS).count = u64::MAX);
     }),
     case(Refused, "segment sections: stride 0", |f| f.segment(0, |s| s.entry(id::CODES).stride = 0)),
     case(Refused, "segment sections: codes of no bytes", |f| {
