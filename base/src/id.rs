@@ -5,6 +5,10 @@ use std::fmt;
 /// Log sequence number: dense, one per committed batch, starting at 1. Zero means "before the first batch".
 pub type Lsn = u64;
 
+/// The highest lsn of a batch. No store comes near it; a file that names a higher one was not written by this program,
+/// and below it no sum of an lsn and a count overflows.
+pub const LSN_MAX: Lsn = 1 << 62;
+
 /// A collection's number inside its store; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CollectionId(pub u32);

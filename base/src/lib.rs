@@ -33,7 +33,7 @@ pub mod sync;
 pub mod vfs;
 
 pub use error::{Error, ErrorKind, Outcome, Place, Result};
-pub use id::{CollectionId, Lsn, SegmentId, Uuid};
+pub use id::{CollectionId, LSN_MAX, Lsn, SegmentId, Uuid};
 pub use key::{KEY_BYTES_MAX, Key, KeyRef, KeyType};
 pub use metric::Metric;
 pub use schema::{DIMENSION_MAX, M_MAX, M_MIN, Schema};

@@ -106,9 +106,16 @@ impl<'a> Merge<'a> {
         let Ok(start) = taken else { return Ok(0) };
         let end = start.saturating_add(rows_max).min(rows);
         for row in start..end {
+            let vector = self.rows.vector(row)?;
+            if let Err(error) = self.schema.check_vector(vector) {
+                // Nothing that was ever accepted: no new file shall vouch for it.
+                let (segment, ordinal) = self.rows.at(row);
+                let expected = format!("a valid vector at row {ordinal}");
+                return Err(Error::corruption(segment.path(), 0, expected, error.to_string()));
+            }
             if let Some(place) = self.inverse_norms.get(row as usize) {
                 // Before the row can be met in the graph. Publishing its links orders this store.
-                let inverse = inverse_norm(self.schema.metric(), self.rows.vector(row)?);
+                let inverse = inverse_norm(self.schema.metric(), vector);
                 place.store(inverse.to_bits(), Ordering::Relaxed);
             }
             let level = level_for(row, LEVEL_SEED, self.schema.links());

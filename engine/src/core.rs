@@ -160,7 +160,14 @@ pub(crate) fn open_segment(
     keep_files: &Arc<AtomicBool>,
 ) -> Result<Arc<SealedHandle>> {
     let path = crate::layout::segments(dir).join(nearstone_compaction::gc::segment_file(meta.id));
-    let segment = SealedSegment::open(&**vfs, &path, meta, residency)?;
+    let segment =
+        SealedSegment::open(&**vfs, &path, meta, residency).map_err(|error| match error.kind() {
+            // The catalog names it: that it is gone is damage, not the absence of a store.
+            ErrorKind::NotFound => {
+                Error::corruption(&path, 0, "a file that the catalog names", "no such file")
+            }
+            _ => error,
+        })?;
     Ok(Arc::new(SealedHandle::new(segment, vfs.clone(), keep_files.clone())))
 }
 

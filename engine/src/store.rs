@@ -1,7 +1,7 @@
 //! The store handle: collections, snapshots, and the calls that concern the whole folder.
 
 use crate::backup;
-use crate::catalog::CollectionRow;
+use crate::catalog::{CollectionRow, check_name};
 use crate::collection::Collection;
 use crate::engine::Engine;
 use crate::options::StoreBuilder;
@@ -15,9 +15,6 @@ use nearstone_base::sync::{Arc, Ordering};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, Uuid};
 use nearstone_wal::RecoveryReport;
 use std::path::Path;
-
-/// Bytes of a collection's name, at most.
-const NAME_BYTES_MAX: usize = 255;
 
 /// An open store: one folder, one writer process. Cheap to clone; works from any thread. When the last handle (of
 /// the store, its collections and batches) is dropped, the log is synced and the threads are joined; call
@@ -394,16 +391,6 @@ impl Engine {
     pub(crate) fn collection_ids(&self) -> Vec<CollectionId> {
         self.core.view.load().lists.collections.keys().copied().collect()
     }
-}
-
-fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Error::invalid(format!(
-            "the collection name {name:?} has {} bytes: a name has 1 to {NAME_BYTES_MAX} and no control characters",
-            name.len()
-        )));
-    }
-    Ok(())
 }
 
 fn exists(name: &str, is: &Schema, wanted: &Schema) -> Error {

@@ -28,6 +28,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("vecs_bytes", "bvecs", &vecs(1))?;
     let rows = "{\"vector\":[0.5,-1,2e3],\"key\":\"a\",\"payload\":{\"n\":1}}\n{\"embedding\":[1,2,3],\"id\":7,\"title\":\"x\"}\n";
     write("json_lines_bytes", "both_spellings", rows.as_bytes())?;
+    // What is edited, then edits of six bytes: see `forge::edits` in the crate of the tests.
+    write("catalog_bytes", "nothing", &[0])?;
+    // The padding of redb's pages behind its nodes, its magic, the second page's.
+    write(
+        "catalog_bytes",
+        "pages",
+        &[1, 64, 1, 0xf0, 0x0f, 7, 0, 65, 2, 0xf0, 0x0f, 7, 0, 69, 3, 0xf0, 0x0f, 0, 0],
+    )?;
+    write("catalog_bytes", "pages_and_slots", &[129, 69, 1, 0xf0, 0x0f, 3, 0])?;
+    // When collections were created: the last of their numbers.
+    write("catalog_bytes", "rows", &[2, 64, 1, 28, 0, 7, 0, 68, 2, 29, 0, 5, 0])?;
+    // Features that can be ignored.
+    write("catalog_bytes", "format", &[3, 68, 0, 32, 0, 7, 0])?;
     // Seed, then operations: see `spelled` in the crate of the tests.
     let (sealed, merged) =
         ([1, 0, 2, 5, 14, 1, 4, 9, 19], [2, 96, 2, 5, 4, 9, 6, 13, 8, 17, 14, 0, 2, 4, 16, 28, 2]);

@@ -1,6 +1,6 @@
 //! Fuzzing of everything that reads bytes from disk. The promise under test: **bytes never panic a decoder**; it returns
-//! what they say, or an error. One target reads its bytes as a history of a store instead, with crashes in it, which must
-//! agree with a model.
+//! what they say, or an error. Two targets read their bytes as something else: `catalog_bytes` as edits to the catalog of
+//! a store, `histories` as a history of a store with crashes in it, which must agree with a model.
 //!
 //! Each target is one function from bytes to whether they were accepted, named in [`TARGETS`], and it is the same function in three places:
 //!
@@ -17,6 +17,9 @@
 
 use nearstone_base::record::{self, BatchEncoder, Operation};
 use nearstone_datasets::{Format, parse_bytes};
+use nearstone_tests::forge::ask::{ask, is_typed, write, writer};
+use nearstone_tests::forge::{FOLDER, edits};
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 /// A fuzz target: whether the bytes were accepted.
@@ -30,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("npy_bytes", npy_bytes),
     ("vecs_bytes", vecs_bytes),
     ("json_lines_bytes", json_lines_bytes),
+    ("catalog_bytes", catalog_bytes),
     ("histories", histories),
 ];
 
@@ -73,6 +77,48 @@ pub fn vecs_bytes(bytes: &[u8]) -> bool {
 /// JSON, one row per line.
 pub fn json_lines_bytes(bytes: &[u8]) -> bool {
     parse(Format::JsonLines, bytes)
+}
+
+/// Edits to the catalog of a store, which is then opened, read, written to and compacted.
+pub fn catalog_bytes(bytes: &[u8]) -> bool {
+    let Some(forged) = edits::forged(bytes) else { return false };
+    quiet_panics();
+    catch_unwind(|| {
+        let read_only = writer(&forged.disk()).read_only(true).open(FOLDER);
+        let answers = read_only.map(|store| ask(&store));
+        let errors = match &answers {
+            Ok(answers) => &answers.errors[..],
+            Err(error) => std::slice::from_ref(error),
+        };
+        assert!(errors.iter().all(is_typed), "{errors:?}");
+        let disk = forged.disk();
+        let Ok(store) = writer(&disk).open(FOLDER) else { return false };
+        let mut answers = ask(&store);
+        write(&store, &disk, &mut answers);
+        assert!(answers.errors.iter().all(is_typed), "{:?}", answers.errors);
+        true
+    })
+    .unwrap_or_else(|panic| escaped(panic))
+}
+
+/// The catalog catches panics of redb, which are no finds; the fuzzer's hook would end the process at the first one.
+fn quiet_panics() {
+    #[cfg(fuzzing)]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
+    }
+}
+
+/// A panic that nobody caught is a find.
+fn escaped(panic: Box<dyn std::any::Any + Send>) -> ! {
+    #[cfg(fuzzing)]
+    {
+        drop(panic);
+        std::process::abort();
+    }
+    #[cfg(not(fuzzing))]
+    std::panic::resume_unwind(panic)
 }
 
 /// A history of a whole store, with crashes in it, against the model.

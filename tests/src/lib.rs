@@ -1,7 +1,9 @@
-//! What the tests of the whole store share: a plain model to compare with, histories to run, and processes to kill.
+//! What the tests of the whole store share: a plain model to compare with, histories to run, processes to kill, and
+//! forged files.
 #![forbid(unsafe_code)]
 
 pub mod enumerate;
+pub mod forge;
 pub mod history;
 pub mod kills;
 pub mod model;

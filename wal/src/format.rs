@@ -45,7 +45,7 @@
 
 use nearstone_base::checksum::crc32;
 use nearstone_base::codec::{Reader, Writer};
-use nearstone_base::{BATCH_BYTES_MAX, Lsn, Uuid};
+use nearstone_base::{BATCH_BYTES_MAX, LSN_MAX, Lsn, Uuid};
 
 /// The version this crate writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -61,6 +61,10 @@ pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX;
 
 /// The longest file that is looked at: far above what options allow to be written.
 pub const FILE_BYTES_LIMIT: u64 = 1 << 30;
+
+/// The highest id of a file that is opened. One file per millisecond does not reach it in a thousand years, and ids can
+/// be counted on from it without overflow.
+pub const FILE_ID_MAX: u64 = 1 << 48;
 
 pub(crate) const SECTOR_BYTES: usize = 512;
 const CHUNK_BYTES: usize = 8192;
@@ -186,8 +190,8 @@ impl FileHeader {
         if version != VERSION {
             return Err(HeaderFault::Version(version));
         }
-        if header.first_lsn == 0
-            || header.first_lsn == u64::MAX
+        // A file that follows the last batch there can be begins one above it.
+        if !(1..=LSN_MAX + 1).contains(&header.first_lsn)
             || header.file_id == 0
             || header.predecessor >= header.file_id
         {
@@ -291,6 +295,7 @@ pub fn decode_record_header(bytes: &[u8], seed: FileSeed, offset: usize) -> Opti
     let synced_lsn = input.u64()?;
     let body_sum = input.u32()?;
     let sound = len <= BODY_BYTES_MAX
+        && lsn <= LSN_MAX
         && match kind {
             Kind::Batch => synced_lsn < lsn,
             Kind::Barrier => synced_lsn <= lsn && len == 8,

@@ -22,7 +22,7 @@ use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::random::Random;
 use nearstone_base::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering};
 use nearstone_base::vfs::Vfs;
-use nearstone_base::{Error, ErrorKind, Lsn, Outcome, Result, Uuid};
+use nearstone_base::{Error, ErrorKind, LSN_MAX, Lsn, Outcome, Result, Uuid};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -353,6 +353,13 @@ impl<A: Apply> Log<A> {
     /// leaves the state of all others unknown.
     fn write_admitted(&self, writer: &mut Writer, requests: &mut Vec<Request<A>>) -> Result<Lsn> {
         let first_lsn = writer.last_lsn + 1;
+        if LSN_MAX.saturating_sub(writer.last_lsn) < requests.len() as u64 {
+            for request in requests.drain(..) {
+                let text =
+                    format!("the log has given away all lsns up to {LSN_MAX}: it takes no more batches");
+                request.slot.set(SlotState::Done(Err(Error::invalid(text))));
+            }
+        }
         let mut written = 0;
         while written < requests.len() {
             if !writer.fits(0, requests[written].body.len()) {

@@ -13,7 +13,7 @@
 //!    [`crate::Log::start`], which writes it into a new file before anything is served.
 
 use crate::files::{self, LogFile};
-use crate::format::{FILE_BYTES_LIMIT, FILE_HEADER_BYTES, FileHeader, HeaderFault, Kind};
+use crate::format::{FILE_BYTES_LIMIT, FILE_HEADER_BYTES, FILE_ID_MAX, FileHeader, HeaderFault, Kind};
 use crate::options::{RecoverOptions, RecoveryMode};
 use crate::reader::{Hole, Scan, Stop, scan};
 use nearstone_base::faults::seeded;
@@ -83,9 +83,11 @@ pub fn recover(
         all.push(found);
     }
     let given_away = files::highest(vfs, dir)?.max(options.clean.map_or(0, |mark| mark.file_id));
-    let next_file_id = given_away.checked_add(1).ok_or_else(|| {
-        Error::corruption(dir, 0, format!("file ids below {}", u64::MAX), format!("{given_away}"))
-    })?;
+    if given_away > FILE_ID_MAX {
+        let expected = format!("file ids up to {FILE_ID_MAX}");
+        return Err(Error::corruption(dir, 0, expected, format!("file id {given_away}")));
+    }
+    let next_file_id = given_away + 1;
     let chain = chain_of(dir, all, options)?;
     let first = chain.first().map_or(0, |found| found.header.file_id);
     let mut recovery = Recovery {

@@ -3,7 +3,7 @@
 use nearstone_base::clock::{Clock, ManualClock, SystemClock};
 use nearstone_base::random::{SeededRandom, SplitMix64};
 use nearstone_base::vfs::{CrashChoice, DiskVfs, SimFault, SimVfs, Vfs};
-use nearstone_base::{Error, ErrorKind, Lsn, Outcome, Result, Uuid};
+use nearstone_base::{Error, ErrorKind, LSN_MAX, Lsn, Outcome, Result, Uuid};
 use nearstone_wal::{
     Apply, CleanMark, Durability, Log, LogOptions, RecoverOptions, Recovered, RecoveryMode, read_bytes,
     recover,
@@ -470,4 +470,22 @@ proptest! {
     fn any_bytes_are_a_log_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
         let _ = read_bytes(&bytes);
     }
+}
+
+#[test]
+fn the_last_lsn_there_is_is_given_away_once_and_the_log_opens_again() {
+    let disk = disk();
+    let options = RecoverOptions { floor: LSN_MAX, last_lsn_min: LSN_MAX - 1, ..RecoverOptions::default() };
+    let (recovered, _) = read(&disk, &options).unwrap();
+    let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+    let log = start(&vfs, Path::new("/wal"), recovered, small()).unwrap();
+    assert_eq!(log.commit(vec![1], Durability::Sync, 1).unwrap().0, LSN_MAX);
+    let refused = log.commit(vec![2], Durability::Sync, 2).unwrap_err();
+    assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied));
+    log.close().unwrap();
+    drop(log);
+    let (recovered, bodies) = read(&disk, &options).unwrap();
+    assert_eq!((recovered.last_lsn, bodies), (LSN_MAX, vec![(LSN_MAX, vec![1])]));
+    drop(start(&vfs, Path::new("/wal"), recovered, small()).unwrap());
+    assert_eq!(read(&disk, &options).unwrap().0.last_lsn, LSN_MAX);
 }

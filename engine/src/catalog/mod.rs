@@ -6,6 +6,7 @@
 //! - [`rows`] turns a state into rows of redb's tables, each with a checksum, under one digest.
 //! - [`pages`] is the file: redb's pages, each with a checksum; [`backend`] and [`overlay`] show it to redb, the first
 //!   for writing, the second with all writes kept in memory.
+//! - [`trees`] walks redb's trees before redb does, so that a forged file can lead it nowhere.
 //! - [`format_file`] is the small file `FORMAT` that is read before all of this.
 //!
 //! Opening reads everything through the overlay, so that redb meets no byte that was not checked and a catalog is
@@ -28,8 +29,9 @@ mod rows;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trees;
 
-pub(crate) use state::{CatalogState, CollectionRow, SegmentRow};
+pub(crate) use state::{CatalogState, CollectionRow, SegmentRow, check_name};
 
 use backend::FileBackend;
 use nearstone_base::faults::failpoint;
@@ -182,6 +184,7 @@ impl Drop for Catalog {
 /// Reads everything through the overlay.
 fn validate(vfs: &dyn Vfs, dir: &Path, store: Uuid) -> Result<(CatalogState, Digest)> {
     let file = Arc::new(open_file(vfs, dir, store, OpenMode::Read)?);
+    trees::check(&file)?;
     let overlay = OverlayBackend::new(file.clone())?;
     let mut db = open_database(&file, overlay)?;
     let loaded = load(&file, &db, store).and_then(|loaded| {

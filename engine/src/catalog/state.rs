@@ -8,11 +8,21 @@
 //! The state is exactly that of each collection's `sealed_lsn`: no row and no death newer than it. Everything newer
 //! lives in the log.
 
-use nearstone_base::{CollectionId, Lsn, Schema, SegmentId, Uuid};
+use nearstone_base::{CollectionId, Error, LSN_MAX, Lsn, Result, Schema, SegmentId, Uuid};
 use nearstone_segments::SegmentMeta;
 pub(crate) use nearstone_wal::CleanMark;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes of a collection's name, at most.
+const NAME_BYTES_MAX: usize = 255;
+
+/// The highest generation and the highest next segment id: far above what any store reaches, and far enough below the
+/// end of the numbers that they can be counted on without overflow.
+const COUNT_MAX: u64 = 1 << 62;
+
+/// The highest next collection id. Those above it stand for collections whose id salvage does not know.
+const NEXT_COLLECTION_MAX: u32 = u32::MAX / 2;
 
 /// One state of a store, whole.
 #[derive(Clone, PartialEq, Debug)]
@@ -79,14 +89,21 @@ impl CatalogState {
     }
 
     /// The rules inside one state. `Err` says in words which one is broken, and by what.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        if self.generation == 0 || self.generation == u64::MAX {
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+        if !(1..=COUNT_MAX).contains(&self.generation) {
+            return Err(format!("generation {}: it must lie in 1..={COUNT_MAX}", self.generation));
+        }
+        if self.next_segment > COUNT_MAX || self.next_collection > NEXT_COLLECTION_MAX {
             return Err(format!(
-                "generation {}: the first one is 1, and one must be able to follow",
-                self.generation
+                "{} as the next segment id and {} as the next collection id: at most {COUNT_MAX} and \
+                 {NEXT_COLLECTION_MAX} are allowed",
+                self.next_segment, self.next_collection
             ));
         }
-        if self.last_lsn.checked_add(1).is_none_or(|next| self.wal_floor > next) {
+        if self.last_lsn > LSN_MAX {
+            return Err(format!("a last lsn of {}: at most {LSN_MAX} is allowed", self.last_lsn));
+        }
+        if self.wal_floor > self.last_lsn + 1 {
             return Err(format!(
                 "a log floor of {} with a last lsn of {}: at most one more is allowed",
                 self.wal_floor, self.last_lsn
@@ -97,15 +114,13 @@ impl CatalogState {
         self.check_deaths()
     }
 
-    fn check_collections(&self) -> Result<(), String> {
+    fn check_collections(&self) -> std::result::Result<(), String> {
         let mut names = BTreeSet::new();
         for (id, row) in &self.collections {
             if id.0 >= self.next_collection {
                 return Err(format!("collection {id}, but the next new id is {}", self.next_collection));
             }
-            if row.name.is_empty() {
-                return Err(format!("collection {id} without a name"));
-            }
+            check_name(&row.name).map_err(|error| format!("collection {id}: {error}"))?;
             if !names.insert(&row.name) {
                 return Err(format!("two collections named {:?}, one of them {id}", row.name));
             }
@@ -120,7 +135,7 @@ impl CatalogState {
         Ok(())
     }
 
-    fn check_segments(&self) -> Result<(), String> {
+    fn check_segments(&self) -> std::result::Result<(), String> {
         for (id, row) in &self.segments {
             if id.0 >= self.next_segment {
                 return Err(format!("segment {id}, but the next new id is {}", self.next_segment));
@@ -131,6 +146,12 @@ impl CatalogState {
             let Some(collection) = self.collections.get(&row.collection) else {
                 return Err(format!("segment {id} of collection {}, which does not exist", row.collection));
             };
+            if row.meta.lsn_max > collection.sealed_lsn {
+                return Err(format!(
+                    "segment {id} with rows up to lsn {}, but its collection {} is sealed up to {}",
+                    row.meta.lsn_max, row.collection, collection.sealed_lsn
+                ));
+            }
             if collection.schema != row.meta.schema {
                 return Err(format!(
                     "segment {id} with the schema {:?}, but its collection {} has {:?}",
@@ -141,7 +162,7 @@ impl CatalogState {
         Ok(())
     }
 
-    fn check_deaths(&self) -> Result<(), String> {
+    fn check_deaths(&self) -> std::result::Result<(), String> {
         for (id, dead) in &self.deaths {
             let Some(segment) = self.segments.get(id) else {
                 return Err(format!("deaths of segment {id}, which does not exist"));
@@ -160,7 +181,7 @@ impl CatalogState {
     }
 
     /// The rules between a state and the one after it: same store, and no id is given away twice.
-    pub(super) fn check_follows(&self, before: &CatalogState) -> Result<(), String> {
+    pub(super) fn check_follows(&self, before: &CatalogState) -> std::result::Result<(), String> {
         if self.store != before.store {
             return Err(format!("a state of store {} for the catalog of {}", self.store, before.store));
         }
@@ -179,4 +200,17 @@ impl CatalogState {
         // between have moved the next id on. So a new segment may have an id below the earlier next one.
         Ok(())
     }
+}
+
+/// `InvalidArgument` for a name that no collection can have.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        // A name from a file can have any length.
+        let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
+        return Err(Error::invalid(format!(
+            "the collection name {shown:?} has {} bytes: a name has 1 to {NAME_BYTES_MAX} and no control characters",
+            name.len()
+        )));
+    }
+    Ok(())
 }

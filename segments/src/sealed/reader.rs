@@ -15,7 +15,7 @@ use crate::graph::{FlatGraph, FlatLevel, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
 use nearstone_base::vfs::{OpenMode, Residency, Vfs, read_exact_at};
-use nearstone_base::{Error, KeyRef, KeyType, Lsn, Result, SegmentId};
+use nearstone_base::{Error, KeyRef, KeyType, Lsn, PAYLOAD_BYTES_MAX, Result, SegmentId};
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
@@ -236,7 +236,13 @@ impl SealedSegment {
 
     /// The lsn that wrote a row.
     pub fn version(&self, ordinal: u32) -> Result<Lsn> {
-        self.word(&self.places.versions, ordinal.into())
+        let version = self.word(&self.places.versions, ordinal.into())?;
+        let (min, max) = (self.meta.lsn_min, self.meta.lsn_max);
+        if !(min..=max).contains(&version) {
+            let expected = format!("versions {min}..={max}");
+            return Err(self.bad(&self.places.versions, expected, format!("{version} of row {ordinal}")));
+        }
+        Ok(version)
     }
 
     /// A row's vector, the original bits.
@@ -255,7 +261,12 @@ impl SealedSegment {
 
     /// A row's payload: JSON text or nothing.
     pub fn payload(&self, ordinal: u32) -> Result<&[u8]> {
-        self.slice(&self.places.payload_offsets, &self.places.payloads, ordinal)
+        let payload = self.slice(&self.places.payload_offsets, &self.places.payloads, ordinal)?;
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            let expected = format!("at most {PAYLOAD_BYTES_MAX} bytes for row {ordinal}");
+            return Err(self.bad(&self.places.payloads, expected, format!("{} bytes", payload.len())));
+        }
+        Ok(payload)
     }
 
     /// The row whose key is the `rank`-th in key order, from 0.
@@ -399,9 +410,11 @@ impl Places {
         };
         let key_index = need(format::KEY_INDEX, None, 4)?;
         let key_filter = need(format::KEY_FILTER, None, 32)?;
-        if !key_index.count.is_power_of_two() || key_index.count <= n || key_filter.count == 0 {
+        // A block of the filter is chosen by 32 bits of a hash.
+        let filter_ok = (1..=u64::from(u32::MAX)).contains(&key_filter.count);
+        if !key_index.count.is_power_of_two() || key_index.count <= n || !filter_ok {
             let found = format!("{} and {}", key_index.count, key_filter.count);
-            let expected = "a power of two of buckets, more than rows, and a filter";
+            let expected = "a power of two of buckets, more than rows, and a filter of 1 to 2^32 - 1 blocks";
             return Err(Error::corruption(path, key_index.offset, expected, found));
         }
         let mut levels: Vec<Level> = Vec::new();

@@ -125,7 +125,8 @@ fn a_commit_writes_only_what_changed() {
     let disk = Disk::default();
     let mut catalog = Catalog::create(disk.vfs(), dir(), CatalogState::new(STORE)).unwrap();
     let mut state = CatalogState::new(STORE);
-    state.collections.insert(CollectionId(1), collection("a"));
+    state.last_lsn = 9;
+    state.collections.insert(CollectionId(1), CollectionRow { sealed_lsn: 9, ..collection("a") });
     (state.next_collection, state.next_segment) = (2, 401);
     for id in 1..=400 {
         state.segments.insert(SegmentId(id), segment(id, 1, 100));
