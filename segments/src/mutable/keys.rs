@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Locks; a reader waits for a writer of the same shard only.
-const SHARDS: usize = if CHECKED { 1 } else { 16 };
+const SHARDS: usize = if CHECKED { 2 } else { 16 };
 
 /// Newest rows by hash.
 #[derive(Default, Debug)]
