@@ -24,17 +24,17 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "fmt", budget_minutes: 1, what: "the code is formatted", run: fmt },
     Part {
         name: "clippy",
-        budget_minutes: 4,
+        budget_minutes: 3,
         what: "no lint complains, in any target or feature",
         run: clippy,
     },
     Part {
         name: "build",
-        budget_minutes: 5,
+        budget_minutes: 3,
         what: "it builds, also as it ships, without test features",
         run: build,
     },
-    Part { name: "tests", budget_minutes: 13, what: "unit, property and integration tests pass", run: tests },
+    Part { name: "tests", budget_minutes: 8, what: "unit, property and integration tests pass", run: tests },
     Part {
         name: "doctests",
         budget_minutes: 1,
@@ -42,10 +42,10 @@ pub(crate) const PARTS: &[Part] = &[
         run: doctests,
     },
     Part { name: "docs", budget_minutes: 1, what: "the documentation builds without a warning", run: docs },
-    Part { name: "examples", budget_minutes: 2, what: "every example runs to its end", run: examples },
+    Part { name: "examples", budget_minutes: 1, what: "every example runs to its end", run: examples },
     Part {
         name: "fuzz-replay",
-        budget_minutes: 2,
+        budget_minutes: 1,
         what: "decoders take every corpus file, whole and broken",
         run: fuzz_replay,
     },
@@ -58,27 +58,45 @@ pub(crate) const PARTS: &[Part] = &[
     },
     Part {
         name: "loom",
-        budget_minutes: 1,
+        budget_minutes: 2,
         what: "the models of concurrent parts hold in every order",
         run: loom,
     },
     Part {
+        name: "shuttle",
+        budget_minutes: 2,
+        what: "a whole store holds in thousands of orders of its threads",
+        run: shuttle,
+    },
+    Part {
+        name: "seeded-bugs",
+        budget_minutes: 5,
+        what: "the tests notice every bug that is put in on purpose",
+        run: seeded_bugs,
+    },
+    Part {
+        name: "kill",
+        budget_minutes: 2,
+        what: "processes that die at any step lose nothing they acknowledged",
+        run: kill,
+    },
+    Part {
         name: "licences",
-        budget_minutes: 6,
+        budget_minutes: 3,
         what: "dependencies have known licences and sources",
         run: licences,
     },
     Part { name: "advisories", budget_minutes: 1, what: "no dependency has a known hole", run: advisories },
     Part {
         name: "package",
-        budget_minutes: 4,
+        budget_minutes: 2,
         what: "every published crate builds from its package",
         run: package,
     },
-    Part { name: "demo", budget_minutes: 4, what: "the demo runs, optimised, in its short form", run: demo },
+    Part { name: "demo", budget_minutes: 2, what: "the demo runs, optimised, in its short form", run: demo },
     Part {
         name: "python",
-        budget_minutes: 9,
+        budget_minutes: 5,
         what: "the wheel builds, installs, and passes its tests and LangChain's",
         run: python::test,
     },
@@ -148,15 +166,42 @@ fn crash(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
 
 /// A crate has models when it has an integration test named `loom`.
 fn loom(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    checker(workspace, watch, "loom")
+}
+
+/// As [`loom`], by name.
+fn shuttle(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    checker(workspace, watch, "shuttle")
+}
+
+/// The tests of this name, built with the checker's locks and atomics.
+fn checker(workspace: &Workspace, watch: &Watch, name: &str) -> Result<(), End> {
     let mut any = false;
-    for package in workspace.with_test("loom") {
+    for package in workspace.with_test(name) {
         any = true;
-        let mut command = workspace.cargo(&["test", "--release", "-p", package, "--test", "loom"]);
+        let mut command = workspace.cargo(&["test", "--release", "-p", package, "--test", name]);
         // Other flags mean other builds: in a folder of their own, they do not push the usual ones out.
-        command.arg("--target-dir").arg(workspace.target.join("loom"));
-        watch.run(with_flags(&mut command, "RUSTFLAGS", "--cfg nearstone_loom"))?;
+        command.arg("--target-dir").arg(workspace.target.join(name));
+        watch.run(with_flags(&mut command, "RUSTFLAGS", &format!("--cfg nearstone_{name}")))?;
     }
-    if any { Ok(()) } else { Err(End::Skipped("no crate has an integration test named `loom`".to_owned())) }
+    if any { Ok(()) } else { Err(End::Skipped(format!("no crate has an integration test named `{name}`"))) }
+}
+
+fn seeded_bugs(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    watch.run(&mut this_program(workspace, &["seeded-bugs"])?)
+}
+
+/// As few as reach every step at which a process can be made to die.
+fn kill(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    watch.run(&mut this_program(workspace, &["kill", "--cycles", "704"])?)
+}
+
+fn this_program(workspace: &Workspace, words: &[&str]) -> Result<Command, End> {
+    let program = std::env::current_exe()
+        .map_err(|error| End::Failed(format!("this program does not know where it is: {error}")))?;
+    let mut command = Command::new(program);
+    command.args(words).current_dir(&workspace.root);
+    Ok(command)
 }
 
 fn licences(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
