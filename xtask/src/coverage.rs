@@ -64,7 +64,7 @@ pub(crate) fn run(words: &[&str]) -> Result<ExitCode, String> {
 }
 
 fn nightly_cargo(workspace: &Workspace) -> bool {
-    let output = workspace.nightly(Path::new("cargo")).arg("--version").output();
+    let output = workspace.nightly_cargo().arg("--version").output();
     output.is_ok_and(|output| output.status.success())
 }
 
@@ -85,7 +85,7 @@ fn count(workspace: &Workspace, nightly: bool, room: &Path) -> Result<Vec<PathBu
     let raw = room.join("raw");
     empty_folder(&raw).map_err(|error| format!("{} cannot be emptied: {error}", raw.display()))?;
     let command = || {
-        let mut command = if nightly { workspace.nightly(Path::new("cargo")) } else { workspace.cargo(&[]) };
+        let mut command = if nightly { workspace.nightly_cargo() } else { workspace.cargo(&[]) };
         command.args(["test", "--lib", "--tests"]);
         command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
         command.arg("--target-dir").arg(room.join("build"));
