@@ -298,6 +298,10 @@ fn a_backup_taken_under_writes_is_a_store_of_one_moment() {
         }
         for round in 0..5 {
             std::thread::sleep(std::time::Duration::from_millis(30));
+            while rows.is_empty().unwrap() {
+                assert!(!writer.is_finished(), "the writer ended before its first row");
+                std::thread::yield_now();
+            }
             let into = folder.path().join(format!("backup-{round}"));
             let lsn = store.backup(&into).unwrap();
             store.flush().unwrap();

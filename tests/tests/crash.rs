@@ -206,11 +206,14 @@ fn a_crash_during_recovery_loses_nothing_that_was_synced_before() {
     }
 }
 
-/// What a process finds that starts after this one was killed: it reads everything, of which part is not durable.
-fn killed(disk: &SimVfs, run: impl FnOnce()) -> SimVfs {
+/// What a process finds that starts after this one was killed: it reads everything, of which part is not durable. What
+/// `run` gives back is dropped afterwards: a killed process drops nothing.
+fn killed<T>(disk: &SimVfs, run: impl FnOnce() -> T) -> SimVfs {
     disk.record();
-    run();
-    disk.recorded().pop().unwrap().killed()
+    let held = run();
+    let image = disk.recorded().pop().unwrap().killed();
+    drop(held);
+    image
 }
 
 /// The note of a seal rides on the next sync. The next process saw it in the cache, promised in its own log file that
@@ -223,7 +226,7 @@ fn notes_that_only_a_killed_process_saw_are_not_promised_by_the_next_one() {
             let (store, rows) = open(&disk);
             rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
             rows.flush().unwrap();
-            std::mem::forget((store, rows));
+            (store, rows)
         });
         let (store, rows) = open(&disk);
         if closes {

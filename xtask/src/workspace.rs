@@ -77,12 +77,18 @@ impl Workspace {
 
     /// A cargo subcommand's program, to be run in the root with the nightly toolchain.
     pub(crate) fn nightly(&self, tool: &Path) -> Command {
-        let mut command = Command::new("cargo");
+        let mut command = self.nightly_cargo();
         let mut folders: Vec<PathBuf> = tool.parent().map(Path::to_path_buf).into_iter().collect();
         folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         if let Ok(path) = std::env::join_paths(folders) {
             command.env("PATH", path);
         }
+        command
+    }
+
+    /// The nightly toolchain's cargo, to be run in the root.
+    pub(crate) fn nightly_cargo(&self) -> Command {
+        let mut command = Command::new("cargo");
         // What the toolchain that runs this program left behind would win over `+nightly`.
         command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").arg("+nightly").current_dir(&self.root);
         command
