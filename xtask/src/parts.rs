@@ -182,6 +182,9 @@ fn checker(workspace: &Workspace, watch: &Watch, name: &str) -> Result<(), End> 
         let mut command = workspace.cargo(&["test", "--release", "-p", package, "--test", name]);
         // Other flags mean other builds: in a folder of their own, they do not push the usual ones out.
         command.arg("--target-dir").arg(workspace.target.join(name));
+        // What takes long to link gains nothing here.
+        command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        command.env("CARGO_PROFILE_RELEASE_DEBUG", "0");
         watch.run(with_flags(&mut command, "RUSTFLAGS", &format!("--cfg nearstone_{name}")))?;
     }
     if any { Ok(()) } else { Err(End::Skipped(format!("no crate has an integration test named `{name}`"))) }

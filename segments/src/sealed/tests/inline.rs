@@ -77,7 +77,8 @@ fn equal_rows_and_numbers_of_any_size_cost_no_result() {
     let base = schema(64, Metric::L2);
     let mut rng = SplitMix64::new(4);
     let mut rows = rows_of(&base, 1_200, 5);
-    let shapes: [(&str, &mut dyn FnMut(usize, &mut Vec<f32>)); 6] = [
+    type Shape<'a> = (&'a str, &'a mut dyn FnMut(usize, &mut Vec<f32>));
+    let shapes: [Shape<'_>; 6] = [
         ("all equal", &mut |_, v| v.fill(0.25)),
         ("all zero", &mut |_, v| v.fill(0.0)),
         ("constant dimensions", &mut |row, v| {
