@@ -1,7 +1,7 @@
 //! Crashes at chosen moments: one scenario per rule that random histories meet too rarely.
 
 use nearstone::vfs::{CrashChoice, Fate, SimVfs, Vfs};
-use nearstone::{Background, Collection, Durability, Metric, Schema, Store};
+use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Schema, Store};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -366,4 +366,30 @@ fn a_row_whose_death_is_sealed_while_its_segment_is_merged_stays_dead() {
     let (_store, rows) = open(&disk.crash_image(CrashChoice::DurableOnly));
     assert_eq!(keys(&rows), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     drop(store);
+}
+
+/// The transaction that would name the merged file never comes: neither it nor its inputs may stay on the disk.
+#[test]
+fn a_collection_that_is_dropped_while_it_is_merged_leaves_no_file() {
+    let disk = SimVfs::new(11);
+    let (store, rows) = open(&disk);
+    for round in 0..2u64 {
+        rows.upsert(round, &[round as f32, 1.0], ()).unwrap();
+        rows.flush().unwrap();
+    }
+    let mut dropped = false;
+    let error = rows
+        .compact_with(&mut |_| {
+            if !std::mem::replace(&mut dropped, true) {
+                store.drop_collection("rows").unwrap();
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap_err();
+    assert!(dropped);
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert_eq!(disk.list(Path::new("/store/segments")).unwrap(), [""; 0]);
+    store.verify().unwrap();
+    let (_store, rows) = open(&disk.crash_image(CrashChoice::DurableOnly));
+    assert!(rows.is_empty().unwrap());
 }

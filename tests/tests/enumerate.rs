@@ -170,8 +170,12 @@ impl Totals {
         self.recoveries.fetch_add(enumerator.recoveries, Ordering::Relaxed);
     }
 
+    fn images(&self) -> u64 {
+        self.images.load(Ordering::Relaxed)
+    }
+
     fn say(&self, what: &str, start: Instant) {
-        let images = self.images.load(Ordering::Relaxed);
+        let images = self.images();
         let minutes = start.elapsed().as_secs_f64() / 60.0;
         println!(
             "{what}: {images} distinct disks ({} laid out, {} more crashes during recovery) in {minutes:.1} min, \
@@ -227,7 +231,7 @@ fn on_all_cores(
 fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
     let budget = number("NEARSTONE_CRASH_IMAGES", 6_000);
     let start = Instant::now();
-    // A third for each kind of history.
+    // A third for each kind of history; random ones get what others leave.
     let share = budget / 3;
     let time = std::env::var("NEARSTONE_CRASH_MINUTES").ok().and_then(|n| n.parse().ok());
     let time = time.map(|minutes: f64| Duration::from_secs_f64(minutes * 60.0 / 3.0));
@@ -246,6 +250,7 @@ fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
         &totals,
     );
     totals.say("scripted histories", start);
+    let mut done = totals.images();
 
     let alphabet = short();
     let kinds = alphabet.len() as u64;
@@ -270,10 +275,13 @@ fn every_disk_that_a_crash_can_leave_is_a_moment_of_the_past() {
         &totals,
     );
     totals.say("short histories", start);
+    done += totals.images();
 
     let totals = Totals::default();
     let start = Instant::now();
     let end = time.map(|time| start + time);
+    // The others can run out of disks.
+    let share = budget.saturating_sub(done);
     let first = number("NEARSTONE_CRASH_SEED", 1);
     let opened = AtomicU64::new(0);
     on_all_cores(

@@ -2,10 +2,14 @@
 //! appears, reads go on, and the next open is sound.
 
 use nearstone::random::SeededRandom;
-use nearstone::vfs::{CrashChoice, SimFault, SimVfs};
+use nearstone::vfs::{
+    CrashChoice, FileBytes, FileInfo, LockKind, OpenMode, Residency, SimFault, SimVfs, Vfs, VfsFile, VfsLock,
+};
 use nearstone::{Background, Durability, ErrorKind, Metric, Outcome, Schema, Store};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Each row is written once: what its write said is what must hold.
 #[derive(Default)]
@@ -194,6 +198,130 @@ fn a_failure_at_every_operation_of_a_recovery() {
                 );
                 check(&disk, &said, killed, &what);
             }
+        }
+    }
+}
+
+/// Nobody calls when an interval's sync fails: the next writer must hear of it, though the disk works again.
+#[test]
+fn a_sync_that_fails_behind_ends_the_writing() {
+    let disk = SimVfs::new(1);
+    let clock = Arc::new(nearstone::clock::ManualClock::default());
+    let store = Store::builder()
+        .vfs(Arc::new(disk.clone()))
+        .clock(clock.clone())
+        .background(Background::Threads(1))
+        .durability(Durability::Interval(Duration::from_millis(300)))
+        .open("/store")
+        .unwrap();
+    let rows = store.create_collection("rows", Schema::new(2, Metric::L2)).unwrap();
+    rows.upsert(1u64, &[1.0, 2.0], ()).unwrap();
+    let before = disk.ops();
+    disk.fail_op(0, SimFault::Io, true);
+    clock.advance(Duration::from_secs(1));
+    let patience = Instant::now() + Duration::from_secs(60);
+    while disk.ops() == before {
+        assert!(Instant::now() < patience, "nobody synced");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    disk.heal();
+    let error = rows.upsert(2u64, &[2.0, 2.0], ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
+    assert_eq!(rows.get(1u64).unwrap().unwrap().vector(), [1.0, 2.0]);
+    assert!(rows.get(2u64).unwrap().is_none());
+}
+
+/// A disk without hard links.
+#[derive(Debug)]
+struct NoLinks(SimVfs);
+
+impl Vfs for NoLinks {
+    fn open(&self, path: &Path, mode: OpenMode) -> nearstone::Result<Arc<dyn VfsFile>> {
+        self.0.open(path, mode)
+    }
+    fn bytes(&self, path: &Path, len: u64, residency: Residency) -> nearstone::Result<FileBytes> {
+        self.0.bytes(path, len, residency)
+    }
+    fn info(&self, path: &Path) -> nearstone::Result<Option<FileInfo>> {
+        self.0.info(path)
+    }
+    fn list(&self, dir: &Path) -> nearstone::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn create_dir(&self, path: &Path) -> nearstone::Result<()> {
+        self.0.create_dir(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> nearstone::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> nearstone::Result<()> {
+        self.0.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> nearstone::Result<()> {
+        self.0.remove_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> nearstone::Result<()> {
+        self.0.sync_dir(path)
+    }
+    fn hard_link(&self, _: &Path, _: &Path) -> nearstone::Result<bool> {
+        Ok(false)
+    }
+    fn lock(&self, path: &Path, kind: LockKind) -> nearstone::Result<Option<Box<dyn VfsLock>>> {
+        self.0.lock(path, kind)
+    }
+}
+
+/// A backup that says that it succeeded is whole, also after a power loss; one that failed is no store with less in it.
+#[test]
+fn a_failure_at_every_operation_of_a_backup() {
+    for links in [true, false] {
+        let store_on = |disk: &SimVfs| -> Store {
+            let vfs: Arc<dyn Vfs> =
+                if links { Arc::new(disk.clone()) } else { Arc::new(NoLinks(disk.clone())) };
+            let store = Store::builder().vfs(vfs).background(Background::Manual).open("/store").unwrap();
+            let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
+            let rows = store.create_collection("rows", schema).unwrap();
+            for key in 0..6u64 {
+                rows.upsert(key, &[key as f32, 1.0], ()).unwrap();
+                if key == 2 || key == 4 {
+                    rows.flush().unwrap();
+                }
+            }
+            rows.delete(1u64).unwrap();
+            store
+        };
+        let keys = |disk: SimVfs| -> nearstone::Result<Vec<u64>> {
+            let vfs = Arc::new(disk);
+            let copy = Store::builder().vfs(vfs).background(Background::Manual).open("/copy")?;
+            copy.verify()?;
+            let keys = copy.collection("rows")?.keys()?.map(|key| Ok(key?.as_u64().unwrap()));
+            keys.collect()
+        };
+        let healthy = SimVfs::new(2);
+        let store = store_on(&healthy);
+        let before = healthy.ops();
+        store.backup("/copy").unwrap();
+        let operations = healthy.ops() - before;
+        assert!(operations > 30, "only {operations} operations");
+        let faults = [SimFault::Io, SimFault::DiskFull, SimFault::ShortWrite, SimFault::SyncDropsData];
+        // The last one fails nothing.
+        for (k, fault) in (0..=operations).flat_map(|k| faults.map(|fault| (k, fault))) {
+            let what = format!("{fault:?} at {k} of the backup, hard links: {links}");
+            let disk = SimVfs::new(2);
+            let store = store_on(&disk);
+            disk.fail_op(k, fault, false);
+            let done = store.backup("/copy");
+            let images = [disk.crash_image(CrashChoice::KeepAll), disk.crash_image(CrashChoice::DurableOnly)];
+            for image in images {
+                image.heal();
+                match keys(image) {
+                    Ok(keys) => assert_eq!(keys, [0, 2, 3, 4, 5], "{what}"),
+                    Err(error) => assert!(done.is_err(), "{what}: the backup succeeded, but {error}"),
+                }
+            }
+            // And the store itself has lost nothing.
+            assert_eq!(store.collection("rows").unwrap().len().unwrap(), 5, "{what}");
+            store.verify().unwrap_or_else(|error| panic!("{what}: {error}"));
         }
     }
 }

@@ -489,3 +489,26 @@ fn the_last_lsn_there_is_is_given_away_once_and_the_log_opens_again() {
     drop(start(&vfs, Path::new("/wal"), recovered, small()).unwrap());
     assert_eq!(read(&disk, &options).unwrap().0.last_lsn, LSN_MAX);
 }
+
+/// Files that somebody removed, or an older copy of one that was put back.
+#[test]
+fn a_log_without_the_batches_that_the_catalog_proves_is_damage() {
+    let proves = |floor, last_lsn_min| RecoverOptions { floor, last_lsn_min, ..RecoverOptions::default() };
+    let empty = disk();
+    let error = read(&empty, &proves(1, 3)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
+    assert!(error.to_string().contains("the batches 1 to 3"), "{error}");
+    // Below the floor nobody needs it.
+    assert_eq!(read(&empty, &proves(4, 3)).unwrap().0.last_lsn, 3);
+
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    for lsn in 1..=2 {
+        log.commit(body(lsn), Durability::Sync, lsn).unwrap();
+    }
+    drop(log);
+    assert_eq!(read(&disk, &proves(1, 2)).unwrap().1.len(), 2);
+    let error = read(&disk, &proves(1, 3)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
+    assert!(error.to_string().contains("batches up to 3"), "{error}");
+}
