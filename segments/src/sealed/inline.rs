@@ -30,6 +30,8 @@ const HELD: f64 = 0.1;
 /// Estimates put a row of the true beam behind others: the beam of a walk over them is wider by half, which gives the
 /// recall that exact distances would.
 const WIDER: (usize, usize) = (3, 2);
+/// An insertion touches the whole beam behind its place: wider ones are left to the heaps of the walk over codes.
+const BEAM_MAX: usize = 768;
 /// Rows measured exactly beyond those that are wanted: half as many, and some.
 const RERANK_MORE: usize = 4;
 
@@ -169,6 +171,10 @@ impl SealedSegment {
         scratch: &mut Scratch,
     ) -> Result<Option<Vec<Hit>>> {
         let Some(inline) = &self.inline else { return Ok(None) };
+        let beam = ef.max(limit).saturating_mul(WIDER.0) / WIDER.1;
+        if beam > BEAM_MAX {
+            return Ok(None);
+        }
         let section = &inline.section;
         let bytes = self.blocks.unchecked(section.offset, section.len).unwrap_or(&[]);
         let Some(rows) = InlineRows::new(inline.shape, bytes) else { return Ok(None) };
@@ -182,7 +188,6 @@ impl SealedSegment {
             }
             self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
         };
-        let beam = ef.max(limit).saturating_mul(WIDER.0) / WIDER.1;
         inline_walk(kernels, &rows, prepared, beam.min(rows.count() as usize), &[0], touch, walk)?;
 
         near.clear();

@@ -272,7 +272,11 @@ unsafe fn walk<B: Backend, E>(
             if scratch.marked(id) {
                 continue;
             }
-            touch(id)?;
+            if let Err(error) = touch(id) {
+                // Rows that were committed to are marked, and nothing else remembers which.
+                scratch.visited.fill(0);
+                return Err(error);
+            }
             assert!(id < rows.count, "row {id} of {}", rows.count);
             scratch.mark(id);
             committed[waiting] = id;

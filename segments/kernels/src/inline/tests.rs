@@ -179,19 +179,27 @@ fn a_walk_finds_the_nearest_with_every_backend() {
 
 #[test]
 fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
-    let made = made(64, 100, 32);
+    // Many words of marks, so that no row's mark goes away with another one's.
+    let made = made(64, 2_000, 32);
     let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
     let query = query_of(crate::kernels(), &[0.1; 64]);
     let mut scratch = InlineScratch::default();
-    let mut walk = |refused: u32| {
-        let touch = |row| if row == refused { Err(row) } else { Ok(()) };
-        let walked = inline_walk(crate::kernels(), &rows, &query, 4000, &[0], touch, &mut scratch);
+    let mut walk = |refused: usize| {
+        let mut touched = 0;
+        let touch = |row| {
+            touched += 1;
+            if touched == refused { Err(row) } else { Ok(()) }
+        };
+        let walked = inline_walk(crate::kernels(), &rows, &query, 200, &[0], touch, &mut scratch);
         (walked, scratch.expanded.len())
     };
-    assert_eq!(walk(u32::MAX), (Ok(()), 100));
-    assert_eq!(walk(33).0, Err(33));
-    assert_eq!(walk(u32::MAX), (Ok(()), 100));
-    assert_eq!(walk(0), (Err(0), 0));
+    let (walked, all) = walk(usize::MAX);
+    assert_eq!(walked, Ok(()));
+    assert!(all > 100, "{all} rows");
+    for refused in [1, 2, 7, 50, all] {
+        assert!(walk(refused).0.is_err());
+        assert_eq!(walk(usize::MAX), (Ok(()), all), "after row {refused} of a walk was refused");
+    }
 }
 
 #[test]
