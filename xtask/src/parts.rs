@@ -194,9 +194,9 @@ fn seeded_bugs(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
     watch.run(&mut this_program(workspace, &["seeded-bugs"])?)
 }
 
-/// As few as reach every step at which a process can be made to die.
+/// Enough to let a process die at each of its steps six times.
 fn kill(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    watch.run(&mut this_program(workspace, &["kill", "--cycles", "704"])?)
+    watch.run(&mut this_program(workspace, &["kill", "--cycles", "1056"])?)
 }
 
 fn this_program(workspace: &Workspace, words: &[&str]) -> Result<Command, End> {
