@@ -11,6 +11,7 @@ mod walk;
 pub use build::{Graph, level_for};
 pub use check::check;
 pub use flatten::flatten;
+pub(crate) use walk::descend;
 pub use walk::walk;
 
 use nearstone_base::Result;

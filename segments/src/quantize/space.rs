@@ -20,8 +20,9 @@ const SEED: u64 = 0x6e65_6172_7374_6f6e;
 const HEAD: usize = 16;
 /// Rows from which the centre is learnt.
 const CENTRE_ROWS: usize = 1001;
-/// The largest number that a row may have, below the largest of half precision.
-const LARGEST: f32 = 60_000.0;
+/// No row is so many times as far from the centre as a typical one: the factors of its neighbours, which are squares of
+/// that, must fit half precision.
+const FARTHEST: f64 = 64.0;
 
 /// How vectors of a segment become rotated ones.
 #[derive(Clone, Debug)]
@@ -38,7 +39,8 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Learns centre and scale from rows. `None` when the numbers are too large to be squared or there is no row.
+    /// Learns centre and scale from all rows. `None` when half precision would not hold them:
+    /// when the numbers are too large to be squared, when a row is much farther out than others are, or when most rows are equal.
     pub(crate) fn train<'a>(
         metric: Metric,
         dimension: usize,
@@ -68,10 +70,10 @@ impl Space {
             space.centre(&mut work);
             lengths.push(work.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt());
         }
+        let farthest = lengths.iter().fold(0f64, |a, &b| a.max(b));
         let typical = median(lengths, f64::total_cmp)?;
-        // All rows equal: any scale will do.
-        space.scale = if typical > 0.0 { (1.0 / typical) as f32 } else { 1.0 };
-        space.is_sound().then_some(space)
+        space.scale = (1.0 / typical) as f32;
+        (farthest <= typical * FARTHEST && space.is_sound()).then_some(space)
     }
 
     fn is_sound(&self) -> bool {
@@ -122,7 +124,7 @@ impl Space {
         self.centre(work);
         self.rotate(kernels(), work);
         for (out, x) in out.iter_mut().zip(work) {
-            *out = f16::from_f32(x.clamp(-LARGEST, LARGEST));
+            *out = f16::from_f32(*x);
         }
     }
 
@@ -138,12 +140,12 @@ impl Space {
     /// Rotates a query.
     pub(crate) fn query(&self, kernels: Kernels, query: &[f32], out: &mut Vec<f32>) {
         out.clear();
-        let factor = match self.metric {
-            Metric::L2 => 1.0,
-            Metric::Cosine => inverse_length(query),
-            Metric::InnerProduct => inverse_length(query) * self.lift,
-        };
-        out.extend(query.iter().map(|x| x * factor));
+        match self.metric {
+            Metric::L2 => out.extend_from_slice(query),
+            // In double precision: the factor of a tiny query is beyond the other.
+            Metric::Cosine => to_length(1.0, query, out),
+            Metric::InnerProduct => to_length(f64::from(self.lift), query, out),
+        }
         out.resize(self.middle.len(), 0.0);
         self.centre(out);
         self.rotate(kernels, out);
@@ -154,10 +156,7 @@ impl Space {
         out.clear();
         match self.metric {
             Metric::L2 => out.extend_from_slice(row),
-            Metric::Cosine => {
-                let factor = inverse_length(row);
-                out.extend(row.iter().map(|x| x * factor));
-            }
+            Metric::Cosine => to_length(1.0, row, out),
             Metric::InnerProduct => {
                 out.extend_from_slice(row);
                 let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
@@ -196,8 +195,9 @@ fn median<T: Copy>(mut numbers: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::O
     (!numbers.is_empty()).then(|| *numbers.select_nth_unstable_by(middle, order).1)
 }
 
-/// Of a vector of zeros, zero.
-fn inverse_length(vector: &[f32]) -> f32 {
+/// Appends the vector at another length; a vector of zeros as it is.
+fn to_length(length: f64, vector: &[f32], out: &mut Vec<f32>) {
     let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    if square > 0.0 { (1.0 / square.sqrt()) as f32 } else { 0.0 }
+    let factor = if square > 0.0 { length / square.sqrt() } else { 0.0 };
+    out.extend(vector.iter().map(|&x| (f64::from(x) * factor) as f32));
 }

@@ -7,9 +7,10 @@
 
 use super::format::{self, Section};
 use super::reader::SealedSegment;
-use super::writer::{SAMPLE_ROWS, Stream, vector};
+use super::search::CodeScorer;
+use super::writer::{Stream, vector};
 use crate::distance::ExactDistance;
-use crate::graph::{FlatGraph, FlatLevel};
+use crate::graph::{FlatGraph, FlatLevel, Links, descend};
 use crate::quantize::space::{Space, padded};
 use crate::segment::{Accept, Hit, RowSource};
 use crate::topk::Scratch;
@@ -23,6 +24,8 @@ use nearstone_kernels::{
 pub(super) const ROWS_MIN: u32 = 1024;
 /// Below this, one bit per dimension says too little.
 pub(super) const DIMENSION_MIN: usize = 48;
+/// Writing holds all vectors in half precision, up to so many bytes; a larger segment goes without inline rows.
+const WRITE_BYTES_MAX: u64 = 2 << 30;
 /// Rows whose links are measured to see whether half precision holds their distances.
 const CHECKED_ROWS: u32 = 256;
 /// A distance is held when it is right within this share of it.
@@ -32,7 +35,7 @@ const HELD: f64 = 0.1;
 const WIDER: (usize, usize) = (3, 2);
 /// An insertion touches the whole beam behind its place: wider ones are left to the heaps of the walk over codes.
 const BEAM_MAX: usize = 768;
-/// Rows measured exactly beyond those that are wanted: half as many, and some.
+/// Rows measured exactly beyond those that are wanted: half as many, and some (a quarter of the beam at least).
 const RERANK_MORE: usize = 4;
 
 /// What a walk over inline rows keeps between searches.
@@ -54,10 +57,11 @@ pub(super) struct Inline {
 
 /// The shape of a segment's inline rows, if such a segment has them.
 fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
-    if rows < ROWS_MIN || schema.dimension() < DIMENSION_MIN {
+    if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
         return None;
     }
-    InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())
+    let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
+    (u64::from(rows) * shape.dimension() as u64 * 2 <= WRITE_BYTES_MAX).then_some(shape)
 }
 
 /// Writes the two sections, or neither.
@@ -70,7 +74,7 @@ pub(super) fn write(
     let (Some(shape), Some(ground)) = (shape_of(schema, rows.rows()), graph.levels.first()) else {
         return Ok(());
     };
-    let Some((space, rotated)) = rotate_all(schema, rows)? else { return Ok(()) };
+    let Some((space, rotated)) = rotate_all(out, schema, rows)? else { return Ok(()) };
     let one = |row: u32| &rotated[row as usize * shape.dimension()..][..shape.dimension()];
     if !are_held(schema, rows, ground, &space, one)? {
         return Ok(());
@@ -88,29 +92,34 @@ pub(super) fn write(
 }
 
 /// Every row as it will be stored; `None` when their numbers are too large for that.
-fn rotate_all(schema: &Schema, rows: &dyn RowSource) -> Result<Option<(Space, Vec<f16>)>> {
+fn rotate_all(out: &Stream<'_>, schema: &Schema, rows: &dyn RowSource) -> Result<Option<(Space, Vec<f16>)>> {
     let mut longest = 0f64;
+    let mut all = Vec::with_capacity(rows.rows() as usize);
     for row in 0..rows.rows() {
+        out.step_at(row)?;
         let vector = vector(schema, rows, row)?;
         longest = longest.max(vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum());
+        all.push(vector);
     }
-    let step = rows.rows().div_ceil(SAMPLE_ROWS).max(1) as usize;
-    let sample: Vec<&[f32]> =
-        (0..rows.rows()).step_by(step).map(|row| vector(schema, rows, row)).collect::<Result<_>>()?;
     let (metric, dimension) = (schema.metric(), schema.dimension());
-    let Some(space) = Space::train(metric, dimension, sample.iter().copied(), longest.sqrt() as f32) else {
+    let Some(space) = Space::train(metric, dimension, all.iter().copied(), longest.sqrt() as f32) else {
         return Ok(None);
     };
     let padded = space.padded();
-    let mut rotated = vec![f16::ZERO; rows.rows() as usize * padded];
+    let mut rotated = Vec::new();
+    if rotated.try_reserve_exact(all.len() * padded).is_err() {
+        return Ok(None);
+    }
+    rotated.resize(all.len() * padded, f16::ZERO);
     let mut work = Vec::new();
-    for (row, out) in (0..rows.rows()).zip(rotated.chunks_exact_mut(padded)) {
-        space.row(vector(schema, rows, row)?, &mut work, out);
+    for ((row, vector), place) in (0..).zip(all).zip(rotated.chunks_exact_mut(padded)) {
+        out.step_at(row)?;
+        space.row(vector, &mut work, place);
     }
     Ok(Some((space, rotated)))
 }
 
-/// Whether nine in ten of the distances along links are what they should be: they are not where rows lie closer together than
+/// Whether 99 in 100 of the distances along links are what they should be: they are not where rows lie closer together than
 /// three digits of their distance to the centre can tell.
 fn are_held<'a>(
     schema: &Schema,
@@ -130,7 +139,7 @@ fn are_held<'a>(
             }
         }
     }
-    Ok(held * 10 >= measured * 9)
+    Ok(held * 100 >= measured * 99)
 }
 
 impl Inline {
@@ -178,6 +187,9 @@ impl SealedSegment {
         let section = &inline.section;
         let bytes = self.blocks.unchecked(section.offset, section.len).unwrap_or(&[]);
         let Some(rows) = InlineRows::new(inline.shape, bytes) else { return Ok(None) };
+        // The upper levels lead to the right region, as they do for a walk over codes.
+        let Some((entry, top)) = self.entry() else { return Ok(None) };
+        let start = descend(self, &CodeScorer::new(self, query), entry, top, 0, self.rows(), scratch)?;
         let kernels = kernels();
         let InlineWork { rotated, query: prepared, walk, near } = &mut scratch.inline;
         inline.space.query(kernels, query, rotated);
@@ -188,16 +200,28 @@ impl SealedSegment {
             }
             self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
         };
-        inline_walk(kernels, &rows, prepared, beam.min(rows.count() as usize), &[0], touch, walk)?;
+        inline_walk(
+            kernels,
+            &rows,
+            prepared,
+            beam.min(rows.count() as usize),
+            &[start.ordinal],
+            touch,
+            walk,
+        )?;
 
         near.clear();
         near.extend(
-            walk.expanded.iter().map(|row| (row.distance, row.id)).filter(|&(_, row)| visible.accept(row)),
+            walk.expanded
+                .iter()
+                .filter(|row| row.distance.is_finite())
+                .map(|row| (row.distance, row.id))
+                .filter(|&(_, row)| visible.accept(row)),
         );
         if near.len() < limit {
             return Ok(None);
         }
-        let keep = limit + limit / 2 + RERANK_MORE;
+        let keep = (limit + limit / 2 + RERANK_MORE).max(ef / 4);
         if near.len() > keep {
             near.select_nth_unstable_by(keep - 1, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             near.truncate(keep);

@@ -153,7 +153,7 @@ impl Links for SealedSegment {
 }
 
 /// Distances from one query to code rows.
-struct CodeScorer<'a> {
+pub(super) struct CodeScorer<'a> {
     segment: &'a SealedSegment,
     query: Sq8Query,
     /// All code rows, looked at only after their blocks were touched.
@@ -163,7 +163,7 @@ struct CodeScorer<'a> {
 }
 
 impl<'a> CodeScorer<'a> {
-    fn new(segment: &'a SealedSegment, query: &[f32]) -> CodeScorer<'a> {
+    pub(super) fn new(segment: &'a SealedSegment, query: &[f32]) -> CodeScorer<'a> {
         let codes = &segment.places.codes;
         CodeScorer {
             segment,

@@ -6,7 +6,7 @@
 //! 3. The header, the table of checksums, the footer; then sync, rename, sync of the folder. A file under its final
 //!    name is so whole and durable.
 //!
-//! Memory: about 50 bytes per row for keys and their index, besides the graph. On any error the unfinished file is
+//! Memory: about 50 bytes per row for keys and their index, besides the graph, and two per number for inline rows. On any error the unfinished file is
 //! removed; if that fails too, it is swept at the next open, by its name.
 
 use super::filter;
@@ -60,7 +60,7 @@ impl SealTarget<'_> {
 
 const BUFFER: usize = 1 << 20;
 /// Rows from which code parameters are learnt.
-pub(super) const SAMPLE_ROWS: u32 = 20_000;
+const SAMPLE_ROWS: u32 = 20_000;
 
 /// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`.
 ///
@@ -165,6 +165,12 @@ fn check_graph(schema: &Schema, rows: u32, graph: &FlatGraph) -> Result<()> {
             return Err(Error::invalid(format!(
                 "level {l} of the graph has {} rows and {} places each: {below} rows and {stride} places belong there",
                 level.rows, level.stride
+            )));
+        }
+        if let Some(link) = level.links.iter().find(|&&link| link >= level.rows && link != NO_LINK) {
+            return Err(Error::invalid(format!(
+                "a link to row {link} on level {l}, which has {} rows",
+                level.rows
             )));
         }
         below = level.rows;
@@ -351,6 +357,11 @@ impl<'a> Stream<'a> {
     fn new(file: Arc<dyn VfsFile>, uuid: Uuid, cancel: &'a dyn Fn() -> bool) -> Stream<'a> {
         let buffer = Vec::with_capacity(BUFFER);
         Stream { file, uuid, cancel, buffer, flushed: 0, crcs: Vec::new(), sections: Vec::new() }
+    }
+
+    /// Asks now and then, by the number of a row, whether to go on.
+    pub(super) fn step_at(&self, row: u32) -> Result<()> {
+        if row.is_multiple_of(1 << 12) { step(self.cancel) } else { Ok(()) }
     }
 
     fn position(&self) -> u64 {

@@ -7,7 +7,7 @@ super::kernels_for!("avx2", "avx2,fma", Lanes, WideLanes, Products);
 
 /// Whether this processor has what the kernels here need.
 pub(crate) fn supported() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 #[derive(Clone, Copy)]

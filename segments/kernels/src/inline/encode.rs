@@ -8,6 +8,9 @@ use half::slice::HalfFloatSliceExt;
 /// Dimensions whose bits are found together.
 const STEP: usize = 16;
 
+/// The largest number of half precision.
+const LARGEST: f32 = 65_504.0;
+
 /// Memory that encoding uses again.
 #[derive(Default, Debug)]
 pub struct EncodeWork {
@@ -82,7 +85,9 @@ fn difference(kernels: Kernels, centre: &[f32], other: &[f32], bits: &mut [u16])
     }
     // <r, x - 1/2> is half the sum of |r_i|, and <c, x - 1/2> is half of `along`.
     let rescale = -4.0 * square / sum;
-    (square - rescale * along / 2.0, rescale)
+    // A factor beyond what half precision holds would put the neighbour out of every walk's sight.
+    let held = |factor: f32| factor.clamp(-LARGEST, LARGEST);
+    (held(square - rescale * along / 2.0), held(rescale))
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -78,7 +78,7 @@ fn equal_rows_and_numbers_of_any_size_cost_no_result() {
     let mut rng = SplitMix64::new(4);
     let mut rows = rows_of(&base, 1_200, 5);
     type Shape<'a> = (&'a str, &'a mut dyn FnMut(usize, &mut Vec<f32>));
-    let shapes: [Shape<'_>; 6] = [
+    let shapes: [Shape<'_>; 7] = [
         ("all equal", &mut |_, v| v.fill(0.25)),
         ("all zero", &mut |_, v| v.fill(0.0)),
         ("constant dimensions", &mut |row, v| {
@@ -91,9 +91,17 @@ fn equal_rows_and_numbers_of_any_size_cost_no_result() {
                 *x = ((row * 31 + i * 17) % 101) as f32 * 1e15;
             }
         }),
+        ("most equal, the rest far away", &mut |row, v| {
+            v.fill(0.0);
+            if row % 5 > 2 {
+                for (i, x) in v.iter_mut().enumerate() {
+                    *x = ((row * 29 + i * 37) % 97) as f32;
+                }
+            }
+        }),
         ("an outlier", &mut |row, v| {
             if row == 77 {
-                v.fill(1e17);
+                v.fill(1e6);
             } else {
                 for (i, x) in v.iter_mut().enumerate() {
                     *x = ((row * 13 + i * 7) % 89) as f32;
@@ -112,12 +120,60 @@ fn equal_rows_and_numbers_of_any_size_cost_no_result() {
         let segment = made.open();
         segment.verify(&mut |_, _| true).unwrap();
         let mut scratch = Scratch::default();
-        for row in [0, 5, 600, 1_199] {
+        for row in (0..1_200).step_by(7) {
             let query = &made.rows.rows[row].vector;
             let hits = segment.search(query, &options(10, 200), &mut scratch).unwrap();
             assert_eq!(hits.len(), 10, "{name}");
             assert_eq!(hits[0].distance, 0.0, "{name}: row {row} is not found by its own vector");
         }
+    }
+}
+
+/// A row far outside makes the lifted space of inner products useless for all others.
+#[test]
+fn one_long_row_does_not_hide_the_others_from_inner_products() {
+    let base = schema(64, Metric::InnerProduct);
+    let mut rows = rows_of(&base, 1_200, 5);
+    rows.rows[77].vector.fill(1e6);
+    let (rows, graph) = graph_of(&base, &rows);
+    let vfs = folder();
+    let meta = write_segment(&target(&vfs), &base, &rows, &graph, &|| false).unwrap();
+    let made = Made { vfs, meta, rows };
+    assert!(!has_inline_rows(&made));
+}
+
+/// Without the upper levels, a walk from one entry stays in that entry's cluster.
+#[test]
+fn a_walk_with_a_narrow_beam_comes_to_the_right_cluster() {
+    let base = Schema::new(64, Metric::L2).m(16).ef_construction(64);
+    let mut rows = rows_of(&base, 4_000, 5);
+    let mut rng = SplitMix64::new(8);
+    let centres: Vec<Vec<f32>> =
+        (0..100).map(|_| (0..64).map(|_| rng.unit_f64() as f32 * 10.0).collect()).collect();
+    for (row, place) in rows.rows.iter_mut().enumerate() {
+        place.vector = centres[row % 100].iter().map(|x| x + rng.unit_f64() as f32).collect();
+    }
+    let (rows, graph) = graph_of(&base, &rows);
+    let vfs = folder();
+    let meta = write_segment(&target(&vfs), &base, &rows, &graph, &|| false).unwrap();
+    let made = Made { vfs, meta, rows };
+    assert!(has_inline_rows(&made));
+    let recall = recall(&made, 10, 10);
+    assert!(recall >= 0.8, "{recall}");
+}
+
+#[test]
+fn a_tiny_query_has_the_same_nearest_by_inner_product_as_a_long_one() {
+    let made = make(&schema(64, Metric::InnerProduct), 1_200);
+    assert!(has_inline_rows(&made));
+    let segment = made.open();
+    let mut scratch = Scratch::default();
+    for row in (0..1_200).step_by(100) {
+        let long = &made.rows.rows[row].vector;
+        let tiny: Vec<f32> = long.iter().map(|x| x * 1e-37).collect();
+        let [a, b] = [long, &tiny]
+            .map(|query| segment.search(query, &options(1, 100), &mut scratch).unwrap()[0].ordinal);
+        assert_eq!(a, b);
     }
 }
 
@@ -128,8 +184,10 @@ fn a_query_of_any_size_is_answered() {
     let mut scratch = Scratch::default();
     for size in [0.0, 1e-38, 1e6, 1e18, 3e38] {
         let query = vec![size; 64];
-        let hits = segment.search(&query, &options(10, 40), &mut scratch).unwrap();
-        assert_eq!(hits.len(), 10, "{size}");
+        for limit in [1, 10] {
+            let hits = segment.search(&query, &options(limit, 40), &mut scratch).unwrap();
+            assert_eq!(hits.len(), limit, "{size}");
+        }
     }
 }
 
