@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `address` | memory used outside of its bounds or after its end, leaks | unit and integration tests |
 //! | `thread` | data races | unit and integration tests |
-//! | `valgrind` | decisions on memory that nobody wrote, bad reads, leaks | integration tests, and the segments' unit tests |
+//! | `valgrind` | decisions on memory that nobody wrote, bad reads, leaks | integration tests, segments' unit tests |
 //! | `miri` | undefined behaviour, also where it does no harm yet | unit tests that touch no file |
 //!
 //! Debug assertions are on, and the code is optimised as in every test. A tool makes the tests 3 to 30 times slower, so
