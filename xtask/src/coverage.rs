@@ -5,8 +5,8 @@
 //! variables `LLVM_PROFDATA` and `LLVM_COV` name, or the newest installed ones (Debian: `llvm-19`). Branches are
 //! counted with a nightly toolchain only.
 //!
-//! Modules of tests inside of a file are no product: they end the file that has them, and are left out. A process that is killed counts nothing, so what only the tests that kill processes reach
-//! counts as missed.
+//! Modules of tests inside of a file are no product: they end the file that has them, and are left out. A process that
+//! is killed counts nothing, so what only the tests that kill processes reach counts as missed.
 
 use crate::workspace::{Workspace, empty_folder};
 use serde_json::Value;
