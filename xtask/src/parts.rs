@@ -158,8 +158,8 @@ fn fuzz_replay(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
 
 /// So many disks, or as many as there are minutes for.
 fn crash(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    let mut command =
-        workspace.cargo(&["test", "-p", "nearstone-tests", "--all-features", "--test", "enumerate"]);
+    // Of the whole workspace, so that what was built for the other tests serves here.
+    let mut command = workspace.cargo(&["test", "--workspace", "--all-features", "--test", "enumerate"]);
     command.env("NEARSTONE_CRASH_IMAGES", "100000").env("NEARSTONE_CRASH_MINUTES", "5");
     watch.run(command.args(["--", "--nocapture"]))
 }
