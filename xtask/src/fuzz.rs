@@ -13,7 +13,7 @@ use std::time::Duration;
 const INSTALL_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// How long each target runs as a part of the tests.
-const SHORT_SECONDS: u64 = 30;
+const SHORT_SECONDS: u64 = 20;
 
 /// Which target to fuzz, and for how many minutes.
 fn parse_fuzz<'a>(words: &[&'a str]) -> Result<(&'a str, u64), String> {

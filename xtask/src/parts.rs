@@ -160,7 +160,7 @@ fn fuzz_replay(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
 fn crash(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
     // Of the whole workspace, so that what was built for the other tests serves here.
     let mut command = workspace.cargo(&["test", "--workspace", "--all-features", "--test", "enumerate"]);
-    command.env("NEARSTONE_CRASH_IMAGES", "100000").env("NEARSTONE_CRASH_MINUTES", "5");
+    command.env("NEARSTONE_CRASH_IMAGES", "100000").env("NEARSTONE_CRASH_MINUTES", "4");
     watch.run(command.args(["--", "--nocapture"]))
 }
 
