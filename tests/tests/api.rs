@@ -478,3 +478,42 @@ fn a_truncated_batch_commits_what_is_left_and_has_its_bytes() {
     assert_eq!(batch.commit().unwrap().upserted, 1);
     assert_eq!(rows.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap()).collect::<Vec<_>>(), [1]);
 }
+
+/// The catalog's trees grow levels, and its values pages of their own.
+#[test]
+fn a_catalog_of_many_pages_opens_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let schema = || Schema::new(2, Metric::L2).m(4).ef_construction(8);
+    let store =
+        Store::builder().durability(Durability::Os).background(Background::Manual).open(&path).unwrap();
+    for n in 0..300 {
+        store
+            .create_collection(&format!("a collection with a name of some length, number {n}"), schema())
+            .unwrap();
+    }
+    let rows = store.create_collection("rows", schema()).unwrap();
+    rows.upsert_many((0..60_000u64).map(|key| (key, [key as f32, (key * 7919 % 60_000) as f32], ())))
+        .unwrap();
+    store.flush().unwrap();
+    // Deaths without a pattern take a page of many kilobytes.
+    let mut batch = store.batch();
+    for key in (0..60_000u64).filter(|key| key * key % 7 == 1) {
+        batch.delete(&rows, key).unwrap();
+    }
+    batch.commit().unwrap();
+    rows.upsert(1_000_000u64, &[1.0, 1.0], ()).unwrap();
+    store.flush().unwrap();
+    let len = rows.len().unwrap();
+    store.close().unwrap();
+    drop((rows, store));
+    for _ in 0..2 {
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.collections().unwrap().len(), 301);
+        let rows = store.collection("rows").unwrap();
+        assert_eq!(rows.len().unwrap(), len);
+        assert!(rows.get(2u64).unwrap().is_some() && rows.get(1u64).unwrap().is_none());
+        store.verify().unwrap();
+        store.close().unwrap();
+    }
+}
