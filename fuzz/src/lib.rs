@@ -1,8 +1,9 @@
-//! Fuzzing of everything that reads bytes from disk. The promise under test: **bytes never panic a decoder**; it returns
-//! what they say, or an error. Two targets read their bytes as something else: `catalog_bytes` as edits to the catalog of
-//! a store, `histories` as a history of a store with crashes in it, which must agree with a model.
+//! Fuzzing of everything that reads bytes from disk. The promise under test: **bytes never panic a decoder**; it
+//! returns what they say, or an error. Two targets read their bytes as something else: `catalog_bytes` as edits to
+//! the catalog of a store, `histories` as a history of a store with crashes in it, which must agree with a model.
 //!
-//! Each target is one function from bytes to whether they were accepted, named in [`TARGETS`], and it is the same function in three places:
+//! Each target is one function from bytes to whether they were accepted, named in [`TARGETS`], and it is the same
+//! function in three places:
 //!
 //! - the fuzzer calls it with inputs it invents (`cargo xtask fuzz NAME`, nightly);
 //! - `cargo test --manifest-path fuzz/Cargo.toml` replays `corpus/NAME` and `regressions/NAME` on stable, whole and broken;

@@ -342,7 +342,8 @@ fn a_backup_that_was_cut_short_after_its_last_file_is_not_called_unfinished_for_
     assert!(marked_and_whole > 0);
 }
 
-/// The death reaches the catalog with the inputs, and the log is cut; the transaction of the merge takes the inputs away.
+/// The death reaches the catalog with the inputs, and the log is cut; the transaction of the merge takes the inputs
+/// away.
 #[test]
 fn a_row_whose_death_is_sealed_while_its_segment_is_merged_stays_dead() {
     let disk = SimVfs::new(10);

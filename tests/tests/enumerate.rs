@@ -1,7 +1,8 @@
 //! Crash enumeration over scripted, exhaustive short and random histories.
 //!
-//! `NEARSTONE_CRASH_IMAGES` sets how many distinct disks are opened in all (default 6,000), `NEARSTONE_CRASH_SEED` where the
-//! random histories begin, `NEARSTONE_CRASH_MINUTES` after how many minutes to end with fewer (default: never).
+//! `NEARSTONE_CRASH_IMAGES` sets how many distinct disks are opened in all (default 6,000), `NEARSTONE_CRASH_SEED`
+//! where the random histories begin, `NEARSTONE_CRASH_MINUTES` after how many minutes to end with fewer (default:
+//! never).
 
 use nearstone::random::SplitMix64;
 use nearstone_tests::enumerate::Enumerator;

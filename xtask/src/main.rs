@@ -1,11 +1,11 @@
 //! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
 //!
 //! The code is in eleven rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
-//! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code, [`tools`]
-//! finds or installs the cargo subcommands that do not come with Rust, [`python`] builds, tests and measures the
-//! Python package, [`fuzz`] feeds the decoders what nobody thought of, [`kill`] kills processes at every failpoint,
-//! [`seeded`] shows that the tests would notice, [`sanitize`] runs them under tools that see what a test can't, and
-//! [`coverage`] measures what they reach.
+//! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code,
+//! [`tools`] finds or installs the cargo subcommands that do not come with Rust, [`python`] builds, tests and
+//! measures the Python package, [`fuzz`] feeds the decoders what nobody thought of, [`kill`] kills processes at every
+//! failpoint, [`seeded`] shows that the tests would notice, [`sanitize`] runs them under tools that see what a test
+//! can't, and [`coverage`] measures what they reach.
 
 #![forbid(unsafe_code)]
 

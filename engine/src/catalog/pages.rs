@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A slot's checksum covers the page number and the page, the header's covers the 320 bytes; all begin from the
-//! store's uuid, so neither a page at a wrong place nor a file of another store passes. `mark` is a constant that is not
-//! zero: a slot that was never written is never valid. (redb reads no page that it has not written.)
+//! store's uuid, so neither a page at a wrong place nor a file of another store passes. `mark` is a constant that is
+//! not zero: a slot that was never written is never valid. (redb reads no page that it has not written.)
 //!
 //! Why this survives a crash: a page and its checksum are one write. The write may tear, but redb writes only into
 //! pages that nothing committed refers to, and syncs them before the header refers to them; a torn page is

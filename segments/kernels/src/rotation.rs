@@ -13,7 +13,8 @@ use std::f32::consts::FRAC_1_SQRT_2;
 /// Rounds of signs and transforms.
 const ROUNDS: usize = 4;
 
-/// A rotation of vectors whose dimension is a multiple of 32, the same for the same seed on every processor up to rounding.
+/// A rotation of vectors whose dimension is a multiple of 32, the same for the same seed on every processor up to
+/// rounding.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     dimension: usize,

@@ -7,8 +7,8 @@
 //!   larger product (Bachrach et al., RecSys 2014).
 //!
 //! Then a centre is taken off and everything is scaled so that a typical row has length 1, which half precision holds
-//! to three digits whatever the data's unit; and rotated, so that one bit says equally much about every dimension. Centre and
-//! scale are medians: a single row far outside must not cost all others their digits.
+//! to three digits whatever the data's unit; and rotated, so that one bit says equally much about every dimension.
+//! Centre and scale are medians: a single row far outside must not cost all others their digits.
 
 use half::f16;
 use nearstone_base::Metric;
@@ -40,7 +40,8 @@ pub(crate) struct Space {
 
 impl Space {
     /// Learns centre and scale from all rows. `None` when half precision would not hold them:
-    /// when the numbers are too large to be squared, when a row is much farther out than others are, or when most rows are equal.
+    /// when the numbers are too large to be squared, when a row is much farther out than others are, or when most
+    /// rows are equal.
     pub(crate) fn train<'a>(
         metric: Metric,
         dimension: usize,

@@ -119,8 +119,8 @@ fn rotate_all(out: &Stream<'_>, schema: &Schema, rows: &dyn RowSource) -> Result
     Ok(Some((space, rotated)))
 }
 
-/// Whether 99 in 100 of the distances along links are what they should be: they are not where rows lie closer together than
-/// three digits of their distance to the centre can tell.
+/// Whether 99 in 100 of the distances along links are what they should be: they are not where rows lie closer
+/// together than three digits of their distance to the centre can tell.
 fn are_held<'a>(
     schema: &Schema,
     rows: &dyn RowSource,
@@ -169,8 +169,8 @@ impl Inline {
 }
 
 impl SealedSegment {
-    /// The nearest visible rows by a walk over inline rows, measured exactly, best first; `None` when it found fewer than `limit`,
-    /// or when there are no inline rows.
+    /// The nearest visible rows by a walk over inline rows, measured exactly, best first; `None` when it found fewer
+    /// than `limit`, or when there are no inline rows.
     pub(super) fn inline_search(
         &self,
         query: &[f32],

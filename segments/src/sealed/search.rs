@@ -1,6 +1,8 @@
 //! Searching a sealed segment: a walk over codes, then exact distances for what it found.
 //!
-//! 0. Where every row may be a hit and most are alive, the inline rows are walked ([`super::inline`]), if there are any. Otherwise:
+//! Where every row may be a hit and most are alive, the inline rows are walked ([`super::inline`]), if there are any.
+//! Otherwise:
+//!
 //! 1. The query is prepared once for the codes; the graph is walked on them with a beam of `max(ef, limit)`.
 //! 2. What the beam holds is measured against the original vectors, and sorted by that distance, then by key.
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the

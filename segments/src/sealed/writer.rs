@@ -6,8 +6,8 @@
 //! 3. The header, the table of checksums, the footer; then sync, rename, sync of the folder. A file under its final
 //!    name is so whole and durable.
 //!
-//! Memory: about 50 bytes per row for keys and their index, besides the graph, and two per number for inline rows. On any error the unfinished file is
-//! removed; if that fails too, it is swept at the next open, by its name.
+//! Memory: about 50 bytes per row for keys and their index, besides the graph, and two per number for inline rows. On
+//! any error the unfinished file is removed; if that fails too, it is swept at the next open, by its name.
 
 use super::filter;
 use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};

@@ -1,4 +1,5 @@
-//! Forged segments: headers, footers, section tables and files. Number 0 has 150 rows under integer keys and some levels, number 1 has 40 under string keys.
+//! Forged segments: headers, footers, section tables and files. Number 0 has 150 rows under integer keys and some
+//! levels, number 1 has 40 under string keys.
 
 use crate::Fate::{Noticed, Refused, Right, Safe};
 use crate::{Case, case};

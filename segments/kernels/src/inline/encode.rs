@@ -20,8 +20,8 @@ pub struct EncodeWork {
 }
 
 impl InlineShape {
-    /// Writes a row. `vector(id)` gives the rotated vector of a neighbour, as it is stored in its own row; `links` has at
-    /// most [`InlineShape::places`] ids. Panics when lengths do not fit.
+    /// Writes a row. `vector(id)` gives the rotated vector of a neighbour, as it is stored in its own row; `links`
+    /// has at most [`InlineShape::places`] ids. Panics when lengths do not fit.
     pub fn encode<'a>(
         self,
         kernels: Kernels,

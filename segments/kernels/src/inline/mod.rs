@@ -10,10 +10,10 @@
 //! centre: D x f16 | B x codes: D/4 x 16 bytes | B x (32 x f16 f_add, 32 x f16 f_resc) | B x 32 x u32 ids
 //! ```
 //!
-//! All vectors are rotated and scaled alike, so that squared distances keep their order. Of four dimensions, 16 bytes hold
-//! the bits of 32 neighbours: neighbour `j` has the low half of byte `j`, neighbour `16 + j` the high half. A query holds, for each four
-//! dimensions, the 16 partial sums of its numbers in six bits each, and one byte shuffle looks up 16 or more of them
-//! (FastScan). With `x` the bits of neighbour `o`, `c` the centre and `q` the query,
+//! All vectors are rotated and scaled alike, so that squared distances keep their order. Of four dimensions, 16 bytes
+//! hold the bits of 32 neighbours: neighbour `j` has the low half of byte `j`, neighbour `16 + j` the high half. A
+//! query holds, for each four dimensions, the 16 partial sums of its numbers in six bits each, and one byte shuffle
+//! looks up 16 or more of them (FastScan). With `x` the bits of neighbour `o`, `c` the centre and `q` the query,
 //!
 //! ```text
 //! est(|q - o|^2) = |q - c|^2 + f_add + f_resc * (<x, q> - sum(q) / 2)
@@ -185,7 +185,8 @@ trait Backend {
     /// `|query - centre|^2`, while the first lines at `next` travel.
     ///
     /// # Safety
-    /// The processor has the instruction set; `centre` has `dimension` f16 and `query` as many f32, aligned to 64 bytes.
+    /// The processor has the instruction set; `centre` has `dimension` f16 and `query` as many f32, aligned to 64
+    /// bytes.
     unsafe fn centre(centre: *const u8, query: *const f32, dimension: usize, next: *const u8) -> f32;
 
     /// Estimates of the 32 neighbours of a block, and which of them are below `worst`.
@@ -215,9 +216,10 @@ trait Backend {
     unsafe fn open(beam: &[BeamBlock], from: usize) -> Option<(usize, usize)>;
 }
 
-/// Walks from `entries` with a beam of `ef`; what was expanded is in `scratch.expanded` then, in no order of distance. `touch`
-/// is called with each id before its row is read, and refuses those that are not in `0..rows.count()`. Panics when the query is of another
-/// dimension, or when `touch` lets an id pass that does not exist.
+/// Walks from `entries` with a beam of `ef`; what was expanded is in `scratch.expanded` then, in no order of
+/// distance. `touch` is called with each id before its row is read, and refuses those that are not in
+/// `0..rows.count()`. Panics when the query is of another dimension, or when `touch` lets an id pass that does not
+/// exist.
 pub fn inline_walk<E>(
     kernels: Kernels,
     rows: &InlineRows<'_>,

@@ -22,7 +22,8 @@ struct Made {
     bytes: Vec<u8>,
 }
 
-/// Where the `step`-th link of a row leads, from 1: far away, so that rows near each other in number are not near in steps.
+/// Where the `step`-th link of a row leads, from 1: far away, so that rows near each other in number are not near in
+/// steps.
 fn link(row: u32, step: u32, rows: u32) -> u32 {
     (row + step * 61) % rows
 }
@@ -108,7 +109,8 @@ fn every_backend_estimates_the_same() {
     }
 }
 
-/// RaBitQ's promise (arXiv 2405.12497, theorem 3.2): unbiased, and off by O(1 / sqrt(D)) of the product of both lengths.
+/// RaBitQ's promise (arXiv 2405.12497, theorem 3.2): unbiased, and off by O(1 / sqrt(D)) of the product of both
+/// lengths.
 #[test]
 fn estimates_are_unbiased_and_within_their_bound() {
     for dimension in [128, 512] {
