@@ -191,20 +191,20 @@ fn checker(workspace: &Workspace, watch: &Watch, name: &str) -> Result<(), End> 
 }
 
 fn seeded_bugs(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    watch.run(&mut this_program(workspace, &["seeded-bugs"])?)
+    watch.run(&mut xtask(workspace, &["seeded-bugs"]))
 }
 
 /// Enough to let a process die at each of its steps six times.
 fn kill(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    watch.run(&mut this_program(workspace, &["kill", "--cycles", "1056"])?)
+    watch.run(&mut xtask(workspace, &["kill", "--cycles", "1056"]))
 }
 
-fn this_program(workspace: &Workspace, words: &[&str]) -> Result<Command, End> {
-    let program = std::env::current_exe()
-        .map_err(|error| End::Failed(format!("this program does not know where it is: {error}")))?;
-    let mut command = Command::new(program);
-    command.args(words).current_dir(&workspace.root);
-    Ok(command)
+/// Another command of this program. Cargo finds it: a part before may have built it anew, and the file that runs now is
+/// then no longer at its path.
+fn xtask(workspace: &Workspace, words: &[&str]) -> Command {
+    let mut command = workspace.cargo(&["run", "--quiet", "--package", "xtask", "--"]);
+    command.args(words);
+    command
 }
 
 fn licences(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
@@ -271,5 +271,15 @@ mod tests {
             assert!(PARTS[..i].iter().all(|other| other.name != part.name), "{}", part.name);
             assert!(!part.name.contains([',', ' ']) && !part.name.is_empty());
         }
+    }
+
+    #[test]
+    fn a_program_built_anew_while_it_runs_still_starts_its_other_commands() {
+        let workspace = Workspace::load().unwrap();
+        let command = xtask(&workspace, &["kill", "--cycles", "1"]);
+        let own = std::env::current_exe().unwrap();
+        assert_ne!(command.get_program(), own.as_os_str());
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        assert_eq!(words.join(" "), "run --quiet --package xtask -- kill --cycles 1");
     }
 }
