@@ -2,7 +2,7 @@
 //! (`NEARSTONE_DATA`, or the usual place beside the workspace) and on generated ones otherwise.
 //!
 //! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
-//! `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
+//! `--keep FOLDER` leaves the store of `search` there for later runs, `--efs` says which beams it measures; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
 //! another machine or hour: where it matters they are ratios.
 #![forbid(unsafe_code)]
 
@@ -12,12 +12,14 @@ mod ingest;
 mod opening;
 mod recall;
 mod report;
+mod search;
 
 use data::Data;
 use report::Report;
+use std::path::Path;
 use std::process::ExitCode;
 
-const PARTS: [&str; 4] = ["recall", "open", "ingest", "footprint"];
+const PARTS: [&str; 5] = ["search", "recall", "open", "ingest", "footprint"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -36,14 +38,26 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let mut rows = usize::MAX;
     let mut json = false;
+    let mut keep = None;
+    let mut widths = search::WIDTHS.to_vec();
     let mut parts: Vec<&str> = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--json" => json = true,
+            "--keep" => keep = Some(Path::new(args.next().ok_or("--keep wants a folder")?)),
+            "--efs" => {
+                let list = args.next().ok_or("--efs wants numbers, with commas between them")?;
+                widths = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            }
             "--rows" => rows = args.next().ok_or("--rows wants a number")?.parse()?,
             part if PARTS.contains(&part) => parts.push(part),
-            other => return Err(format!("{other:?} is none of {PARTS:?}, --rows N, --json").into()),
+            other => {
+                return Err(format!(
+                    "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --keep FOLDER, --json"
+                )
+                .into());
+            }
         }
     }
     if parts.is_empty() {
@@ -60,6 +74,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     ));
     for part in parts {
         match part {
+            "search" => search::run(&data, &widths, keep, &mut report)?,
             "recall" => recall::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,
