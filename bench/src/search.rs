@@ -25,7 +25,13 @@ pub(crate) fn run(
 ) -> Result<(), Box<dyn Error>> {
     let room = tempfile::tempdir()?;
     let folder = keep.unwrap_or(room.path()).join("search.near");
-    let store = Store::open(&folder)?;
+    let store = Store::builder()
+        .residency(if std::env::var("HEAP").is_ok() {
+            nearstone::vfs::Residency::Heap
+        } else {
+            nearstone::vfs::Residency::Mapped
+        })
+        .open(&folder)?;
     let collection = match store.collection("rows") {
         Ok(collection) => collection,
         Err(_) => {

@@ -270,6 +270,7 @@ mod tests {
             id: SegmentId(id),
             uuid: Uuid([id as u8; 16]),
             created_secs: 1,
+            threads: 2,
         }
     }
 

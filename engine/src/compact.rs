@@ -130,6 +130,7 @@ impl Engine {
             id: core.take_segment_id(),
             uuid: core.random.uuid(),
             created_secs: core.wall_secs(),
+            threads,
         };
         let cancel = || core.is_closed() || self.pace.is_cancelled();
         report(progress, "write", 0, 1)?;

@@ -126,7 +126,7 @@ impl Heart {
         while merge.link_some(1, &mut Scratch::default()).unwrap() > 0 {}
         let dir = layout::segments(&self.core.dir);
         let (id, uuid) = (self.core.take_segment_id(), self.core.random.uuid());
-        let target = SealTarget { vfs: &*self.core.vfs, dir: &dir, id, uuid, created_secs: 0 };
+        let target = SealTarget { vfs: &*self.core.vfs, dir: &dir, id, uuid, created_secs: 0, threads: 1 };
         let merged = merge.write(&target, &|| false).unwrap();
         let output = merged.map(|merged| (self.core.open_segment(&merged.meta).unwrap(), merged.origin));
         Merged { inputs, output }

@@ -137,6 +137,7 @@ pub(crate) fn write_sealed(core: &Core, frozen: &Frozen) -> Result<Option<(Arc<S
         id: frozen.segment.id(),
         uuid: core.random.uuid(),
         created_secs: core.wall_secs(),
+        threads: if core.options.background == crate::Background::Manual { 1 } else { cores() },
     };
     let cancel = || core.is_closed();
     let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else {

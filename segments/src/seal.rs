@@ -153,6 +153,7 @@ mod tests {
             id: SegmentId(id),
             uuid: Uuid([id as u8; 16]),
             created_secs: 1,
+            threads: 1,
         }
     }
 

@@ -56,7 +56,7 @@ pub fn flatten<V: VectorSource + ?Sized>(
         }
         flat.levels.push(FlatLevel { rows: members as u32, stride, links });
     }
-    attach_all(&mut flat, &order, vectors, &mut healer.scratch)?;
+    attach_all(&mut flat, &Renumbered { vectors, order: &order }, &mut healer.scratch)?;
     Ok((order, flat))
 }
 
@@ -137,32 +137,30 @@ impl<V: VectorSource + ?Sized> Healer<'_, V> {
     }
 }
 
-/// Makes every row reachable from row 0 on the ground level.
-fn attach_all<V: VectorSource + ?Sized>(
+/// Makes every row reachable from row 0 on the ground level, of which there is one.
+pub(crate) fn attach_all<V: VectorSource + ?Sized>(
     flat: &mut FlatGraph,
-    order: &[u32],
     vectors: &V,
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let mut reached = vec![false; order.len()];
+    let rows = flat.levels[0].rows;
+    let mut reached = vec![false; rows as usize];
     let mut queue = Vec::new();
     spread(&flat.levels[0], 0, &mut reached, &mut queue);
-    let renumbered = Renumbered { vectors, order };
     let mut found = Vec::new();
-    for row in 0..order.len() as u32 {
+    for row in 0..rows {
         if reached[row as usize] {
             continue;
         }
         found.clear();
-        let scorer = FromRow { vectors: &renumbered, row };
-        let rows = order.len() as u32;
+        let scorer = FromRow { vectors, row };
         walk(&*flat, &scorer, &AcceptAll, rows, ATTACH_EF, scratch, &mut found)?;
         // Upper levels may lead to rows that the ground does not reach.
         found.retain(|candidate| reached[candidate.ordinal as usize]);
         if found.is_empty() {
-            found.push(Candidate::new(renumbered.distance(row, 0)?, 0));
+            found.push(Candidate::new(vectors.distance(row, 0)?, 0));
         }
-        attach(&mut flat.levels[0], row, &found, &renumbered, scratch)?;
+        attach(&mut flat.levels[0], row, &found, vectors, scratch)?;
         spread(&flat.levels[0], row, &mut reached, &mut queue);
     }
     debug_assert!(reached.iter().all(|&reached| reached));

@@ -10,8 +10,8 @@ mod walk;
 
 pub use build::{Graph, level_for};
 pub use check::check;
+pub(crate) use flatten::attach_all;
 pub use flatten::flatten;
-pub(crate) use walk::descend;
 pub use walk::walk;
 
 use nearstone_base::Result;

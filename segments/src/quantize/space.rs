@@ -143,9 +143,8 @@ impl Space {
         out.clear();
         match self.metric {
             Metric::L2 => out.extend_from_slice(query),
-            // In double precision: the factor of a tiny query is beyond the other.
-            Metric::Cosine => to_length(1.0, query, out),
-            Metric::InnerProduct => to_length(f64::from(self.lift), query, out),
+            Metric::Cosine => to_length(kernels, 1.0, query, out),
+            Metric::InnerProduct => to_length(kernels, f64::from(self.lift), query, out),
         }
         out.resize(self.middle.len(), 0.0);
         self.centre(out);
@@ -157,7 +156,7 @@ impl Space {
         out.clear();
         match self.metric {
             Metric::L2 => out.extend_from_slice(row),
-            Metric::Cosine => to_length(1.0, row, out),
+            Metric::Cosine => to_length(kernels(), 1.0, row, out),
             Metric::InnerProduct => {
                 out.extend_from_slice(row);
                 let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
@@ -197,8 +196,13 @@ fn median<T: Copy>(mut numbers: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::O
 }
 
 /// Appends the vector at another length; a vector of zeros as it is.
-fn to_length(length: f64, vector: &[f32], out: &mut Vec<f32>) {
-    let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+fn to_length(kernels: Kernels, length: f64, vector: &[f32], out: &mut Vec<f32>) {
+    let square = kernels.dot_precise(vector, vector);
     let factor = if square > 0.0 { length / square.sqrt() } else { 0.0 };
-    out.extend(vector.iter().map(|&x| (f64::from(x) * factor) as f32));
+    if (factor as f32).is_normal() {
+        out.extend(vector.iter().map(|&x| x * factor as f32));
+    } else {
+        // The factor of a tiny vector is beyond single precision, the products are not.
+        out.extend(vector.iter().map(|&x| (f64::from(x) * factor) as f32));
+    }
 }

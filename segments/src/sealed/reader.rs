@@ -132,13 +132,12 @@ impl SealedSegment {
             Some(at) => Some((at, blocks.get(at.offset, at.len)?)),
             None => None,
         };
-        let rows = section(format::INLINE_ROWS);
-        let inline = Inline::open(&layout.header.schema, layout.header.rows, rows, space).map_err(
-            |(section, found)| {
+        let levels: Vec<u32> = places.levels.iter().map(|level| level.rows).collect();
+        let inline =
+            Inline::open(&layout.header.schema, &levels, section, space).map_err(|(section, found)| {
                 let expected = format!("in {}, what belongs to the schema", section_name(section.id));
                 Error::corruption(path, section.offset, expected, found)
-            },
-        )?;
+            })?;
         Ok(SealedSegment {
             meta: meta_of(id, len, &layout),
             blocks,

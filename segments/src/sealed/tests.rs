@@ -142,6 +142,7 @@ fn target(vfs: &MemoryVfs) -> SealTarget<'_> {
         id: SegmentId(42),
         uuid: Uuid([7; 16]),
         created_secs: 1_700_000_000,
+        threads: 2,
     }
 }
 

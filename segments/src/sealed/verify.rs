@@ -111,9 +111,7 @@ impl SealedSegment {
                 return Err(self.wrong(&expected, &link.to_string()));
             }
         }
-        if level == 0 {
-            self.check_inline(ordinal, links)?;
-        }
+        self.check_inline(level, ordinal, links)?;
         if free.iter().any(|&link| link != NO_LINK) {
             return Err(self.wrong(&format!("no link behind a free place of row {ordinal}"), "one"));
         }

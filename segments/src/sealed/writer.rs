@@ -6,12 +6,12 @@
 //! 3. The header, the table of checksums, the footer; then sync, rename, sync of the folder. A file under its final
 //!    name is so whole and durable.
 //!
-//! Memory: about 50 bytes per row for keys and their index, besides the graph, and two per number for inline rows. On
+//! Memory: about 50 bytes per row for keys and their index, besides the graph, and what making inline rows takes. On
 //! any error the unfinished file is removed; if that fails too, it is swept at the next open, by its name.
 
 use super::filter;
 use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};
-use super::inline;
+use super::inline::write::Prepared;
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
@@ -38,6 +38,8 @@ pub struct SealTarget<'a> {
     pub uuid: Uuid,
     /// Now, in seconds since the Unix epoch.
     pub created_secs: u64,
+    /// How many threads may work on inline rows, the calling one included.
+    pub threads: usize,
 }
 
 impl fmt::Debug for SealTarget<'_> {
@@ -62,7 +64,8 @@ const BUFFER: usize = 1 << 20;
 /// Rows from which code parameters are learnt.
 const SAMPLE_ROWS: u32 = 20_000;
 
-/// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`.
+/// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`; a segment with inline rows gets a refined
+/// graph.
 ///
 /// `cancel` is asked about every megabyte (it may wait there, for a pause); `true` ends the work.
 ///
@@ -106,6 +109,8 @@ fn write_tmp(
     cancel: &dyn Fn() -> bool,
 ) -> Result<SegmentMeta> {
     let keys = Keys::read(schema, rows, cancel)?;
+    let inline = Prepared::new(schema, rows, graph, target.threads, cancel)?;
+    let graph = inline.as_ref().map_or(graph, |inline| &inline.graph);
     let file = target.vfs.open(tmp, OpenMode::Truncate)?;
     failpoint("segment-begun");
     let mut out = Stream::new(file, target.uuid, cancel);
@@ -126,7 +131,9 @@ fn write_tmp(
         })?;
     }
 
-    inline::write(&mut out, schema, rows, graph)?;
+    if let Some(inline) = inline {
+        inline.write(&mut out)?;
+    }
 
     let vector_bytes = u64::from(rows.rows()) * schema.dimension() as u64 * 4;
     let header = Header {
@@ -334,7 +341,7 @@ fn write_offsets(out: &mut Stream<'_>, id: u32, rows: u32, len: impl Fn(u32) -> 
 }
 
 /// Asks whether to go on.
-fn step(cancel: &dyn Fn() -> bool) -> Result<()> {
+pub(super) fn step(cancel: &dyn Fn() -> bool) -> Result<()> {
     if cancel() {
         return Err(Error::new(ErrorKind::Cancelled, "writing the segment was cancelled"));
     }
@@ -357,11 +364,6 @@ impl<'a> Stream<'a> {
     fn new(file: Arc<dyn VfsFile>, uuid: Uuid, cancel: &'a dyn Fn() -> bool) -> Stream<'a> {
         let buffer = Vec::with_capacity(BUFFER);
         Stream { file, uuid, cancel, buffer, flushed: 0, crcs: Vec::new(), sections: Vec::new() }
-    }
-
-    /// Asks now and then, by the number of a row, whether to go on.
-    pub(super) fn step_at(&self, row: u32) -> Result<()> {
-        if row.is_multiple_of(1 << 12) { step(self.cancel) } else { Ok(()) }
     }
 
     fn position(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! What every processor can do; the other backends agree with it.
 
-use super::{BLOCK_LINKS, Backend, BeamBlock, InlineQuery};
+use super::walk::{Backend, NONE};
+use super::{BLOCK_LINKS, InlineQuery};
 use half::f16;
 
 pub(super) struct Portable;
@@ -56,27 +57,57 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn insert(beam: &mut [BeamBlock], key: u64) -> usize {
-        let mut block = beam.len() - 1;
-        // The last of each block moves on into the next one, until the key's own block is found.
-        while block > 0 && beam[block - 1].0[7] > key {
-            let last = beam[block - 1].0[7];
-            beam[block].0.copy_within(..7, 1);
-            beam[block].0[0] = last;
-            block -= 1;
+    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32 {
+        let (mut fresh, mut rest) = (0, lanes);
+        while rest != 0 {
+            let lane = rest.trailing_zeros();
+            rest &= rest - 1;
+            // SAFETY: 32 ids lie there.
+            let id = u32::from_le(unsafe { ids.add(lane as usize).read_unaligned() });
+            let marked = taken.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
+            fresh |= u32::from(!marked) << lane;
         }
-        let place = beam[block].0.iter().filter(|&&other| other <= key).count();
-        beam[block].0.copy_within(place..7, place + 1);
-        beam[block].0[place] = key;
-        block
+        fresh
     }
 
     #[inline(always)]
-    unsafe fn open(beam: &[BeamBlock], from: usize) -> Option<(usize, usize)> {
-        (from..beam.len()).find_map(|block| {
-            let place = beam[block].0.iter().position(|key| key & 1 == 0)?;
-            Some((block, place))
-        })
+    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize {
+        let (mut count, mut rest) = (0, lanes);
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            // SAFETY: 32 ids lie there, and there is room for as many keys.
+            unsafe {
+                let id = u32::from_le(ids.add(lane).read_unaligned());
+                to.add(count).write(u64::from(distances[lane].to_bits()) << 32 | u64::from(id));
+            }
+            count += 1;
+        }
+        count
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(keys: &[u64]) -> u64 {
+        let (eights, rest) = keys.as_chunks::<8>();
+        let mut least = [NONE; 8];
+        for keys in eights {
+            for i in 0..8 {
+                least[i] = least[i].min(keys[i]);
+            }
+        }
+        least.iter().chain(rest).fold(NONE, |least, &key| least.min(key))
+    }
+
+    #[inline(always)]
+    unsafe fn remove(keys: &mut [u64], id: u32) {
+        for key in keys {
+            *key = if *key as u32 == id { NONE } else { *key };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn below(keys: &[u64], key: u64) -> usize {
+        keys.iter().filter(|&&other| other < key).count()
     }
 }
 

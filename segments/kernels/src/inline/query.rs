@@ -19,7 +19,11 @@ pub struct InlineQuery {
     pub(super) delta: f32,
     /// What a sum of table entries is short of: the lowest sums, less half the sum of the query.
     pub(super) offset: f32,
+    length: f32,
 }
+
+/// The largest share by which rounding to half precision changes a number.
+const HALF_PRECISION: f32 = 1.0 / 2048.0;
 
 impl InlineQuery {
     /// Takes a rotated query. Panics when its length is no multiple of [`DIMENSION_STEP`] or over [`DIMENSION_MAX`].
@@ -32,53 +36,65 @@ impl InlineQuery {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             "avx2" => unsafe { self.fill_avx2(rotated) },
-            _ => self.fill(rotated),
+            _ => self.fill_portable(rotated),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
     fn fill_avx512(&mut self, rotated: &[f32]) {
-        self.fill(rotated);
+        let lines = self.take(rotated);
+        let measured = x86::measure_avx512(lines);
+        self.fill(lines, measured, |numbers, inverse, out| x86::fill_tables_avx512(numbers, inverse, out));
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn fill_avx2(&mut self, rotated: &[f32]) {
-        self.fill(rotated);
+        let lines = self.take(rotated);
+        let measured = x86::measure_avx2(lines);
+        self.fill(lines, measured, |numbers, inverse, out| x86::fill_tables_avx2(numbers, inverse, out));
     }
 
-    #[inline(always)]
-    fn fill(&mut self, rotated: &[f32]) {
+    fn fill_portable(&mut self, rotated: &[f32]) {
+        let lines = self.take(rotated);
+        self.fill(lines, measure(lines), fill_tables);
+    }
+
+    fn take<'q>(&mut self, rotated: &'q [f32]) -> &'q [[f32; 16]] {
         let (lines, _) = rotated.as_chunks::<16>();
         self.dimension = rotated.len();
         self.numbers.clear();
         self.numbers.extend(lines.iter().map(|&numbers| Line(numbers)));
+        self.tables.resize(lines.len(), Line([[0; 16]; 4]));
+        lines
+    }
 
-        let (mut widest, mut lowest, mut sum) = ([0f32; 4], [0f32; 16], [0f32; 16]);
-        for numbers in lines {
-            for four in 0..4 {
-                let width: f32 = numbers[4 * four..4 * four + 4].iter().map(|x| x.abs()).sum();
-                widest[four] = widest[four].max(width);
-            }
-            for i in 0..16 {
-                lowest[i] += numbers[i].min(0.0);
-                sum[i] += numbers[i];
-            }
-        }
-        let widest = widest.iter().fold(0f32, |a, &b| a.max(b));
-        self.delta = widest / 63.0;
-        self.offset = lowest.iter().sum::<f32>() - sum.iter().sum::<f32>() / 2.0;
-
+    #[inline(always)]
+    fn fill(
+        &mut self,
+        lines: &[[f32; 16]],
+        measured: Measured,
+        fill_tables: impl Fn(&[f32; 16], f32, &mut [[u8; 16]; 4]),
+    ) {
+        self.offset = measured.lowest - measured.sum / 2.0;
+        self.delta = measured.widest / STEPS;
+        self.length = measured.square.sqrt();
         let inverse = if self.delta > 0.0 { 1.0 / self.delta } else { 0.0 };
-        self.tables.clear();
-        for numbers in lines {
-            let mut tables = [[0; 16]; 4];
-            for (four, table) in tables.iter_mut().enumerate() {
-                fill_table(&numbers[4 * four..4 * four + 4], inverse, table);
-            }
-            self.tables.push(Line(tables));
+        for (numbers, Line(tables)) in lines.iter().zip(&mut self.tables) {
+            fill_tables(numbers, inverse, tables);
         }
+    }
+
+    /// A row at a true distance of `distance` or less is never at more than this in half precision, if `distance` itself
+    /// was found in half precision.
+    ///
+    /// Rounding moves a stored vector by at most `e = 2^-11 |c|`, and a squared distance `d` by at most
+    /// `2 sqrt(d) e + e^2`; once for the row that `distance` was found for, and once for the other.
+    pub fn upper_bound(&self, distance: f32) -> f32 {
+        let root = distance.sqrt();
+        let moved = (self.length + root) * HALF_PRECISION;
+        (root + 2.0 * moved).powi(2)
     }
 
     pub(super) fn numbers(&self) -> *const f32 {
@@ -90,36 +106,175 @@ impl InlineQuery {
     }
 }
 
-/// Which of the four numbers belong to the `m`-th sum.
-const MEMBERS: [[f32; 16]; 4] = {
-    let mut members = [[0.0; 16]; 4];
-    let mut m = 0;
-    while m < 16 {
-        let mut i = 0;
-        while i < 4 {
-            members[i][m] = (m >> i & 1) as f32;
-            i += 1;
-        }
-        m += 1;
-    }
-    members
-};
+/// What the tables of a query have in common.
+struct Measured {
+    /// Of the lowest entries.
+    lowest: f32,
+    sum: f32,
+    square: f32,
+    /// The largest difference between two entries of one table.
+    widest: f32,
+}
 
-/// All sums of four numbers, from the lowest one up, in steps of `1 / inverse`.
-#[inline(always)]
-fn fill_table(numbers: &[f32], inverse: f32, table: &mut [u8; 16]) {
-    let mut low = 0f32;
-    for x in numbers {
-        low += x.min(0.0);
+/// The largest entry of a table.
+const STEPS: f32 = 63.0;
+
+fn measure(lines: &[[f32; 16]]) -> Measured {
+    let numbers = lines.as_flattened();
+    let (fours, _) = numbers.as_chunks::<4>();
+    Measured {
+        lowest: numbers.iter().map(|x| x.min(0.0)).sum(),
+        sum: numbers.iter().sum(),
+        square: numbers.iter().map(|x| x * x).sum(),
+        widest: fours.iter().fold(0.0, |widest, four| widest.max(four.iter().map(|x| x.abs()).sum())),
     }
-    // A half, so that cutting rounds.
-    let mut sums = [0.5 - low * inverse; 16];
-    for (x, members) in numbers.iter().zip(&MEMBERS) {
-        for m in 0..16 {
-            sums[m] += x * inverse * members[m];
+}
+
+/// For each four numbers all of their sums, from the lowest one up, in steps of `1 / inverse`, rounded.
+fn fill_tables(numbers: &[f32; 16], inverse: f32, tables: &mut [[u8; 16]; 4]) {
+    let (fours, _) = numbers.as_chunks::<4>();
+    for (four, table) in fours.iter().zip(tables) {
+        let low: f32 = four.iter().map(|x| x.min(0.0)).sum();
+        for (m, entry) in table.iter_mut().enumerate() {
+            let members = four.iter().enumerate().filter(|(i, _)| m >> i & 1 == 1);
+            let sum: f32 = members.map(|(_, x)| x).sum();
+            *entry = ((sum - low) * inverse).clamp(0.0, STEPS).round_ties_even() as u8;
         }
     }
-    for m in 0..16 {
-        table[m] = sums[m].clamp(0.0, 63.0) as i32 as u8;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! The same by register: sixteen or eight numbers at a time when measuring, an entry to a lane when filling.
+
+    use super::{Measured, STEPS};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) fn measure_avx512(lines: &[[f32; 16]]) -> Measured {
+        let zero = _mm512_setzero_ps();
+        let (mut lowest, mut sum, mut square, mut widest) = (zero, zero, zero, zero);
+        for numbers in lines {
+            // SAFETY: sixteen numbers.
+            let x = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
+            lowest = _mm512_add_ps(lowest, _mm512_min_ps(x, zero));
+            sum = _mm512_add_ps(sum, x);
+            square = _mm512_fmadd_ps(x, x, square);
+            widest = _mm512_max_ps(widest, fours_avx512(_mm512_abs_ps(x)));
+        }
+        Measured {
+            lowest: _mm512_reduce_add_ps(lowest),
+            sum: _mm512_reduce_add_ps(sum),
+            square: _mm512_reduce_add_ps(square),
+            widest: _mm512_reduce_max_ps(widest),
+        }
+    }
+
+    /// In each lane the sum of the four numbers that its own is among.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fours_avx512(x: __m512) -> __m512 {
+        let pairs = _mm512_add_ps(x, _mm512_permute_ps::<0b10_11_00_01>(x));
+        _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_00_11_10>(pairs))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) fn fill_tables_avx512(numbers: &[f32; 16], inverse: f32, tables: &mut [[u8; 16]; 4]) {
+        // SAFETY: sixteen numbers.
+        let x = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
+        let x = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
+        let lows = fours_avx512(_mm512_min_ps(x, _mm512_setzero_ps()));
+        macro_rules! table {
+            ($quarter:literal) => {{
+                // The four numbers in every quarter, and the lowest of their sums.
+                let four = _mm512_shuffle_f32x4::<{ $quarter * 0b01_01_01_01 }>(x, x);
+                let low = _mm512_shuffle_f32x4::<{ $quarter * 0b01_01_01_01 }>(lows, lows);
+                let mut sums = _mm512_sub_ps(_mm512_setzero_ps(), low);
+                sums = _mm512_mask_add_ps(sums, 0xaaaa, sums, _mm512_permute_ps::<0b00_00_00_00>(four));
+                sums = _mm512_mask_add_ps(sums, 0xcccc, sums, _mm512_permute_ps::<0b01_01_01_01>(four));
+                sums = _mm512_mask_add_ps(sums, 0xf0f0, sums, _mm512_permute_ps::<0b10_10_10_10>(four));
+                sums = _mm512_mask_add_ps(sums, 0xff00, sums, _mm512_permute_ps::<0b11_11_11_11>(four));
+                // Rounded to the nearest. What is below zero by a rounding becomes zero.
+                let steps = _mm512_cvtps_epi32(_mm512_min_ps(sums, _mm512_set1_ps(STEPS)));
+                let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(steps, _mm512_setzero_si512()));
+                // SAFETY: a table has 16 bytes.
+                unsafe { _mm_storeu_si128(tables[$quarter].as_mut_ptr().cast(), bytes) };
+            }};
+        }
+        table!(0);
+        table!(1);
+        table!(2);
+        table!(3);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn measure_avx2(lines: &[[f32; 16]]) -> Measured {
+        let zero = _mm256_setzero_ps();
+        let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+        let (mut lowest, mut sum, mut square, mut widest) = (zero, zero, zero, zero);
+        let (halves, _) = lines.as_flattened().as_chunks::<8>();
+        for numbers in halves {
+            // SAFETY: eight numbers.
+            let x = unsafe { _mm256_loadu_ps(numbers.as_ptr()) };
+            lowest = _mm256_add_ps(lowest, _mm256_min_ps(x, zero));
+            sum = _mm256_add_ps(sum, x);
+            square = _mm256_fmadd_ps(x, x, square);
+            widest = _mm256_max_ps(widest, fours_avx2(_mm256_and_ps(x, positive)));
+        }
+        let [mut lows, mut sums, mut squares, mut widths] = [[0f32; 8]; 4];
+        // SAFETY: eight numbers each.
+        unsafe {
+            _mm256_storeu_ps(lows.as_mut_ptr(), lowest);
+            _mm256_storeu_ps(sums.as_mut_ptr(), sum);
+            _mm256_storeu_ps(squares.as_mut_ptr(), square);
+            _mm256_storeu_ps(widths.as_mut_ptr(), widest);
+        }
+        Measured {
+            lowest: lows.iter().sum(),
+            sum: sums.iter().sum(),
+            square: squares.iter().sum(),
+            widest: widths.iter().fold(0.0, |a, &b| a.max(b)),
+        }
+    }
+
+    /// As [`fours_avx512`].
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn fours_avx2(x: __m256) -> __m256 {
+        let pairs = _mm256_add_ps(x, _mm256_permute_ps::<0b10_11_00_01>(x));
+        _mm256_add_ps(pairs, _mm256_permute_ps::<0b01_00_11_10>(pairs))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn fill_tables_avx2(numbers: &[f32; 16], inverse: f32, tables: &mut [[u8; 16]; 4]) {
+        let zero = _mm256_setzero_ps();
+        let (fours, _) = numbers.as_chunks::<4>();
+        for (four, table) in fours.iter().zip(tables) {
+            // SAFETY: four numbers.
+            let four = _mm256_set_m128(unsafe { _mm_loadu_ps(four.as_ptr()) }, unsafe {
+                _mm_loadu_ps(four.as_ptr())
+            });
+            let four = _mm256_mul_ps(four, _mm256_set1_ps(inverse));
+            let mut sums = _mm256_sub_ps(zero, fours_avx2(_mm256_min_ps(four, zero)));
+            let [a, b, c, d] = [
+                _mm256_permute_ps::<0b00_00_00_00>(four),
+                _mm256_permute_ps::<0b01_01_01_01>(four),
+                _mm256_permute_ps::<0b10_10_10_10>(four),
+                _mm256_permute_ps::<0b11_11_11_11>(four),
+            ];
+            sums = _mm256_add_ps(sums, _mm256_blend_ps::<0b1010_1010>(zero, a));
+            sums = _mm256_add_ps(sums, _mm256_blend_ps::<0b1100_1100>(zero, b));
+            sums = _mm256_add_ps(sums, _mm256_blend_ps::<0b1111_0000>(zero, c));
+            let steps = _mm256_set1_ps(STEPS);
+            let first = _mm256_cvtps_epi32(_mm256_min_ps(sums, steps));
+            let second = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_add_ps(sums, d), steps));
+            // The packs work within halves of a register: the middle two quarters change places.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(first, second));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            // SAFETY: a table has 16 bytes.
+            unsafe { _mm_storeu_si128(table.as_mut_ptr().cast(), _mm_packus_epi16(low, high)) };
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The codes against what they estimate, and the backends against each other.
 
 use super::portable::Portable;
+use super::walk::{self, Backend};
 use super::*;
 use crate::Rotation;
 use half::f16;
@@ -167,9 +168,10 @@ fn a_walk_finds_the_nearest_with_every_backend() {
             let mut number = numbers(1000 + turn);
             let numbers: Vec<f32> = (0..128).map(|_| number()).collect();
             let query = query_of(kernels, &numbers);
-            inline_walk::<()>(kernels, &rows, &query, 100, &[0, 150], |_| Ok(()), &mut scratch).unwrap();
-            let mut ids: Vec<u32> = scratch.expanded.iter().map(|row| row.id).collect();
-            let found = scratch.expanded.iter().min_by(|a, b| a.distance.total_cmp(&b.distance)).unwrap();
+            inline_walk::<()>(kernels, &rows, &query, 100, InlineStart::Row(150), |_| Ok(()), &mut scratch)
+                .unwrap();
+            let mut ids: Vec<u32> = scratch.expanded().map(|row| row.id).collect();
+            let found = scratch.expanded().min_by(|a, b| a.distance.total_cmp(&b.distance)).unwrap();
             let nearest = (0..300).min_by(|&a, &b| {
                 square(&numbers, &made.vectors[a]).total_cmp(&square(&numbers, &made.vectors[b]))
             });
@@ -197,8 +199,9 @@ fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
             touched += 1;
             if touched == refused { Err(row) } else { Ok(()) }
         };
-        let walked = inline_walk(crate::kernels(), &rows, &query, 200, &[0], touch, &mut scratch);
-        (walked, scratch.expanded.len())
+        let walked =
+            inline_walk(crate::kernels(), &rows, &query, 200, InlineStart::Row(0), touch, &mut scratch);
+        (walked, scratch.expanded().len())
     };
     let (walked, all) = walk(usize::MAX);
     assert_eq!(walked, Ok(()));
@@ -220,32 +223,49 @@ fn shapes_have_limits() {
     assert!(InlineRows::new(shape, &vec![0; shape.stride() + 1]).is_none());
 }
 
+/// Keys, ids and lanes through every operation on them, by every backend.
+fn pool_operations<B: Backend>(
+    keys: &[u64],
+    ids: &[u32; 32],
+    lanes: u32,
+    taken: &[u64],
+) -> (u64, usize, Vec<u64>, Vec<u64>, u32) {
+    let distances: [f32; 32] = std::array::from_fn(|lane| lane as f32 * 0.5);
+    // SAFETY: the caller asked the processor; there is room for 32 keys and eight more.
+    unsafe {
+        let middle = keys.get(keys.len() / 2).copied().unwrap_or(7);
+        let mut removed = keys.to_vec();
+        B::remove(&mut removed, middle as u32);
+        let mut appended = vec![0; 40];
+        let count = B::append(appended.as_mut_ptr(), &distances, ids.as_ptr(), lanes);
+        appended.truncate(count);
+        (B::nearest(keys), B::below(keys, middle), removed, appended, B::fresh(taken, ids.as_ptr(), lanes))
+    }
+}
+
 proptest! {
     #[test]
-    fn a_beam_keeps_the_smallest_in_order(
-        keys in prop::collection::vec(0u64..1 << 62, 0..200), blocks in 1usize..6,
+    fn every_backend_keeps_the_same_pool(
+        keys in prop::collection::vec((0u64..1 << 31, 0u64..50).prop_map(|(d, id)| d << 32 | id), 0..70),
+        ids in prop::array::uniform32(prop_oneof![0u32..700, Just(NO_NEIGHBOUR)]),
+        lanes in any::<u32>(),
+        taken in prop::collection::vec(any::<u64>(), 0..10),
     ) {
-        let keep = |insert: &dyn Fn(&mut [BeamBlock], u64) -> usize| {
-            let mut beam = vec![BeamBlock([UNUSED; 8]); blocks];
-            for &key in &keys {
-                let before: Vec<BeamBlock> = beam.clone();
-                if key < beam[blocks - 1].0[7] {
-                    let first = insert(&mut beam, key);
-                    assert!((0..first).all(|block| before[block].0 == beam[block].0));
-                }
-            }
-            beam.iter().flat_map(|block| block.0).collect::<Vec<u64>>()
-        };
-        let mut wanted = keys.clone();
-        wanted.resize(keys.len() + blocks * 8, UNUSED);
-        wanted.sort_unstable();
-        wanted.truncate(blocks * 8);
-        // SAFETY: every processor has it.
-        prop_assert_eq!(&keep(&|beam, key| unsafe { Portable::insert(beam, key) }), &wanted);
+        let wanted = pool_operations::<Portable>(&keys, &ids, lanes, &taken);
+        prop_assert_eq!(wanted.0, keys.iter().copied().min().unwrap_or(walk::NONE));
+        prop_assert_eq!(wanted.3.len(), lanes.count_ones() as usize);
+        for lane in 0..32 {
+            let marked = taken.get(ids[lane] as usize / 64).is_some_and(|word| word >> (ids[lane] % 64) & 1 == 1);
+            prop_assert_eq!(wanted.4 >> lane & 1 == 1, lanes >> lane & 1 == 1 && !marked);
+        }
         #[cfg(target_arch = "x86_64")]
-        if Kernels::supported().iter().any(|kernels| kernels.name() == "avx512") {
-            // SAFETY: the processor was asked.
-            prop_assert_eq!(&keep(&|beam, key| unsafe { x86::Avx512::insert(beam, key) }), &wanted);
+        for kernels in Kernels::supported() {
+            let found = match kernels.name() {
+                "avx512" => pool_operations::<x86::Avx512>(&keys, &ids, lanes, &taken),
+                "avx2" => pool_operations::<x86::Avx2>(&keys, &ids, lanes, &taken),
+                _ => continue,
+            };
+            prop_assert_eq!(&found, &wanted, "{}", kernels.name());
         }
     }
 }

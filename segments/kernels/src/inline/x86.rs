@@ -1,7 +1,8 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
 use super::portable::Portable;
-use super::{BLOCK_LINKS, Backend, BeamBlock, InlineQuery, InlineRows, InlineScratch, LINE, prefetch, walk};
+use super::walk::{Backend, InlineScratch, InlineStart, NONE, walk};
+use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -11,12 +12,12 @@ pub(super) unsafe fn walk_avx512<E>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
     ef: usize,
-    entries: &[u32],
+    start: InlineStart<'_>,
     touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
     // SAFETY: the caller's promise.
-    unsafe { walk::<Avx512, E>(rows, query, ef, entries, touch, scratch) }
+    unsafe { walk::<Avx512, E>(rows, query, ef, start, touch, scratch) }
 }
 
 /// # Safety
@@ -26,12 +27,12 @@ pub(super) unsafe fn walk_avx2<E>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
     ef: usize,
-    entries: &[u32],
+    start: InlineStart<'_>,
     touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
     // SAFETY: the caller's promise.
-    unsafe { walk::<Avx2, E>(rows, query, ef, entries, touch, scratch) }
+    unsafe { walk::<Avx2, E>(rows, query, ef, start, touch, scratch) }
 }
 
 pub(super) struct Avx512;
@@ -113,44 +114,92 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn insert(beam: &mut [BeamBlock], key: u64) -> usize {
-        // SAFETY: see above; blocks are aligned.
+    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32 {
+        let mut marked = 0;
+        // The array of 64-bit words is one of twice as many 32-bit ones: the lower half comes first.
+        let words = (taken.len() * 2).min(i32::MAX as usize) as i32;
+        for half in 0..2 {
+            // SAFETY: see above; only words below the end of the array are gathered.
+            unsafe {
+                let ids = _mm512_loadu_si512(ids.add(half * 16).cast());
+                let word = _mm512_srli_epi32::<5>(ids);
+                let lanes = (lanes >> (half * 16)) as u16;
+                let known = _mm512_mask_cmplt_epu32_mask(lanes, word, _mm512_set1_epi32(words));
+                let zero = _mm512_setzero_si512();
+                let bits = _mm512_mask_i32gather_epi32::<4>(zero, known, word, taken.as_ptr().cast());
+                let bit =
+                    _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(ids, _mm512_set1_epi32(31)));
+                marked |= u32::from(_mm512_mask_test_epi32_mask(known, bits, bit)) << (half * 16);
+            }
+        }
+        lanes & !marked
+    }
+
+    #[inline(always)]
+    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize {
+        let mut count = 0;
+        for eight in 0..4 {
+            // SAFETY: see above; whole registers are stored, into the room that is there.
+            unsafe {
+                let distances = _mm256_loadu_si256(distances.as_ptr().add(eight * 8).cast());
+                let ids = _mm512_cvtepu32_epi64(_mm256_loadu_si256(ids.add(eight * 8).cast()));
+                let keys = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(distances));
+                let lanes = (lanes >> (eight * 8)) as u8;
+                let keys = _mm512_maskz_compress_epi64(lanes, _mm512_or_si512(keys, ids));
+                _mm512_storeu_si512(to.add(count).cast(), keys);
+                count += lanes.count_ones() as usize;
+            }
+        }
+        count
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(keys: &[u64]) -> u64 {
+        // SAFETY: see above; the last, shorter part is loaded through a mask.
         unsafe {
-            let start = beam.as_mut_ptr();
-            let x = _mm512_set1_epi64(key as i64);
-            let mut block = beam.len() - 1;
-            let mut current = _mm512_load_si512(start.add(block).cast());
-            loop {
-                // Each key becomes the larger of the one before it and the smaller of itself and the new one.
-                let before = match block {
-                    0 => _mm512_setzero_si512(),
-                    _ => _mm512_load_si512(start.add(block - 1).cast()),
-                };
-                let shifted = _mm512_alignr_epi64::<7>(current, before);
-                let inserted = _mm512_max_epu64(shifted, _mm512_min_epu64(current, x));
-                _mm512_store_si512(start.add(block).cast(), inserted);
-                if block == 0 || _mm512_cmpgt_epu64_mask(before, x) == 0 {
-                    return block;
-                }
-                current = before;
-                block -= 1;
+            let none = _mm512_set1_epi64(NONE as i64);
+            let (mut even, mut odd) = (none, none);
+            let (pairs, rest) = keys.as_chunks::<16>();
+            for pair in pairs {
+                even = _mm512_min_epu64(even, _mm512_loadu_si512(pair.as_ptr().cast()));
+                odd = _mm512_min_epu64(odd, _mm512_loadu_si512(pair.as_ptr().add(8).cast()));
+            }
+            let mask = (1u32 << rest.len()) - 1;
+            even = _mm512_min_epu64(even, _mm512_mask_loadu_epi64(none, mask as u8, rest.as_ptr().cast()));
+            let after = rest.as_ptr().wrapping_add(8);
+            odd = _mm512_min_epu64(odd, _mm512_mask_loadu_epi64(none, (mask >> 8) as u8, after.cast()));
+            _mm512_reduce_min_epu64(_mm512_min_epu64(even, odd))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn remove(keys: &mut [u64], id: u32) {
+        // SAFETY: see above; stores go through masks.
+        unsafe {
+            let none = _mm512_set1_epi64(NONE as i64);
+            let (id, low) = (_mm512_set1_epi64(i64::from(id)), _mm512_set1_epi64(0xffff_ffff));
+            for keys in keys.chunks_mut(8) {
+                let used = ((1u32 << keys.len()) - 1) as u8;
+                let ids = _mm512_and_si512(_mm512_maskz_loadu_epi64(used, keys.as_ptr().cast()), low);
+                let same = _mm512_mask_cmpeq_epi64_mask(used, ids, id);
+                _mm512_mask_storeu_epi64(keys.as_mut_ptr().cast(), same, none);
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn open(beam: &[BeamBlock], from: usize) -> Option<(usize, usize)> {
-        for (block, keys) in beam.iter().enumerate().skip(from) {
-            // SAFETY: see above; blocks are aligned.
-            let open = unsafe {
-                let keys = _mm512_load_si512(keys.0.as_ptr().cast());
-                _mm512_testn_epi64_mask(keys, _mm512_set1_epi64(1))
-            };
-            if open != 0 {
-                return Some((block, open.trailing_zeros() as usize));
+    unsafe fn below(keys: &[u64], key: u64) -> usize {
+        let mut count = 0;
+        for keys in keys.chunks(8) {
+            // SAFETY: see above; the last, shorter part is loaded through a mask.
+            unsafe {
+                let used = ((1u32 << keys.len()) - 1) as u8;
+                let keys = _mm512_maskz_loadu_epi64(used, keys.as_ptr().cast());
+                let below = _mm512_mask_cmplt_epu64_mask(used, keys, _mm512_set1_epi64(key as i64));
+                count += below.count_ones() as usize;
             }
         }
-        None
+        count
     }
 }
 
@@ -257,14 +306,32 @@ impl Backend for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn insert(beam: &mut [BeamBlock], key: u64) -> usize {
+    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32 {
         // SAFETY: passed on.
-        unsafe { Portable::insert(beam, key) }
+        unsafe { Portable::fresh(taken, ids, lanes) }
     }
 
     #[inline(always)]
-    unsafe fn open(beam: &[BeamBlock], from: usize) -> Option<(usize, usize)> {
+    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize {
         // SAFETY: passed on.
-        unsafe { Portable::open(beam, from) }
+        unsafe { Portable::append(to, distances, ids, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(keys: &[u64]) -> u64 {
+        // SAFETY: passed on.
+        unsafe { Portable::nearest(keys) }
+    }
+
+    #[inline(always)]
+    unsafe fn remove(keys: &mut [u64], id: u32) {
+        // SAFETY: passed on.
+        unsafe { Portable::remove(keys, id) }
+    }
+
+    #[inline(always)]
+    unsafe fn below(keys: &[u64], key: u64) -> usize {
+        // SAFETY: passed on.
+        unsafe { Portable::below(keys, key) }
     }
 }

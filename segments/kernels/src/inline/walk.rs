@@ -1,0 +1,308 @@
+//! Walking over inline rows.
+//!
+//! 1. The *pool* holds the keys `distance bits << 32 | id` of rows that were met and not expanded, in no order. The
+//!    nearest of them is found by looking at all: a few registers' worth, without a branch that could be guessed wrong.
+//!    (A sorted beam costs less where few keys arrive, but eight or more arrive with every row, and each insertion is a
+//!    loop whose length cannot be guessed.)
+//! 2. Rows are taken from it ahead of their turn, [`LOOK_AHEAD`] of them, so that the lines of the last one travel
+//!    while others are scanned.
+//! 3. An expansion takes the exact distance of its centre, estimates its neighbours, and puts those into the pool
+//!    that are near enough and were not taken before. A row that is met again before it is taken is there twice, with
+//!    two estimates; both go when it is taken.
+//! 4. A full pool is cut to its `ef` nearest; from then on, "near enough" means nearer than the last of these.
+//! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool.
+
+use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
+
+/// Rows that are taken before they are expanded.
+const LOOK_AHEAD: usize = 2;
+/// Rows that a walk begins with when it may choose.
+const STARTS: usize = 8;
+/// No row: farther than everything.
+pub(super) const NONE: u64 = u64::MAX >> 1;
+/// Places of the pool beyond twice the beam.
+const SPARE: usize = 64;
+
+/// Where a walk begins.
+#[derive(Clone, Copy, Debug)]
+pub enum InlineStart<'a> {
+    /// At this row.
+    Row(u32),
+    /// At those that seem nearest among the neighbours of the only row of these rows, which may have another number of
+    /// places; its ids name rows of the walk.
+    NeighboursOf(InlineRows<'a>),
+}
+
+/// A row that was expanded, and its squared distance in the rotated space.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Expanded {
+    /// From the numbers in the row.
+    pub distance: f32,
+    /// The row.
+    pub id: u32,
+}
+
+/// What a walk needs, kept between walks.
+#[derive(Clone, Default, Debug)]
+pub struct InlineScratch {
+    /// Room for all keys that a pool may hold and one register more; the first `len` are in it.
+    pool: Vec<u64>,
+    len: usize,
+    /// What is not below this need not come into the pool.
+    worst: f32,
+    /// A bit per row that was taken.
+    taken: Vec<u64>,
+    /// Keys of what was expanded, in this order.
+    expanded: Vec<u64>,
+}
+
+impl InlineScratch {
+    /// Everything that the last walk expanded, in the order in which it did.
+    pub fn expanded(&self) -> impl ExactSizeIterator<Item = Expanded> + Clone {
+        self.expanded.iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
+    }
+
+    /// The nearest of what the last walk expanded.
+    pub fn nearest(&self) -> Option<u32> {
+        self.expanded.iter().min().map(|&key| key as u32)
+    }
+
+    fn start(&mut self, rows: u32, ef: usize) {
+        // Only what the last walk marked is cleared.
+        for key in self.expanded.drain(..) {
+            if let Some(word) = self.taken.get_mut(key as u32 as usize / 64) {
+                *word = 0;
+            }
+        }
+        self.taken.resize((rows as usize).div_ceil(64).max(self.taken.len()), 0);
+        self.pool.resize((2 * ef + SPARE + 8).max(self.pool.len()), NONE);
+        self.len = 0;
+        self.worst = f32::INFINITY;
+    }
+
+    /// Marks a row; whether it was not marked before.
+    #[inline(always)]
+    fn take(&mut self, id: u32) -> bool {
+        let (word, bit) = (&mut self.taken[id as usize / 64], 1u64 << (id % 64));
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    /// Makes room for the neighbours of one block in the pool of a beam.
+    #[inline(always)]
+    fn make_room(&mut self, keep: usize, beam: usize) {
+        if self.len + BLOCK_LINKS > 2 * beam + SPARE {
+            self.cut(keep);
+        }
+    }
+
+    /// Leaves the `keep` nearest.
+    #[inline(never)]
+    fn cut(&mut self, keep: usize) {
+        let mut used = 0;
+        for place in 0..self.len {
+            let key = self.pool[place];
+            self.pool[used] = key;
+            used += usize::from(key != NONE);
+        }
+        if used > keep {
+            let (_, &mut last, _) = self.pool[..used].select_nth_unstable(keep - 1);
+            self.worst = distance_of(last);
+            used = keep;
+        }
+        self.len = used;
+    }
+}
+
+fn distance_of(key: u64) -> f32 {
+    f32::from_bits((key >> 32) as u32)
+}
+
+fn key_of(distance: f32, id: u32) -> u64 {
+    u64::from(distance.to_bits()) << 32 | u64::from(id)
+}
+
+/// The operations that differ between instruction sets.
+pub(super) trait Backend {
+    /// `|query - centre|^2`, while the first lines at `next` travel.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `centre` has `dimension` f16 and `query` as many f32, aligned to 64
+    /// bytes.
+    unsafe fn centre(centre: *const u8, query: *const f32, dimension: usize, next: *const u8) -> f32;
+
+    /// Estimates of the 32 neighbours of a block, and which of them are below `worst`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `codes` and `tables` have `4 * dimension` bytes, `factors` 128.
+    unsafe fn estimate(
+        codes: *const u8,
+        factors: *const u8,
+        query: &InlineQuery,
+        base: f32,
+        worst: f32,
+        next: *const u8,
+        out: &mut [f32; BLOCK_LINKS],
+    ) -> u32;
+
+    /// Those of the `lanes` whose id has no bit in `taken`; ids beyond its end have none.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; 32 ids lie at `ids`.
+    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32;
+
+    /// Writes the keys of the `lanes`, in order, from `to` on; how many.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; 32 ids lie at `ids`; there is room for the keys and eight more.
+    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize;
+
+    /// The smallest key, or [`NONE`].
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn nearest(keys: &[u64]) -> u64;
+
+    /// Replaces all keys of this id by [`NONE`].
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn remove(keys: &mut [u64], id: u32);
+
+    /// How many keys are smaller than this one.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn below(keys: &[u64], key: u64) -> usize;
+}
+
+/// # Safety
+/// The processor has the backend's instruction set; query and rows have one dimension, and so has the start.
+#[inline(always)]
+pub(super) unsafe fn walk<B: Backend, E>(
+    rows: &InlineRows<'_>,
+    query: &InlineQuery,
+    ef: usize,
+    start: InlineStart<'_>,
+    mut touch: impl FnMut(u32) -> Result<(), E>,
+    scratch: &mut InlineScratch,
+) -> Result<(), E> {
+    let shape = rows.shape;
+    let ef = ef.max(1);
+    scratch.start(rows.count, ef);
+    match start {
+        InlineStart::Row(row) => {
+            scratch.pool[0] = key_of(0.0, row);
+            scratch.len = 1;
+        }
+        InlineStart::NeighboursOf(entry) => {
+            let row = entry.row(0).as_ptr();
+            // SAFETY: the caller's promise; the row is a whole one of its own shape.
+            unsafe {
+                let distance = B::centre(row, query.numbers(), shape.dimension, row);
+                open_neighbours::<B>(entry.shape, row, query, distance, row, (STARTS, ef), scratch);
+            }
+            scratch.cut(STARTS);
+            // Others than these may still come in.
+            scratch.worst = f32::INFINITY;
+        }
+    }
+    let (mut committed, mut waiting) = ([0u32; LOOK_AHEAD + 1], 0);
+    loop {
+        let before = waiting;
+        while waiting <= LOOK_AHEAD {
+            let keys = &mut scratch.pool[..scratch.len];
+            // SAFETY: the caller's promise.
+            let key = unsafe { B::nearest(keys) };
+            // SAFETY: as above.
+            let enough =
+                |done: &[u64]| done.len() + waiting >= ef && unsafe { B::below(done, key) } + waiting >= ef;
+            if key == NONE || enough(&scratch.expanded) {
+                break;
+            }
+            let id = key as u32;
+            // SAFETY: as above.
+            unsafe { B::remove(keys, id) };
+            if let Err(error) = touch(id) {
+                // Rows that were taken are marked, and nothing else remembers which.
+                scratch.taken.fill(0);
+                return Err(error);
+            }
+            assert!(id < rows.count, "row {id} of {}", rows.count);
+            if scratch.take(id) {
+                committed[waiting] = id;
+                waiting += 1;
+            }
+        }
+        if waiting == 0 {
+            return Ok(());
+        }
+        // One row travels while the current one is scanned; more of them, at once.
+        for &id in committed[..waiting - 1].iter().skip(before.max(1)) {
+            prefetch_all(rows.row(id));
+        }
+        let current = committed[0];
+        let next = rows.row(committed[waiting - 1]).as_ptr();
+        committed.copy_within(1.., 0);
+        waiting -= 1;
+
+        let row = rows.row(current).as_ptr();
+        // What comes last in a row is not asked for by the scan.
+        for line in (shape.factors_at()..shape.stride()).step_by(LINE) {
+            prefetch(next.wrapping_add(line));
+        }
+        // SAFETY: `row` is one whole row, whose parts lie where the shape says; `next` is one too, and prefetching
+        // has no demands.
+        unsafe {
+            let distance = B::centre(row, query.numbers(), shape.dimension, next);
+            scratch.expanded.push(key_of(distance, current));
+            open_neighbours::<B>(shape, row, query, distance, next, (ef, ef), scratch);
+        }
+    }
+}
+
+/// Puts those neighbours of a row into the pool that seem near enough and were not taken before.
+///
+/// # Safety
+/// As [`walk`]; a whole row of the shape is at `row`.
+#[inline(always)]
+unsafe fn open_neighbours<B: Backend>(
+    shape: InlineShape,
+    row: *const u8,
+    query: &InlineQuery,
+    distance: f32,
+    next: *const u8,
+    (keep, ef): (usize, usize),
+    scratch: &mut InlineScratch,
+) {
+    let mut estimates = [0f32; BLOCK_LINKS];
+    for block in 0..shape.blocks {
+        scratch.make_room(keep, ef);
+        let codes = shape.dimension * 4;
+        // SAFETY: the parts of a row lie where its shape says; prefetching has no demands; room was made.
+        unsafe {
+            let better = B::estimate(
+                row.add(shape.codes_at() + block * codes),
+                row.add(shape.factors_at() + block * BLOCK_LINKS * 4),
+                query,
+                distance,
+                scratch.worst,
+                next.wrapping_add(shape.dimension * 2 + block * codes),
+                &mut estimates,
+            );
+            let ids = row.add(shape.ids_at() + block * BLOCK_LINKS * 4).cast::<u32>();
+            let fresh = B::fresh(&scratch.taken, ids, better);
+            debug_assert!(scratch.len + BLOCK_LINKS + 8 <= scratch.pool.len());
+            let to = scratch.pool.as_mut_ptr().add(scratch.len);
+            scratch.len += B::append(to, &estimates, ids, fresh);
+        }
+    }
+}
+
+#[inline(always)]
+fn prefetch_all(row: &[u8]) {
+    for line in (0..row.len()).step_by(LINE) {
+        prefetch(row.as_ptr().wrapping_add(line));
+    }
+}

@@ -1,0 +1,183 @@
+//! Inline rows of a sealed segment: written beside the plain graph, and walked when nothing has to be filtered.
+//!
+//! Each row repeats its links together with everything that a walk wants to know of them
+//! ([`nearstone_kernels::InlineShape`]); the plain links, codes and vectors stay what filters, merges and exact
+//! distances use. A segment has them when it is large enough to be walked and its vectors are long enough for one bit
+//! per dimension to say something; one whose numbers half precision cannot hold goes without.
+//!
+//! 1. A walk begins at the *entry*: the middle of all vectors, linked to the first rows, which are those of the highest
+//!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in most data.
+//! 2. In data of many small clusters they are not. There, the rows of level 1 are inline as well, and a narrow walk over
+//!    them comes between. Whether they are needed is tried when the segment is written ([`write`]).
+//! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
+
+mod refine;
+pub(super) mod write;
+
+use super::format::{self, Section};
+use super::reader::SealedSegment;
+use crate::distance::ExactDistance;
+use crate::quantize::space::{Space, padded};
+use crate::segment::{Accept, Hit};
+use crate::topk::Scratch;
+use nearstone_base::{Error, Result, Schema};
+use nearstone_kernels::{
+    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, inline_walk, kernels, prefetch_read,
+};
+
+/// An insertion touches the whole beam behind its place: wider ones are left to the heaps of the walk over codes.
+const BEAM_MAX: usize = 768;
+/// The beam on the upper rows, which only have to lead into the right region.
+const UPPER_BEAM: usize = 4;
+/// Rows that the entry leads to: a few blocks of codes that stay in the cache.
+const ENTRY_LINKS: u32 = 512;
+
+/// What a walk over inline rows keeps between searches.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct InlineWork {
+    rotated: Vec<f32>,
+    query: InlineQuery,
+    walk: InlineScratch,
+    /// Distance and row of what was expanded.
+    near: Vec<(f32, u32)>,
+}
+
+/// Where the inline rows of an open segment are, and how queries are brought to them.
+pub(super) struct Inline {
+    /// The ground, and the level above it when there is one.
+    levels: Vec<Rows>,
+    entry: Rows,
+    space: Space,
+}
+
+struct Rows {
+    section: Section,
+    shape: InlineShape,
+}
+
+impl Inline {
+    /// From what the footer says, with the numbers of rows of each level; `None` when there are no inline rows.
+    pub(super) fn open(
+        schema: &Schema,
+        levels: &[u32],
+        section: impl Fn(u32) -> Option<Section>,
+        space: Option<(Section, &[u8])>,
+    ) -> std::result::Result<Option<Inline>, (Section, String)> {
+        let (ground, upper) = (section(format::INLINE_ROWS), section(format::INLINE_UPPER_ROWS));
+        let entry = section(format::INLINE_ENTRY);
+        let ((at, bytes), ground, entry) = match (space, ground, entry) {
+            (Some(space), Some(ground), Some(entry)) => (space, ground, entry),
+            (space, ..) => {
+                let one = ground.or(upper).or(entry).or(space.map(|(at, _)| at));
+                return one.map_or(Ok(None), |one| {
+                    Err((one, "some of the sections of inline rows without the others".to_owned()))
+                });
+            }
+        };
+        let rows = |section: Section, count: u32, links: usize| {
+            let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), links);
+            let shape = shape.filter(|shape| {
+                section.stride == shape.stride() as u64
+                    && section.count == u64::from(count)
+                    && count < 1 << 31
+            });
+            let found = || (section, format!("{} rows of {} bytes", section.count, section.stride));
+            Ok(Rows { section, shape: shape.ok_or_else(found)? })
+        };
+        let count = |level: usize| levels.get(level).copied().unwrap_or(0);
+        let mut found = vec![rows(ground, count(0), 2 * schema.links())?];
+        if let Some(upper) = upper {
+            found.push(rows(upper, count(1), schema.links())?);
+        }
+        let entry = rows(entry, 1, ENTRY_LINKS as usize)?;
+        let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
+            .ok_or((at, "numbers that no training gives".to_owned()))?;
+        Ok(Some(Inline { levels: found, entry, space }))
+    }
+}
+
+impl SealedSegment {
+    /// The nearest visible rows by a walk over inline rows, measured exactly, best first; `None` when it found fewer
+    /// than `limit`, or when there are no inline rows.
+    pub(super) fn inline_search(
+        &self,
+        query: &[f32],
+        exact: &ExactDistance<'_>,
+        visible: &dyn Accept,
+        (limit, ef): (usize, usize),
+        scratch: &mut Scratch,
+    ) -> Result<Option<Vec<Hit>>> {
+        let Some(inline) = &self.inline else { return Ok(None) };
+        let beam = ef.max(limit);
+        if beam > BEAM_MAX {
+            return Ok(None);
+        }
+        let kernels = kernels();
+        let InlineWork { rotated, query: prepared, walk, near } = &mut scratch.inline;
+        inline.space.query(kernels, query, rotated);
+        prepared.prepare(kernels, rotated);
+        self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
+        let Some(entry) = self.inline_rows(&inline.entry) else { return Ok(None) };
+        let mut start = InlineStart::NeighboursOf(entry);
+        // The upper rows lead to the right region: from one fixed row, a narrow beam does not leave its cluster.
+        for (level, ef) in inline.levels.iter().zip([beam, UPPER_BEAM]).rev() {
+            let Some(rows) = self.inline_rows(level) else { return Ok(None) };
+            let section = &level.section;
+            let touch = |row: u32| {
+                if row >= rows.count() {
+                    return Err(self.bad_inline(section, row));
+                }
+                self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
+            };
+            inline_walk(kernels, &rows, prepared, ef.min(rows.count() as usize), start, touch, walk)?;
+            start = InlineStart::Row(walk.nearest().unwrap_or(0));
+        }
+
+        near.clear();
+        near.extend(
+            walk.expanded()
+                .filter(|row| row.distance.is_finite())
+                .map(|row| (row.distance, row.id))
+                .filter(|&(_, row)| visible.accept(row)),
+        );
+        if near.len() < limit {
+            return Ok(None);
+        }
+        let (_, &mut (last, _), _) = near.select_nth_unstable_by(limit - 1, |a, b| a.0.total_cmp(&b.0));
+        let last = prepared.upper_bound(last);
+        near.retain(|&(distance, _)| distance <= last);
+        for &(_, row) in near.iter() {
+            prefetch_read(self.vector_unchecked(row));
+        }
+        let mut hits = Vec::with_capacity(near.len());
+        for &(_, ordinal) in near.iter() {
+            hits.push(Hit { distance: exact.distance(self.vector(ordinal)?), ordinal });
+        }
+        self.best(hits, limit).map(Some)
+    }
+
+    /// The bytes of a section as rows; unchecked, so that each is touched before it is read.
+    fn inline_rows(&self, rows: &Rows) -> Option<InlineRows<'_>> {
+        let Section { offset, len, .. } = rows.section;
+        InlineRows::new(rows.shape, self.blocks.unchecked(offset, len)?)
+    }
+
+    #[cold]
+    fn bad_inline(&self, section: &Section, row: u32) -> Error {
+        self.bad(section, format!("a link below {}", self.rows()), row.to_string())
+    }
+
+    /// Whether the inline row of a row has the links that its level gives it.
+    pub(super) fn check_inline(&self, level: usize, ordinal: u32, links: &[u32]) -> Result<()> {
+        let Some(Rows { section, shape }) = self.inline.as_ref().and_then(|inline| inline.levels.get(level))
+        else {
+            return Ok(());
+        };
+        let bytes = self.row(section, ordinal.into())?;
+        let one = InlineRows::new(*shape, bytes).filter(|rows| rows.count() == 1);
+        if one.is_none_or(|one| !one.links(0).eq(links.iter().copied())) {
+            return Err(self.bad(section, format!("the links {links:?} of row {ordinal}"), "others"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! Making inline rows: into one space, along a better graph, with a start that works.
+//!
+//! 1. All vectors are brought to the space of inline rows and held in half precision.
+//! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
+//!    ([`super::refine`]), and encoded again.
+//! 3. Sampled rows are looked for from the entry alone. Where that misses what the upper rows would find, those are
+//!    written too.
+//!
+//! Memory: two bytes per number, and all inline rows (five bytes per number and 260 per row, with 32 links). A segment
+//! that would take more than [`BYTES_MAX`] goes without.
+
+use super::refine::{refine, share};
+use super::{BEAM_MAX, ENTRY_LINKS, UPPER_BEAM};
+use crate::graph::{FlatGraph, FlatLevel};
+use crate::quantize::space::{Space, padded};
+use crate::sealed::format;
+use crate::sealed::writer::{Stream, step, vector};
+use crate::segment::RowSource;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use nearstone_base::{Result, Schema};
+use nearstone_kernels::{
+    EncodeWork, InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, inline_walk, kernels,
+};
+
+/// Fewer rows are scanned nearly as fast.
+pub(in crate::sealed) const ROWS_MIN: u32 = 1024;
+/// Below this, one bit per dimension says too little.
+pub(in crate::sealed) const DIMENSION_MIN: usize = 48;
+/// Making inline rows holds so many bytes at most.
+const BYTES_MAX: u64 = 8 << 30;
+/// Rows whose links are measured to see whether half precision holds their distances.
+const CHECKED_ROWS: u32 = 256;
+/// A distance is held when it is right within this share of it.
+const HELD: f64 = 0.1;
+/// Rows that are looked for from either start.
+const SOUGHT_ROWS: u32 = 1000;
+/// The beam that looks for them: narrow, since a wide one finds its way from anywhere.
+const SOUGHT_BEAM: usize = 16;
+/// The entry is enough when it finds so much less than the upper rows do.
+const SOUGHT_LESS: f64 = 0.005;
+/// Rows that a thread takes at a time.
+const PIECE: usize = 512;
+
+/// Inline rows, ready to be written, and the graph along which they are.
+pub(in crate::sealed) struct Prepared {
+    space: Space,
+    shape: InlineShape,
+    ground: Vec<u8>,
+    upper: Option<(InlineShape, Vec<u8>)>,
+    entry: (InlineShape, Vec<u8>),
+    /// The graph that was given, with a refined ground.
+    pub(in crate::sealed) graph: FlatGraph,
+}
+
+/// Vectors of one space, back to back.
+#[derive(Clone, Copy)]
+pub(super) struct Halves<'a> {
+    pub(super) dimension: usize,
+    pub(super) numbers: &'a [f16],
+}
+
+impl<'a> Halves<'a> {
+    pub(super) fn one(self, row: u32) -> &'a [f16] {
+        &self.numbers[row as usize * self.dimension..][..self.dimension]
+    }
+
+    pub(super) fn widened(self, row: u32, out: &mut Vec<f32>) {
+        out.resize(self.dimension, 0.0);
+        self.one(row).convert_to_f32_slice(out);
+    }
+}
+
+impl Prepared {
+    /// `None` for a segment that goes without.
+    pub(in crate::sealed) fn new(
+        schema: &Schema,
+        rows: &dyn RowSource,
+        graph: &FlatGraph,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let (Some(shape), Some(ground)) = (shape_of(schema, rows.rows()), graph.levels.first()) else {
+            return Ok(None);
+        };
+        let Some((space, numbers)) = rotate_all(schema, rows, cancel)? else { return Ok(None) };
+        let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
+        if !are_held(schema, rows, ground, &space, halves)? {
+            return Ok(None);
+        }
+        let Some(mut bytes) = zeros(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        encode(shape, ground, halves, &mut bytes, threads, cancel)?;
+        let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
+        let graph = refine(graph, &built, halves, threads, cancel)?;
+        let Some(ground) = graph.levels.first() else { return Ok(None) };
+        encode(shape, ground, halves, &mut bytes, threads, cancel)?;
+
+        let upper = match (graph.levels.get(1), InlineShape::new(shape.dimension(), schema.links())) {
+            (Some(level), Some(shape)) => {
+                let mut bytes = vec![0; level.rows as usize * shape.stride()];
+                encode(shape, level, halves, &mut bytes, threads, cancel)?;
+                Some((shape, bytes))
+            }
+            _ => None,
+        };
+        let level = upper.as_ref().and_then(|_| graph.levels.get(1)).unwrap_or(ground);
+        let Some(entry) = encode_entry(ENTRY_LINKS.min(level.rows), halves) else { return Ok(None) };
+        let mut prepared = Prepared { space, shape, ground: bytes, upper, entry, graph };
+        if prepared.upper.is_some() {
+            let with = prepared.found(halves, true);
+            if prepared.found(halves, false) >= with - SOUGHT_LESS {
+                prepared.upper = None;
+            }
+        }
+        Ok(Some(prepared))
+    }
+
+    /// The share of sampled rows that a walk towards them finds.
+    fn found(&self, halves: Halves<'_>, upper: bool) -> f64 {
+        fn open((shape, bytes): &(InlineShape, Vec<u8>)) -> Option<InlineRows<'_>> {
+            InlineRows::new(*shape, bytes)
+        }
+        let (Some(ground), Some(entry)) = (InlineRows::new(self.shape, &self.ground), open(&self.entry))
+        else {
+            return 0.0;
+        };
+        let upper = self.upper.as_ref().filter(|_| upper).and_then(open);
+        let (mut query, mut walk) = (InlineQuery::default(), InlineScratch::default());
+        let (mut wanted, mut found, mut sought) = (Vec::new(), 0, 0);
+        for row in (0..ground.count()).step_by(ground.count().div_ceil(SOUGHT_ROWS).max(1) as usize) {
+            halves.widened(row, &mut wanted);
+            query.prepare(kernels(), &wanted);
+            let mut start = InlineStart::NeighboursOf(entry);
+            let there = |_| Ok::<(), ()>(());
+            for (rows, beam) in upper.iter().map(|rows| (rows, UPPER_BEAM)).chain([(&ground, SOUGHT_BEAM)]) {
+                // Nothing is refused.
+                let _ = inline_walk(kernels(), rows, &query, beam.min(BEAM_MAX), start, there, &mut walk);
+                start = InlineStart::Row(walk.nearest().unwrap_or(0));
+            }
+            found += u32::from(walk.expanded().any(|expanded| expanded.id == row));
+            sought += 1;
+        }
+        f64::from(found) / f64::from(sought.max(1))
+    }
+
+    /// Writes the sections.
+    pub(in crate::sealed) fn write(&self, out: &mut Stream<'_>) -> Result<()> {
+        out.section(format::INLINE_SPACE, 1, |out| out.bytes(&self.space.to_bytes()))?;
+        out.section(format::INLINE_ROWS, self.shape.stride() as u64, |out| out.bytes(&self.ground))?;
+        if let Some((shape, bytes)) = &self.upper {
+            out.section(format::INLINE_UPPER_ROWS, shape.stride() as u64, |out| out.bytes(bytes))?;
+        }
+        let (shape, bytes) = &self.entry;
+        out.section(format::INLINE_ENTRY, shape.stride() as u64, |out| out.bytes(bytes))
+    }
+}
+
+/// The shape of a segment's inline rows, if such a segment has them.
+fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
+    if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
+        return None;
+    }
+    let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
+    let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64;
+    (u64::from(rows) * bytes <= BYTES_MAX).then_some(shape)
+}
+
+fn zeros(len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).ok()?;
+    bytes.resize(len, 0);
+    Some(bytes)
+}
+
+/// The rows of one level.
+fn encode(
+    shape: InlineShape,
+    level: &FlatLevel,
+    halves: Halves<'_>,
+    out: &mut [u8],
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<()> {
+    share(out, PIECE * shape.stride(), threads, cancel, |place, piece, work: &mut EncodeWork| {
+        let first = (place / shape.stride()) as u32;
+        for (row, out) in (first..).zip(piece.chunks_exact_mut(shape.stride())) {
+            shape.encode(kernels(), halves.one(row), level.list(row), |id| halves.one(id), out, work);
+        }
+        Ok(())
+    })
+}
+
+/// The middle of everything, as a row that leads to the first ones.
+fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
+    let shape = InlineShape::new(halves.dimension, ENTRY_LINKS as usize)?;
+    let middle = vec![f16::ZERO; halves.dimension];
+    let links: Vec<u32> = (0..rows).collect();
+    let mut bytes = vec![0; shape.stride()];
+    shape.encode(kernels(), &middle, &links, |id| halves.one(id), &mut bytes, &mut EncodeWork::default());
+    Some((shape, bytes))
+}
+
+/// Every row as it will be stored; `None` when their numbers are too large for that.
+fn rotate_all(
+    schema: &Schema,
+    rows: &dyn RowSource,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<(Space, Vec<f16>)>> {
+    let mut longest = 0f64;
+    let mut all = Vec::with_capacity(rows.rows() as usize);
+    for row in 0..rows.rows() {
+        if row.is_multiple_of(1 << 12) {
+            step(cancel)?;
+        }
+        let vector = vector(schema, rows, row)?;
+        longest = longest.max(kernels().dot_precise(vector, vector));
+        all.push(vector);
+    }
+    let (metric, dimension) = (schema.metric(), schema.dimension());
+    let Some(space) = Space::train(metric, dimension, all.iter().copied(), longest.sqrt() as f32) else {
+        return Ok(None);
+    };
+    let padded = space.padded();
+    let mut rotated = Vec::new();
+    if rotated.try_reserve_exact(all.len() * padded).is_err() {
+        return Ok(None);
+    }
+    rotated.resize(all.len() * padded, f16::ZERO);
+    let mut work = Vec::new();
+    for ((row, vector), place) in (0u32..).zip(all).zip(rotated.chunks_exact_mut(padded)) {
+        if row.is_multiple_of(1 << 12) {
+            step(cancel)?;
+        }
+        space.row(vector, &mut work, place);
+    }
+    Ok(Some((space, rotated)))
+}
+
+/// Whether 99 in 100 of the distances along links are what they should be: they are not where rows lie closer
+/// together than three digits of their distance to the centre can tell.
+fn are_held(
+    schema: &Schema,
+    rows: &dyn RowSource,
+    ground: &FlatLevel,
+    space: &Space,
+    halves: Halves<'_>,
+) -> Result<bool> {
+    let (mut held, mut measured) = (0, 0);
+    for row in (0..rows.rows()).step_by(rows.rows().div_ceil(CHECKED_ROWS).max(1) as usize) {
+        for &link in ground.list(row) {
+            let right = space.distance(vector(schema, rows, row)?, vector(schema, rows, link)?);
+            if right > 0.0 {
+                let pairs = halves.one(row).iter().zip(halves.one(link));
+                let square: f64 = pairs.map(|(a, b)| (a.to_f64() - b.to_f64()).powi(2)).sum();
+                held += u32::from((square - right).abs() <= right * HELD);
+                measured += 1;
+            }
+        }
+    }
+    Ok(held * 100 >= measured * 99)
+}
