@@ -2,7 +2,8 @@
 //! (`NEARSTONE_DATA`, or the usual place beside the workspace) and on generated ones otherwise.
 //!
 //! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
-//! `--keep FOLDER` leaves the store of `search` there for later runs, `--efs` says which beams it measures; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
+//! `--keep FOLDER` leaves the store of `search` there for later runs, `--efs` says which beams it measures, `--heap` has it
+//! read segments into memory instead of mapping them; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
 //! another machine or hour: where it matters they are ratios.
 #![forbid(unsafe_code)]
 
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let mut rows = usize::MAX;
     let mut json = false;
-    let mut keep = None;
+    let (mut keep, mut heap) = (None, false);
     let mut widths = search::WIDTHS.to_vec();
     let mut parts: Vec<&str> = Vec::new();
     let mut args = args.iter();
@@ -46,6 +47,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         match arg.as_str() {
             "--json" => json = true,
             "--keep" => keep = Some(Path::new(args.next().ok_or("--keep wants a folder")?)),
+            "--heap" => heap = true,
             "--efs" => {
                 let list = args.next().ok_or("--efs wants numbers, with commas between them")?;
                 widths = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -54,7 +56,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 return Err(format!(
-                    "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --keep FOLDER, --json"
+                    "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --keep FOLDER, --heap, --json"
                 )
                 .into());
             }
@@ -74,7 +76,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     ));
     for part in parts {
         match part {
-            "search" => search::run(&data, &widths, keep, &mut report)?,
+            "search" => search::run(&data, &widths, keep, heap, &mut report)?,
             "recall" => recall::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,

@@ -5,6 +5,7 @@
 
 use crate::data::Data;
 use crate::report::Report;
+use nearstone::vfs::Residency;
 use nearstone::{Collection, Metric, Schema, Store};
 use nearstone_datasets::{Percentiles, recall};
 use std::error::Error;
@@ -21,17 +22,13 @@ pub(crate) fn run(
     data: &Data,
     widths: &[usize],
     keep: Option<&Path>,
+    heap: bool,
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
     let room = tempfile::tempdir()?;
     let folder = keep.unwrap_or(room.path()).join("search.near");
-    let store = Store::builder()
-        .residency(if std::env::var("HEAP").is_ok() {
-            nearstone::vfs::Residency::Heap
-        } else {
-            nearstone::vfs::Residency::Mapped
-        })
-        .open(&folder)?;
+    let residency = if heap { Residency::Heap } else { Residency::Mapped };
+    let store = Store::builder().residency(residency).open(&folder)?;
     let collection = match store.collection("rows") {
         Ok(collection) => collection,
         Err(_) => {

@@ -15,8 +15,13 @@ pub struct FileBytes {
 #[derive(Clone)]
 enum Kind {
     Map(Arc<memmap2::Mmap>),
+    /// Memory of the operating system's, in huge pages where it has them.
+    Pages(Arc<memmap2::MmapMut>),
     Heap(Arc<Vec<Line>>),
 }
+
+/// Bytes of a huge page of most processors.
+const HUGE: usize = 2 << 20;
 
 /// Sixty-four bytes that begin at a multiple of sixty-four.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
@@ -24,8 +29,18 @@ enum Kind {
 struct Line([u8; 64]);
 
 impl FileBytes {
-    /// Room for `len` bytes on the heap, filled by `fill`.
+    /// Room for `len` bytes on the heap, filled by `fill`. From [`HUGE`] on, it asks for huge pages: walks through a
+    /// segment touch another page with every step, and each small one has to be looked up.
     pub fn heap<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<FileBytes, E> {
+        if len >= HUGE
+            && let Ok(mut pages) = memmap2::MmapMut::map_anon(len)
+        {
+            // Whether there are any is the system's to say.
+            #[cfg(target_os = "linux")]
+            let _ = pages.advise(memmap2::Advice::HugePage);
+            fill(&mut pages)?;
+            return Ok(FileBytes { kind: Kind::Pages(Arc::new(pages)), len });
+        }
         let mut lines = vec![Line::new_zeroed(); len.div_ceil(64)];
         fill(&mut lines.as_mut_bytes()[..len])?;
         Ok(FileBytes { kind: Kind::Heap(Arc::new(lines)), len })
@@ -42,6 +57,11 @@ impl FileBytes {
         // lock keeps other Nearstone processes out. A foreign program that rewrites files inside a store breaks the
         // contract that the documentation states (the heap residency is for those who can't promise it).
         let map = unsafe { memmap2::MmapOptions::new().len(len).map(file)? };
+        // As for memory; what is read from the disk for the first time is then read in pieces of that size.
+        #[cfg(target_os = "linux")]
+        if len >= HUGE {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
         Ok(FileBytes { kind: Kind::Map(Arc::new(map)), len })
     }
 
@@ -57,6 +77,7 @@ impl Deref for FileBytes {
     fn deref(&self) -> &[u8] {
         match &self.kind {
             Kind::Map(map) => &map[..self.len],
+            Kind::Pages(pages) => &pages[..self.len],
             Kind::Heap(lines) => &lines.as_bytes()[..self.len],
         }
     }
@@ -75,13 +96,18 @@ mod tests {
 
     #[test]
     fn heap_bytes_are_aligned_and_exact() {
-        let bytes = FileBytes::heap(70, |out| {
-            out.fill(7);
-            Ok::<(), ()>(())
-        })
-        .unwrap();
-        assert_eq!(bytes.len(), 70);
-        assert_eq!(bytes.as_ptr() as usize % 64, 0);
-        assert!(bytes.iter().all(|&b| b == 7));
+        for len in [1, 70, HUGE - 1, HUGE + 5] {
+            let bytes = FileBytes::heap(len, |out| {
+                assert_eq!(out.len(), len);
+                out.fill(7);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+            assert_eq!(bytes.len(), len);
+            assert!(!bytes.is_mapped());
+            assert_eq!(bytes.as_ptr() as usize % 64, 0);
+            assert!(bytes.iter().all(|&b| b == 7));
+        }
+        assert_eq!(FileBytes::heap(HUGE, |_| Err::<(), u8>(3)).unwrap_err(), 3);
     }
 }

@@ -48,8 +48,7 @@
 //! | 12 | key filter | blocks x 32 | split-block Bloom filter over `hash64` |
 //! | 13 | inline space | bytes x 1 | how vectors are brought to the inline rows; only together with these |
 //! | 14 | inline rows | n x stride | the vector and the links of each row, with codes of the vectors they lead to |
-//! | 15 | inline upper rows | rows(1) x stride | the same with the links of level 1, to come to the right region |
-//! | 16 | inline entry | 1 x stride | the middle of all vectors, linked to the first rows: where walks begin |
+//! | 15 | inline entry | 1 x stride | the middle of all vectors, linked to the first rows: where walks begin |
 //! | 256 + l | links | rows(l) x 4 places | level `l`: `2 m` places on level 0, `m` above; unused ones `u32::MAX`, last |
 
 use crate::graph::LEVEL_MAX;
@@ -96,8 +95,7 @@ pub(crate) const STATISTICS: u32 = 11;
 pub(crate) const KEY_FILTER: u32 = 12;
 pub(crate) const INLINE_SPACE: u32 = 13;
 pub(crate) const INLINE_ROWS: u32 = 14;
-pub(crate) const INLINE_UPPER_ROWS: u32 = 15;
-pub(crate) const INLINE_ENTRY: u32 = 16;
+pub(crate) const INLINE_ENTRY: u32 = 15;
 pub(crate) const LINKS: u32 = 256;
 
 /// The name of a section, for messages and statistics.
@@ -121,7 +119,6 @@ pub fn section_name(id: u32) -> &'static str {
         KEY_FILTER => "key filter",
         INLINE_SPACE => "inline space",
         INLINE_ROWS => "inline rows",
-        INLINE_UPPER_ROWS => "inline upper rows",
         INLINE_ENTRY => "inline entry",
         _ => id.checked_sub(LINKS).and_then(|level| LEVELS.get(level as usize)).unwrap_or(&"unknown"),
     }

@@ -16,6 +16,7 @@ use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
 use nearstone_base::vfs::{OpenMode, Residency, Vfs, read_exact_at};
 use nearstone_base::{Error, KeyRef, KeyType, Lsn, PAYLOAD_BYTES_MAX, Result, SegmentId};
+use nearstone_kernels::prefetch_read;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
@@ -132,12 +133,12 @@ impl SealedSegment {
             Some(at) => Some((at, blocks.get(at.offset, at.len)?)),
             None => None,
         };
-        let levels: Vec<u32> = places.levels.iter().map(|level| level.rows).collect();
-        let inline =
-            Inline::open(&layout.header.schema, &levels, section, space).map_err(|(section, found)| {
+        let inline = Inline::open(&layout.header.schema, layout.header.rows, section, space).map_err(
+            |(section, found)| {
                 let expected = format!("in {}, what belongs to the schema", section_name(section.id));
                 Error::corruption(path, section.offset, expected, found)
-            })?;
+            },
+        )?;
         Ok(SealedSegment {
             meta: meta_of(id, len, &layout),
             blocks,
@@ -256,6 +257,15 @@ impl SealedSegment {
         let vectors = &self.places.vectors;
         let offset = vectors.offset + u64::from(ordinal) * vectors.stride;
         self.blocks.unchecked(offset, vectors.stride).unwrap_or(&[])
+    }
+
+    /// Asks for what names a row: its version, and its key or where that begins.
+    pub(super) fn prefetch_names(&self, ordinal: u32) {
+        for section in [&self.places.versions, self.places.key_offsets.as_ref().unwrap_or(&self.places.keys)]
+        {
+            let offset = section.offset + u64::from(ordinal) * section.stride;
+            prefetch_read(self.blocks.unchecked(offset, 8).unwrap_or(&[]));
+        }
     }
 
     /// A row's payload: JSON text or nothing.

@@ -111,7 +111,9 @@ impl SealedSegment {
                 return Err(self.wrong(&expected, &link.to_string()));
             }
         }
-        self.check_inline(level, ordinal, links)?;
+        if level == 0 {
+            self.check_inline(ordinal, links)?;
+        }
         if free.iter().any(|&link| link != NO_LINK) {
             return Err(self.wrong(&format!("no link behind a free place of row {ordinal}"), "one"));
         }

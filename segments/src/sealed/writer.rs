@@ -2,7 +2,7 @@
 //!
 //! 1. One pass over the keys: their order, their hashes, the bytes of keys and payloads. A key that comes twice ends
 //!    the work here.
-//! 2. The sections go out one after another through a buffer of 1 MiB, whose blocks are checksummed on the way.
+//! 2. The sections go out one after another through a buffer of 2 MiB, whose blocks are checksummed on the way.
 //! 3. The header, the table of checksums, the footer; then sync, rename, sync of the folder. A file under its final
 //!    name is so whole and durable.
 //!
@@ -60,14 +60,15 @@ impl SealTarget<'_> {
     }
 }
 
-const BUFFER: usize = 1 << 20;
+/// As large as a huge page: file systems that keep what is written in pieces of its size let whole pieces be mapped.
+const BUFFER: usize = 2 << 20;
 /// Rows from which code parameters are learnt.
 const SAMPLE_ROWS: u32 = 20_000;
 
 /// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`; a segment with inline rows gets a refined
 /// graph.
 ///
-/// `cancel` is asked about every megabyte (it may wait there, for a pause); `true` ends the work.
+/// `cancel` is asked about every two megabytes (it may wait there, for a pause); `true` ends the work.
 ///
 /// # Errors
 /// `InvalidArgument` without rows, for a key that comes twice and for a graph of other rows; `Cancelled`; what

@@ -99,6 +99,22 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
+    unsafe fn farthest(keys: &[u64]) -> u64 {
+        keys.iter().fold(0, |most, &key| if key == NONE { most } else { most.max(key) })
+    }
+
+    #[inline(always)]
+    unsafe fn retain(keys: &mut [u64], end: u64) -> usize {
+        let mut used = 0;
+        for place in 0..keys.len() {
+            let key = keys[place];
+            keys[used] = key;
+            used += usize::from(key < end);
+        }
+        used
+    }
+
+    #[inline(always)]
     unsafe fn remove(keys: &mut [u64], id: u32) {
         for key in keys {
             *key = if *key as u32 == id { NONE } else { *key };

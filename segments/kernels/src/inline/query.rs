@@ -107,6 +107,7 @@ impl InlineQuery {
 }
 
 /// What the tables of a query have in common.
+#[derive(Clone, Copy)]
 struct Measured {
     /// Of the lowest entries.
     lowest: f32,

@@ -229,7 +229,7 @@ fn pool_operations<B: Backend>(
     ids: &[u32; 32],
     lanes: u32,
     taken: &[u64],
-) -> (u64, usize, Vec<u64>, Vec<u64>, u32) {
+) -> ([u64; 2], usize, [Vec<u64>; 3], u32) {
     let distances: [f32; 32] = std::array::from_fn(|lane| lane as f32 * 0.5);
     // SAFETY: the caller asked the processor; there is room for 32 keys and eight more.
     unsafe {
@@ -239,7 +239,12 @@ fn pool_operations<B: Backend>(
         let mut appended = vec![0; 40];
         let count = B::append(appended.as_mut_ptr(), &distances, ids.as_ptr(), lanes);
         appended.truncate(count);
-        (B::nearest(keys), B::below(keys, middle), removed, appended, B::fresh(taken, ids.as_ptr(), lanes))
+        let mut retained = removed.clone();
+        let kept = B::retain(&mut retained, middle);
+        retained.truncate(kept);
+        let ends = [B::nearest(&removed), B::farthest(&removed)];
+        let fresh = B::fresh(taken, ids.as_ptr(), lanes);
+        (ends, B::below(keys, middle), [removed, retained, appended], fresh)
     }
 }
 
@@ -252,11 +257,14 @@ proptest! {
         taken in prop::collection::vec(any::<u64>(), 0..10),
     ) {
         let wanted = pool_operations::<Portable>(&keys, &ids, lanes, &taken);
-        prop_assert_eq!(wanted.0, keys.iter().copied().min().unwrap_or(walk::NONE));
-        prop_assert_eq!(wanted.3.len(), lanes.count_ones() as usize);
-        for lane in 0..32 {
-            let marked = taken.get(ids[lane] as usize / 64).is_some_and(|word| word >> (ids[lane] % 64) & 1 == 1);
-            prop_assert_eq!(wanted.4 >> lane & 1 == 1, lanes >> lane & 1 == 1 && !marked);
+        let [removed, retained, appended] = &wanted.2;
+        let there = || removed.iter().copied().filter(|&key| key != walk::NONE);
+        prop_assert_eq!(wanted.0, [there().min().unwrap_or(walk::NONE), there().max().unwrap_or(0)]);
+        prop_assert!(retained.len() <= wanted.1 && retained.iter().all(|key| removed.contains(key)));
+        prop_assert_eq!(appended.len(), lanes.count_ones() as usize);
+        for (lane, &id) in ids.iter().enumerate() {
+            let marked = taken.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
+            prop_assert_eq!(wanted.3 >> lane & 1 == 1, lanes >> lane & 1 == 1 && !marked);
         }
         #[cfg(target_arch = "x86_64")]
         for kernels in Kernels::supported() {

@@ -9,7 +9,7 @@
 //! 3. An expansion takes the exact distance of its centre, estimates its neighbours, and puts those into the pool
 //!    that are near enough and were not taken before. A row that is met again before it is taken is there twice, with
 //!    two estimates; both go when it is taken.
-//! 4. A full pool is cut to its `ef` nearest; from then on, "near enough" means nearer than the last of these.
+//! 4. A full pool is cut to about its `ef` nearest; from then on, "near enough" means nearer than the last of these.
 //! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool.
 
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
@@ -22,6 +22,8 @@ const STARTS: usize = 8;
 pub(super) const NONE: u64 = u64::MAX >> 1;
 /// Places of the pool beyond twice the beam.
 const SPARE: usize = 64;
+/// Halvings after which a cut takes what it has.
+const CUT_STEPS: usize = 16;
 
 /// Where a walk begins.
 #[derive(Clone, Copy, Debug)]
@@ -89,29 +91,36 @@ impl InlineScratch {
         new
     }
 
-    /// Makes room for the neighbours of one block in the pool of a beam.
+    /// Leaves about the `keep` nearest, and at least these. A key between the smallest and the largest that has so many
+    /// before it is found by halving: distances lie evenly enough for a handful of steps.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set.
     #[inline(always)]
-    fn make_room(&mut self, keep: usize, beam: usize) {
-        if self.len + BLOCK_LINKS > 2 * beam + SPARE {
-            self.cut(keep);
+    unsafe fn cut<B: Backend>(&mut self, keep: usize) {
+        let keys = &mut self.pool[..self.len];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mut low, mut high, mut end) = (B::nearest(keys), B::farthest(keys), NONE);
+            if B::below(keys, NONE) > keep {
+                for _ in 0..CUT_STEPS {
+                    let middle = low + (high - low) / 2;
+                    let count = B::below(keys, middle);
+                    if count < keep {
+                        low = middle;
+                        continue;
+                    }
+                    (high, end) = (middle, middle);
+                    if count <= keep + keep / 4 {
+                        break;
+                    }
+                }
+            }
+            if end != NONE {
+                self.worst = distance_of(end);
+            }
+            self.len = B::retain(keys, end);
         }
-    }
-
-    /// Leaves the `keep` nearest.
-    #[inline(never)]
-    fn cut(&mut self, keep: usize) {
-        let mut used = 0;
-        for place in 0..self.len {
-            let key = self.pool[place];
-            self.pool[used] = key;
-            used += usize::from(key != NONE);
-        }
-        if used > keep {
-            let (_, &mut last, _) = self.pool[..used].select_nth_unstable(keep - 1);
-            self.worst = distance_of(last);
-            used = keep;
-        }
-        self.len = used;
     }
 }
 
@@ -164,6 +173,18 @@ pub(super) trait Backend {
     /// The processor has the instruction set.
     unsafe fn nearest(keys: &[u64]) -> u64;
 
+    /// The largest key but for [`NONE`], or 0.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn farthest(keys: &[u64]) -> u64;
+
+    /// Moves the keys below `end` to the front, in their order; how many.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn retain(keys: &mut [u64], end: u64) -> usize;
+
     /// Replaces all keys of this id by [`NONE`].
     ///
     /// # Safety
@@ -203,7 +224,8 @@ pub(super) unsafe fn walk<B: Backend, E>(
                 let distance = B::centre(row, query.numbers(), shape.dimension, row);
                 open_neighbours::<B>(entry.shape, row, query, distance, row, (STARTS, ef), scratch);
             }
-            scratch.cut(STARTS);
+            // SAFETY: the caller's promise.
+            unsafe { scratch.cut::<B>(STARTS) };
             // Others than these may still come in.
             scratch.worst = f32::INFINITY;
         }
@@ -278,7 +300,10 @@ unsafe fn open_neighbours<B: Backend>(
 ) {
     let mut estimates = [0f32; BLOCK_LINKS];
     for block in 0..shape.blocks {
-        scratch.make_room(keep, ef);
+        if scratch.len + BLOCK_LINKS > 2 * ef + SPARE {
+            // SAFETY: the caller's promise.
+            unsafe { scratch.cut::<B>(keep) };
+        }
         let codes = shape.dimension * 4;
         // SAFETY: the parts of a row lie where its shape says; prefetching has no demands; room was made.
         unsafe {

@@ -173,6 +173,41 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn farthest(keys: &[u64]) -> u64 {
+        // SAFETY: see above; the last, shorter part is loaded through a mask.
+        unsafe {
+            let mut most = _mm512_setzero_si512();
+            for keys in keys.chunks(8) {
+                let used = ((1u32 << keys.len()) - 1) as u8;
+                let keys = _mm512_maskz_loadu_epi64(used, keys.as_ptr().cast());
+                let there = _mm512_cmplt_epu64_mask(keys, _mm512_set1_epi64(NONE as i64));
+                most = _mm512_mask_max_epu64(most, there, most, keys);
+            }
+            _mm512_reduce_max_epu64(most)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn retain(keys: &mut [u64], end: u64) -> usize {
+        let (start, len) = (keys.as_mut_ptr(), keys.len());
+        let mut kept = 0;
+        for from in (0..len).step_by(8) {
+            // SAFETY: see above; loads stay below the length through a mask, and so do stores, since no more is kept than
+            // was read.
+            unsafe {
+                let used = ((1u32 << (len - from).min(8)) - 1) as u8;
+                let keys = _mm512_maskz_loadu_epi64(used, start.add(from).cast());
+                let below = _mm512_mask_cmplt_epu64_mask(used, keys, _mm512_set1_epi64(end as i64));
+                let count = below.count_ones();
+                let packed = _mm512_maskz_compress_epi64(below, keys);
+                _mm512_mask_storeu_epi64(start.add(kept).cast(), ((1u32 << count) - 1) as u8, packed);
+                kept += count as usize;
+            }
+        }
+        kept
+    }
+
+    #[inline(always)]
     unsafe fn remove(keys: &mut [u64], id: u32) {
         // SAFETY: see above; stores go through masks.
         unsafe {
@@ -321,6 +356,18 @@ impl Backend for Avx2 {
     unsafe fn nearest(keys: &[u64]) -> u64 {
         // SAFETY: passed on.
         unsafe { Portable::nearest(keys) }
+    }
+
+    #[inline(always)]
+    unsafe fn farthest(keys: &[u64]) -> u64 {
+        // SAFETY: passed on.
+        unsafe { Portable::farthest(keys) }
+    }
+
+    #[inline(always)]
+    unsafe fn retain(keys: &mut [u64], end: u64) -> usize {
+        // SAFETY: passed on.
+        unsafe { Portable::retain(keys, end) }
     }
 
     #[inline(always)]

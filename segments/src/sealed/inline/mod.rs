@@ -6,10 +6,8 @@
 //! per dimension to say something; one whose numbers half precision cannot hold goes without.
 //!
 //! 1. A walk begins at the *entry*: the middle of all vectors, linked to the first rows, which are those of the highest
-//!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in most data.
-//! 2. In data of many small clusters they are not. There, the rows of level 1 are inline as well, and a narrow walk over
-//!    them comes between. Whether they are needed is tried when the segment is written ([`write`]).
-//! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
+//!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
+//! 2. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
 mod refine;
 pub(super) mod write;
@@ -25,10 +23,8 @@ use nearstone_kernels::{
     InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, inline_walk, kernels, prefetch_read,
 };
 
-/// An insertion touches the whole beam behind its place: wider ones are left to the heaps of the walk over codes.
+/// All candidates are looked at with every expansion: wider beams are left to the heaps of the walk over codes.
 const BEAM_MAX: usize = 768;
-/// The beam on the upper rows, which only have to lead into the right region.
-const UPPER_BEAM: usize = 4;
 /// Rows that the entry leads to: a few blocks of codes that stay in the cache.
 const ENTRY_LINKS: u32 = 512;
 
@@ -44,8 +40,7 @@ pub(crate) struct InlineWork {
 
 /// Where the inline rows of an open segment are, and how queries are brought to them.
 pub(super) struct Inline {
-    /// The ground, and the level above it when there is one.
-    levels: Vec<Rows>,
+    rows: Rows,
     entry: Rows,
     space: Space,
 }
@@ -56,25 +51,24 @@ struct Rows {
 }
 
 impl Inline {
-    /// From what the footer says, with the numbers of rows of each level; `None` when there are no inline rows.
+    /// From what the footer says; `None` when there are no inline rows.
     pub(super) fn open(
         schema: &Schema,
-        levels: &[u32],
+        rows: u32,
         section: impl Fn(u32) -> Option<Section>,
         space: Option<(Section, &[u8])>,
     ) -> std::result::Result<Option<Inline>, (Section, String)> {
-        let (ground, upper) = (section(format::INLINE_ROWS), section(format::INLINE_UPPER_ROWS));
-        let entry = section(format::INLINE_ENTRY);
-        let ((at, bytes), ground, entry) = match (space, ground, entry) {
-            (Some(space), Some(ground), Some(entry)) => (space, ground, entry),
-            (space, ..) => {
-                let one = ground.or(upper).or(entry).or(space.map(|(at, _)| at));
-                return one.map_or(Ok(None), |one| {
-                    Err((one, "some of the sections of inline rows without the others".to_owned()))
-                });
-            }
-        };
-        let rows = |section: Section, count: u32, links: usize| {
+        let ((at, bytes), ground, entry) =
+            match (space, section(format::INLINE_ROWS), section(format::INLINE_ENTRY)) {
+                (Some(space), Some(ground), Some(entry)) => (space, ground, entry),
+                (space, ground, entry) => {
+                    let one = ground.or(entry).or(space.map(|(at, _)| at));
+                    return one.map_or(Ok(None), |one| {
+                        Err((one, "some of the sections of inline rows without the others".to_owned()))
+                    });
+                }
+            };
+        let shaped = |section: Section, count: u32, links: usize| {
             let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), links);
             let shape = shape.filter(|shape| {
                 section.stride == shape.stride() as u64
@@ -84,15 +78,11 @@ impl Inline {
             let found = || (section, format!("{} rows of {} bytes", section.count, section.stride));
             Ok(Rows { section, shape: shape.ok_or_else(found)? })
         };
-        let count = |level: usize| levels.get(level).copied().unwrap_or(0);
-        let mut found = vec![rows(ground, count(0), 2 * schema.links())?];
-        if let Some(upper) = upper {
-            found.push(rows(upper, count(1), schema.links())?);
-        }
-        let entry = rows(entry, 1, ENTRY_LINKS as usize)?;
+        let rows = shaped(ground, rows, 2 * schema.links())?;
+        let entry = shaped(entry, 1, ENTRY_LINKS as usize)?;
         let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
             .ok_or((at, "numbers that no training gives".to_owned()))?;
-        Ok(Some(Inline { levels: found, entry, space }))
+        Ok(Some(Inline { rows, entry, space }))
     }
 }
 
@@ -118,20 +108,16 @@ impl SealedSegment {
         prepared.prepare(kernels, rotated);
         self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
         let Some(entry) = self.inline_rows(&inline.entry) else { return Ok(None) };
-        let mut start = InlineStart::NeighboursOf(entry);
-        // The upper rows lead to the right region: from one fixed row, a narrow beam does not leave its cluster.
-        for (level, ef) in inline.levels.iter().zip([beam, UPPER_BEAM]).rev() {
-            let Some(rows) = self.inline_rows(level) else { return Ok(None) };
-            let section = &level.section;
-            let touch = |row: u32| {
-                if row >= rows.count() {
-                    return Err(self.bad_inline(section, row));
-                }
-                self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
-            };
-            inline_walk(kernels, &rows, prepared, ef.min(rows.count() as usize), start, touch, walk)?;
-            start = InlineStart::Row(walk.nearest().unwrap_or(0));
-        }
+        let Some(rows) = self.inline_rows(&inline.rows) else { return Ok(None) };
+        let section = &inline.rows.section;
+        let touch = |row: u32| {
+            if row >= rows.count() {
+                return Err(self.bad_inline(section, row));
+            }
+            self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
+        };
+        let start = InlineStart::NeighboursOf(entry);
+        inline_walk(kernels, &rows, prepared, beam.min(rows.count() as usize), start, touch, walk)?;
 
         near.clear();
         near.extend(
@@ -145,8 +131,10 @@ impl SealedSegment {
         }
         let (_, &mut (last, _), _) = near.select_nth_unstable_by(limit - 1, |a, b| a.0.total_cmp(&b.0));
         let last = prepared.upper_bound(last);
-        near.retain(|&(distance, _)| distance <= last);
+        near.retain(|&(distance, _)| distance.total_cmp(&last).is_le());
         for &(_, row) in near.iter() {
+            // Hits are asked for key and version next.
+            self.prefetch_names(row);
             prefetch_read(self.vector_unchecked(row));
         }
         let mut hits = Vec::with_capacity(near.len());
@@ -167,12 +155,9 @@ impl SealedSegment {
         self.bad(section, format!("a link below {}", self.rows()), row.to_string())
     }
 
-    /// Whether the inline row of a row has the links that its level gives it.
-    pub(super) fn check_inline(&self, level: usize, ordinal: u32, links: &[u32]) -> Result<()> {
-        let Some(Rows { section, shape }) = self.inline.as_ref().and_then(|inline| inline.levels.get(level))
-        else {
-            return Ok(());
-        };
+    /// Whether the inline row of a row has the links that the ground level gives it.
+    pub(super) fn check_inline(&self, ordinal: u32, links: &[u32]) -> Result<()> {
+        let Some(Inline { rows: Rows { section, shape }, .. }) = &self.inline else { return Ok(()) };
         let bytes = self.row(section, ordinal.into())?;
         let one = InlineRows::new(*shape, bytes).filter(|rows| rows.count() == 1);
         if one.is_none_or(|one| !one.links(0).eq(links.iter().copied())) {

@@ -3,14 +3,13 @@
 //! 1. All vectors are brought to the space of inline rows and held in half precision.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
 //!    ([`super::refine`]), and encoded again.
-//! 3. Sampled rows are looked for from the entry alone. Where that misses what the upper rows would find, those are
-//!    written too.
+//! 3. One more row is made, the entry: the middle of everything, linked to the first rows.
 //!
 //! Memory: two bytes per number, and all inline rows (five bytes per number and 260 per row, with 32 links). A segment
 //! that would take more than [`BYTES_MAX`] goes without.
 
+use super::ENTRY_LINKS;
 use super::refine::{refine, share};
-use super::{BEAM_MAX, ENTRY_LINKS, UPPER_BEAM};
 use crate::graph::{FlatGraph, FlatLevel};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
@@ -19,9 +18,7 @@ use crate::segment::RowSource;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use nearstone_base::{Result, Schema};
-use nearstone_kernels::{
-    EncodeWork, InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, inline_walk, kernels,
-};
+use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
 
 /// Fewer rows are scanned nearly as fast.
 pub(in crate::sealed) const ROWS_MIN: u32 = 1024;
@@ -33,12 +30,6 @@ const BYTES_MAX: u64 = 8 << 30;
 const CHECKED_ROWS: u32 = 256;
 /// A distance is held when it is right within this share of it.
 const HELD: f64 = 0.1;
-/// Rows that are looked for from either start.
-const SOUGHT_ROWS: u32 = 1000;
-/// The beam that looks for them: narrow, since a wide one finds its way from anywhere.
-const SOUGHT_BEAM: usize = 16;
-/// The entry is enough when it finds so much less than the upper rows do.
-const SOUGHT_LESS: f64 = 0.005;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 512;
 
@@ -47,7 +38,6 @@ pub(in crate::sealed) struct Prepared {
     space: Space,
     shape: InlineShape,
     ground: Vec<u8>,
-    upper: Option<(InlineShape, Vec<u8>)>,
     entry: (InlineShape, Vec<u8>),
     /// The graph that was given, with a refined ground.
     pub(in crate::sealed) graph: FlatGraph,
@@ -95,61 +85,14 @@ impl Prepared {
         let Some(ground) = graph.levels.first() else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
 
-        let upper = match (graph.levels.get(1), InlineShape::new(shape.dimension(), schema.links())) {
-            (Some(level), Some(shape)) => {
-                let mut bytes = vec![0; level.rows as usize * shape.stride()];
-                encode(shape, level, halves, &mut bytes, threads, cancel)?;
-                Some((shape, bytes))
-            }
-            _ => None,
-        };
-        let level = upper.as_ref().and_then(|_| graph.levels.get(1)).unwrap_or(ground);
-        let Some(entry) = encode_entry(ENTRY_LINKS.min(level.rows), halves) else { return Ok(None) };
-        let mut prepared = Prepared { space, shape, ground: bytes, upper, entry, graph };
-        if prepared.upper.is_some() {
-            let with = prepared.found(halves, true);
-            if prepared.found(halves, false) >= with - SOUGHT_LESS {
-                prepared.upper = None;
-            }
-        }
-        Ok(Some(prepared))
-    }
-
-    /// The share of sampled rows that a walk towards them finds.
-    fn found(&self, halves: Halves<'_>, upper: bool) -> f64 {
-        fn open((shape, bytes): &(InlineShape, Vec<u8>)) -> Option<InlineRows<'_>> {
-            InlineRows::new(*shape, bytes)
-        }
-        let (Some(ground), Some(entry)) = (InlineRows::new(self.shape, &self.ground), open(&self.entry))
-        else {
-            return 0.0;
-        };
-        let upper = self.upper.as_ref().filter(|_| upper).and_then(open);
-        let (mut query, mut walk) = (InlineQuery::default(), InlineScratch::default());
-        let (mut wanted, mut found, mut sought) = (Vec::new(), 0, 0);
-        for row in (0..ground.count()).step_by(ground.count().div_ceil(SOUGHT_ROWS).max(1) as usize) {
-            halves.widened(row, &mut wanted);
-            query.prepare(kernels(), &wanted);
-            let mut start = InlineStart::NeighboursOf(entry);
-            let there = |_| Ok::<(), ()>(());
-            for (rows, beam) in upper.iter().map(|rows| (rows, UPPER_BEAM)).chain([(&ground, SOUGHT_BEAM)]) {
-                // Nothing is refused.
-                let _ = inline_walk(kernels(), rows, &query, beam.min(BEAM_MAX), start, there, &mut walk);
-                start = InlineStart::Row(walk.nearest().unwrap_or(0));
-            }
-            found += u32::from(walk.expanded().any(|expanded| expanded.id == row));
-            sought += 1;
-        }
-        f64::from(found) / f64::from(sought.max(1))
+        let Some(entry) = encode_entry(ENTRY_LINKS.min(ground.rows), halves) else { return Ok(None) };
+        Ok(Some(Prepared { space, shape, ground: bytes, entry, graph }))
     }
 
     /// Writes the sections.
     pub(in crate::sealed) fn write(&self, out: &mut Stream<'_>) -> Result<()> {
         out.section(format::INLINE_SPACE, 1, |out| out.bytes(&self.space.to_bytes()))?;
         out.section(format::INLINE_ROWS, self.shape.stride() as u64, |out| out.bytes(&self.ground))?;
-        if let Some((shape, bytes)) = &self.upper {
-            out.section(format::INLINE_UPPER_ROWS, shape.stride() as u64, |out| out.bytes(bytes))?;
-        }
         let (shape, bytes) = &self.entry;
         out.section(format::INLINE_ENTRY, shape.stride() as u64, |out| out.bytes(bytes))
     }

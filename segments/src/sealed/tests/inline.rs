@@ -142,24 +142,63 @@ fn one_long_row_does_not_hide_the_others_from_inner_products() {
     assert!(!has_inline_rows(&made));
 }
 
-/// Without the upper levels, a walk from one entry stays in that entry's cluster.
-#[test]
-fn a_walk_with_a_narrow_beam_comes_to_the_right_cluster() {
-    let base = Schema::new(64, Metric::L2).m(16).ef_construction(64);
-    let mut rows = rows_of(&base, 4_000, 5);
+/// Rows in clusters that lie far apart.
+fn clustered(schema: &Schema, clusters: usize, count: u32) -> Made {
+    let mut rows = rows_of(schema, count, 5);
     let mut rng = SplitMix64::new(8);
     let centres: Vec<Vec<f32>> =
-        (0..100).map(|_| (0..64).map(|_| rng.unit_f64() as f32 * 10.0).collect()).collect();
+        (0..clusters).map(|_| (0..64).map(|_| rng.unit_f64() as f32 * 10.0).collect()).collect();
     for (row, place) in rows.rows.iter_mut().enumerate() {
-        place.vector = centres[row % 100].iter().map(|x| x + rng.unit_f64() as f32).collect();
+        place.vector = centres[row % clusters].iter().map(|x| x + rng.unit_f64() as f32).collect();
     }
-    let (rows, graph) = graph_of(&base, &rows);
+    let (rows, graph) = graph_of(schema, &rows);
     let vfs = folder();
-    let meta = write_segment(&target(&vfs), &base, &rows, &graph, &|| false).unwrap();
+    let meta = write_segment(&target(&vfs), schema, &rows, &graph, &|| false).unwrap();
     let made = Made { vfs, meta, rows };
+    made.open().verify(&mut |_, _| true).unwrap();
     assert!(has_inline_rows(&made));
-    let recall = recall(&made, 10, 10);
-    assert!(recall >= 0.8, "{recall}");
+    made
+}
+
+/// From one fixed row, a walk stays in that row's cluster.
+#[test]
+fn a_walk_with_a_narrow_beam_comes_to_the_right_cluster() {
+    let recall =
+        recall(&clustered(&Schema::new(64, Metric::L2).m(16).ef_construction(64), 100, 4_000), 10, 10);
+    assert!(recall >= 0.9, "{recall}");
+}
+
+/// The entry leads to some of the clusters only.
+#[test]
+fn a_walk_comes_to_clusters_that_the_entry_does_not_lead_to() {
+    let recall =
+        recall(&clustered(&Schema::new(64, Metric::L2).m(8).ef_construction(32), 900, 18_000), 10, 16);
+    assert!(recall >= 0.9, "{recall}");
+}
+
+#[test]
+fn a_refined_graph_is_whole_and_fuller_and_cancelling_ends_the_work() {
+    let base = Schema::new(64, Metric::Cosine).m(8).ef_construction(32);
+    let (rows, graph) = graph_of(&base, &rows_of(&base, 3_000, 5));
+    let prepare = |threads, cancel: &dyn Fn() -> bool| {
+        crate::sealed::inline::write::Prepared::new(&base, &rows, &graph, threads, cancel)
+    };
+    let links = |graph: &FlatGraph| graph.levels[0].links.iter().filter(|&&link| link != NO_LINK).count();
+    let alone = prepare(1, &|| false).unwrap().unwrap();
+    crate::graph::check(&alone.graph).unwrap();
+    assert!(links(&alone.graph) > links(&graph));
+    assert_eq!(alone.graph.levels.len(), graph.levels.len());
+    // However many threads there are, the same comes out.
+    let together = prepare(3, &|| false).unwrap().unwrap();
+    assert_eq!(alone.graph.levels[0].links, together.graph.levels[0].links);
+
+    let asked = std::cell::Cell::new(0);
+    for after in [0, 1, 3, 7, 20] {
+        asked.set(0);
+        let cancel = || asked.replace(asked.get() + 1) >= after;
+        let error = prepare(2, &cancel).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "asked {after} times before");
+    }
 }
 
 #[test]
