@@ -161,7 +161,7 @@ fn watched(engine: &Arc<Engine>, run: fn(&Arc<Engine>)) {
         log.poison(&error);
         engine.note_poison();
     }
-    *engine.last_error.lock() = Some(error);
+    engine.note_error(error);
 }
 
 fn work(engine: &Arc<Engine>) {
@@ -181,7 +181,7 @@ fn work(engine: &Arc<Engine>) {
             Err(error) => {
                 let quiet = matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Closed);
                 if !quiet {
-                    *engine.last_error.lock() = Some(error);
+                    engine.note_error(error);
                 }
                 workers.sleep(workers.wakes(), BACK_OFF);
             }
@@ -196,8 +196,9 @@ fn keep_synced(engine: &Arc<Engine>) {
         let seen = workers.wakes();
         match log.sync_due() {
             Some(wait) if wait.is_zero() => {
-                if log.sync().is_err() {
+                if let Err(error) = log.sync() {
                     engine.note_poison();
+                    engine.note_error(error);
                     return;
                 }
             }

@@ -111,6 +111,15 @@ impl Engine {
         }
     }
 
+    /// Remembers a failure of the work behind, for `stats`. A refusal that repeats what is known already says less.
+    pub(crate) fn note_error(&self, error: Error) {
+        let mut last = self.last_error.lock();
+        let known = last.as_ref().is_some_and(|last| error.to_string().contains(&last.to_string()));
+        if !(known && error.kind() == ErrorKind::Poisoned) {
+            *last = Some(error);
+        }
+    }
+
     /// `Poisoned` when it is: work behind stops.
     pub(crate) fn check_healthy(&self) -> Result<()> {
         self.core.check_open()?;
