@@ -2,11 +2,11 @@
 
 use nearstone_base::clock::{Clock, ManualClock, SystemClock};
 use nearstone_base::random::{SeededRandom, SplitMix64};
-use nearstone_base::vfs::{CrashChoice, DiskVfs, SimFault, SimVfs, Vfs};
+use nearstone_base::vfs::{CrashChoice, DiskVfs, OpenMode, SimFault, SimVfs, Vfs};
 use nearstone_base::{Error, ErrorKind, LSN_MAX, Lsn, Outcome, Result, Uuid};
 use nearstone_wal::{
-    Apply, CleanMark, Durability, Log, LogOptions, RecoverOptions, Recovered, RecoveryMode, read_bytes,
-    recover,
+    Apply, CleanMark, Durability, Log, LogOptions, RecoverOptions, Recovered, RecoveryMode, file_name,
+    read_bytes, recover,
 };
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -169,6 +169,30 @@ fn a_panic_while_applying_poisons_the_log() {
     ] {
         assert_eq!(kind, ErrorKind::Poisoned);
     }
+}
+
+/// A file that somebody puts where the log's next one goes: ids are never reused, so nothing of it is overwritten, and
+/// the batch that found it there was not written.
+#[test]
+fn a_file_under_the_next_id_is_never_overwritten() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    log.commit(body(1), Durability::Sync, 1).unwrap();
+    let next = Path::new("/wal").join(file_name(log.files().last().unwrap().file_id + 1));
+    let stray = disk.open(&next, OpenMode::CreateNew).unwrap();
+    stray.write_at(b"somebody's", 0).unwrap();
+    // Longer than what is left of the first file.
+    let error = log.commit(vec![7; 17_000], Durability::Sync, 2).unwrap_err();
+    assert!(error.to_string().contains("never reused"), "{error}");
+    assert_eq!(log.commit(body(2), Durability::Sync, 2).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(disk.contents(&next).unwrap(), b"somebody's");
+    // A name of ours without a header of ours is damage; without the file the log is as it was.
+    assert_eq!(open(&disk, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Corruption);
+    disk.remove(&next).unwrap();
+    let (log, bodies) = open(&disk, None).unwrap();
+    assert_eq!(bodies.len(), 1);
+    check_bodies(&bodies, "without the stray file");
+    log.commit(body(2), Durability::Sync, 2).unwrap();
 }
 
 #[test]
@@ -460,7 +484,7 @@ fn a_log_of_another_store_and_stray_files_are_told_apart() {
     let other = recover(&disk, Path::new("/wal"), Uuid([4; 16]), &options, &mut |_, _| Ok(()));
     assert_eq!(other.unwrap_err().kind(), ErrorKind::Corruption);
     for name in ["/wal/notes.txt", "/wal/1.log", "/wal/000000000000000Z.log"] {
-        disk.open(Path::new(name), nearstone_base::vfs::OpenMode::CreateNew).unwrap();
+        disk.open(Path::new(name), OpenMode::CreateNew).unwrap();
     }
     assert_eq!(read(&disk, &options).unwrap().1.len(), 9);
 }
