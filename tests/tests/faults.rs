@@ -240,6 +240,42 @@ fn a_sync_that_fails_behind_ends_the_writing() {
     assert_eq!(store.stats().unwrap().last_error, Some(said), "a refusal has taken its place");
 }
 
+/// Nor does anybody call when the note fails that an idle store writes about what is durable.
+#[test]
+fn a_note_that_fails_behind_ends_the_writing_and_is_named() {
+    let disk = SimVfs::new(1);
+    let store = Store::builder()
+        .vfs(Arc::new(disk.clone()))
+        .background(Background::Threads(1))
+        .open("/store")
+        .unwrap();
+    let rows = store.create_collection("rows", Schema::new(2, Metric::L2)).unwrap();
+    rows.upsert(1u64, &[1.0, 2.0], ()).unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    let mut quiet = (disk.ops(), Instant::now());
+    while quiet.1.elapsed() < Duration::from_secs(1) {
+        assert!(Instant::now() < patience, "the store does not come to rest");
+        std::thread::sleep(Duration::from_millis(10));
+        if disk.ops() != quiet.0 {
+            quiet = (disk.ops(), Instant::now());
+        }
+    }
+    // The batch and its sync succeed, and what follows fails.
+    disk.fail_op(2, SimFault::Io, true);
+    rows.upsert(2u64, &[2.0, 2.0], ()).unwrap();
+    let said = loop {
+        assert!(Instant::now() < patience, "the numbers do not name the failed note");
+        match store.stats().unwrap().last_error {
+            Some(said) => break said,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert!(said.contains("simulated failure") && !said.contains("takes no more writes"), "{said}");
+    disk.heal();
+    assert_eq!(rows.upsert(3u64, &[3.0, 2.0], ()).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(rows.len().unwrap(), 2);
+}
+
 /// A backup that says that it succeeded is whole, also after a power loss; one that failed is no store with less in it.
 #[test]
 fn a_failure_at_every_operation_of_a_backup() {
