@@ -6,7 +6,7 @@ use nearstone_base::vfs::{CrashChoice, DiskVfs, OpenMode, SimFault, SimVfs, Vfs}
 use nearstone_base::{Error, ErrorKind, LSN_MAX, Lsn, Outcome, Result, Uuid};
 use nearstone_wal::{
     Apply, CleanMark, Durability, Log, LogOptions, RecoverOptions, Recovered, RecoveryMode, file_name,
-    read_bytes, recover,
+    read_bytes, recover, salvage,
 };
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -218,6 +218,41 @@ fn interval_batches_are_due_when_their_time_is_up() {
     log.commit(body(4), Durability::Interval(second), 4).unwrap();
     log.commit(body(5), Durability::Sync, 5).unwrap();
     assert_eq!((log.sync_due(), log.synced_lsn()), (None, 5));
+}
+
+#[test]
+fn log_files_double_up_to_the_longest() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    for lsn in 1..=8 {
+        log.commit(vec![7; 4000], Durability::Os, lsn).unwrap();
+    }
+    let LogOptions { file_bytes_min: min, file_bytes_max: max } = small();
+    let lens: Vec<u64> = log.files().iter().map(|file| file.len).collect();
+    assert_eq!(lens[..3], [min, 2 * min, max]);
+}
+
+/// Salvage is to find what lies behind the damage, in the same file, and to name what is missing and no more.
+#[test]
+fn salvage_takes_the_records_on_both_sides_of_damage_and_names_the_gap() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    let mut ends = Vec::new();
+    for lsn in 1..=6 {
+        log.commit(vec![lsn as u8; 100], Durability::Sync, lsn).unwrap();
+        ends.push(log.files()[0].end);
+    }
+    let path = log.files()[0].path.clone();
+    drop(log);
+    disk.flip_bit(&path, ends[1] + 40, 3);
+    let salvaged = salvage(&disk, Path::new("/wal"), None).unwrap();
+    assert_eq!(salvaged.batches.keys().copied().collect::<Vec<_>>(), [1, 2, 4, 5, 6]);
+    assert!(salvaged.batches.iter().all(|(lsn, body)| *body == [*lsn as u8; 100]));
+    assert_eq!(salvaged.gaps(1, 6), [(3, 3)]);
+    assert_eq!(salvaged.gaps(1, 8), [(3, 3), (7, 8)]);
+    assert!(salvaged.gaps(4, 5).is_empty());
+    let between = format!("bytes {} to {} are no records", ends[1], ends[2]);
+    assert_eq!(salvaged.lost, [(path, between)]);
 }
 
 #[test]
