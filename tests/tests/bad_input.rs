@@ -124,6 +124,8 @@ fn with_disk(vfs: &Arc<dyn Vfs>, path: &str) -> Result<Store> {
 fn folders_that_are_no_store_and_stores_of_a_newer_version() {
     let vfs: Arc<dyn Vfs> = Arc::new(MemoryVfs::new());
     refused(Store::builder().vfs(vfs.clone()).create(false).open("/none"), ErrorKind::NotFound, &["/none"]);
+    refused(Store::builder().vfs(vfs.clone()).read_only(true).open("/none"), ErrorKind::NotFound, &["/none"]);
+    assert!(vfs.info(Path::new("/none")).unwrap().is_none(), "what was only asked for was made");
     vfs.create_dir(Path::new("/other")).unwrap();
     vfs.open(Path::new("/other/notes.txt"), OpenMode::CreateNew).unwrap().write_at(b"hello", 0).unwrap();
     refused(with_disk(&vfs, "/other"), ErrorKind::NotAStore, &["/other", "notes.txt"]);
