@@ -148,6 +148,10 @@ fn folders_that_are_no_store_and_stores_of_a_newer_version() {
     assert_eq!(rows.len().unwrap(), 1);
     reader.close().unwrap();
     refused(rows.len(), ErrorKind::Closed, &["closed"]);
+
+    // A store that has lost its first file is a damaged one, not some other folder.
+    vfs.remove(Path::new("/good/FORMAT")).unwrap();
+    refused(with_disk(&vfs, "/good"), ErrorKind::Corruption, &["/good/FORMAT"]);
 }
 
 #[test]

@@ -271,8 +271,9 @@ fn files_below_the_floor_go_unless_they_are_pinned() {
     assert!(left.len() < files.len() && left[0].first_lsn <= 15, "{left:?}");
     drop(log);
     let options = RecoverOptions { floor: 15, last_lsn_min: 14, ..RecoverOptions::default() };
-    let (_, bodies) = read(&disk, &options).unwrap();
+    let (recovered, bodies) = read(&disk, &options).unwrap();
     assert_eq!(bodies.iter().map(|(lsn, _)| *lsn).collect::<Vec<_>>(), (15..=20).collect::<Vec<_>>());
+    assert_eq!(recovered.report.batches, 6);
     // What is needed and not there is damage.
     let options = RecoverOptions { floor: left[0].first_lsn - 1, ..RecoverOptions::default() };
     assert_eq!(read(&disk, &options).unwrap_err().kind(), ErrorKind::Corruption);
