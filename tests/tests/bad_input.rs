@@ -131,6 +131,15 @@ fn folders_that_are_no_store_and_stores_of_a_newer_version() {
     refused(with_disk(&vfs, "/other"), ErrorKind::NotAStore, &["/other", "notes.txt"]);
     assert_eq!(vfs.list(Path::new("/other")).unwrap(), ["notes.txt"], "nothing was added");
     refused(with_disk(&vfs, "/other/notes.txt"), ErrorKind::NotAStore, &["notes.txt"]);
+    // Somebody's file that is called as ours is: it stays.
+    vfs.create_dir(Path::new("/paper")).unwrap();
+    let theirs = vfs.open(Path::new("/paper/FORMAT"), OpenMode::CreateNew).unwrap();
+    theirs.write_at(b"A4", 0).unwrap();
+    refused(with_disk(&vfs, "/paper"), ErrorKind::NotAStore, &["/paper"]);
+    let mut read = [0; 8];
+    let len = theirs.read_at(&mut read, 0).unwrap();
+    assert_eq!(&read[..len], b"A4");
+    assert_eq!(vfs.info(Path::new("/paper/FORMAT")).unwrap().map(|info| info.len), Some(2));
 
     let store = with_disk(&vfs, "/good").unwrap();
     let rows = store.create_collection("rows", Schema::new(3, Metric::L2)).unwrap();
