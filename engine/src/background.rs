@@ -10,6 +10,7 @@ use crate::options::Background;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
+use nearstone_wal::Log;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -159,9 +160,8 @@ fn watched(engine: &Arc<Engine>, run: fn(&Arc<Engine>)) {
     let error = Error::new(ErrorKind::Poisoned, format!("a panic in the background: {text}"));
     if let Some(log) = &engine.log {
         log.poison(&error);
-        engine.note_poison();
     }
-    *engine.last_error.lock() = Some(error);
+    engine.note_error(error);
 }
 
 fn work(engine: &Arc<Engine>) {
@@ -173,16 +173,13 @@ fn work(engine: &Arc<Engine>) {
             Ok(true) => {}
             Ok(false) => {
                 // Nothing to do is the moment to prove on disk what is synced.
-                if let Some(log) = &engine.log {
-                    let _ = log.marker_if_idle();
+                if let Some(Err(error)) = engine.log.as_ref().map(Log::marker_if_idle) {
+                    engine.note_error(error);
                 }
                 workers.sleep(seen, IDLE);
             }
             Err(error) => {
-                let quiet = matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Closed);
-                if !quiet {
-                    *engine.last_error.lock() = Some(error);
-                }
+                engine.note_error(error);
                 workers.sleep(workers.wakes(), BACK_OFF);
             }
         }
@@ -196,8 +193,8 @@ fn keep_synced(engine: &Arc<Engine>) {
         let seen = workers.wakes();
         match log.sync_due() {
             Some(wait) if wait.is_zero() => {
-                if log.sync().is_err() {
-                    engine.note_poison();
+                if let Err(error) = log.sync() {
+                    engine.note_error(error);
                     return;
                 }
             }

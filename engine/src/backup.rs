@@ -9,7 +9,7 @@ use crate::catalog::{Catalog, format_file};
 use crate::engine::Engine;
 use crate::layout;
 use crate::progress::{Progress, report};
-use nearstone_base::faults::failpoint;
+use nearstone_base::faults::{failpoint, failpoint_after};
 use nearstone_base::sync::Arc;
 use nearstone_base::vfs::{OpenMode, Residency, Vfs, VfsFile, read_exact_at};
 use nearstone_base::{Error, ErrorKind, Lsn, Result};
@@ -124,8 +124,10 @@ fn copy(vfs: &dyn Vfs, from: &Path, to: &Path, len: u64, progress: Progress<'_>)
         report(progress, "copy bytes", at, len)?;
         let piece = buffer.len().min((len - at) as usize);
         read_exact_at(&*source, from, &mut buffer[..piece], at)?;
+        failpoint_after("backup-segment-half-copied", || target.write_at(&buffer[..piece / 2], at));
         target.write_at(&buffer[..piece], at)?;
         at += piece as u64;
     }
+    failpoint("backup-segment-before-sync");
     target.sync_all()
 }

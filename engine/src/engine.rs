@@ -111,6 +111,20 @@ impl Engine {
         }
     }
 
+    /// Remembers a failure of the work behind, for `stats`; not that it was told to end. A refusal that repeats what is
+    /// known already says less.
+    pub(crate) fn note_error(&self, error: Error) {
+        self.note_poison();
+        if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Closed) {
+            return;
+        }
+        let mut last = self.last_error.lock();
+        let known = last.as_ref().is_some_and(|last| error.to_string().contains(&last.to_string()));
+        if !(known && error.kind() == ErrorKind::Poisoned) {
+            *last = Some(error);
+        }
+    }
+
     /// `Poisoned` when it is: work behind stops.
     pub(crate) fn check_healthy(&self) -> Result<()> {
         self.core.check_open()?;

@@ -76,6 +76,7 @@ pub(crate) fn open(builder: &StoreBuilder, vfs: &Arc<dyn Vfs>, dir: &Path) -> Re
         state.last_lsn = recovered.last_lsn;
         state.wal_floor = state.wal_floor.min(recovered.last_lsn + 1);
         catalog.commit(state.clone())?;
+        failpoint("recover-rest-given-up");
     }
     let log = match &catalog {
         None => None,

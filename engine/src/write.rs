@@ -166,3 +166,28 @@ pub(crate) fn freeze_full_segments(core: &Core, live: &mut Live) {
         live.freeze(core, id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+    use nearstone_base::{ErrorKind, Metric, Schema};
+
+    /// Between the moment at which a batch was made and its admission the collection may go: applied, the batch would be
+    /// there in the other collections that it names only.
+    #[test]
+    fn a_batch_that_names_a_dropped_collection_is_refused_by_the_leader() {
+        let store = Store::in_memory().unwrap();
+        let names = ["stays", "goes"].map(|name| {
+            let collection = store.create_collection(name, Schema::new(2, Metric::L2)).unwrap();
+            (collection.id, Arc::from(name))
+        });
+        let applier = Applier { core: store.handle.engine.core.clone() };
+        let write = Write { operations: Vec::new(), names: names.to_vec() };
+        applier.admit(&write).unwrap();
+        store.drop_collection("goes").unwrap();
+        let error = applier.admit(&write).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("goes"), "{error}");
+    }
+}

@@ -1,7 +1,8 @@
-//! What the tests of the whole store share: a plain model to compare with, histories to run, processes to kill, and
-//! forged files.
+//! What the tests of the whole store share: a plain model to compare with, histories to run, processes to kill, peculiar
+//! disks, and forged files.
 #![forbid(unsafe_code)]
 
+pub mod disks;
 pub mod enumerate;
 pub mod forge;
 pub mod history;

@@ -124,11 +124,22 @@ fn with_disk(vfs: &Arc<dyn Vfs>, path: &str) -> Result<Store> {
 fn folders_that_are_no_store_and_stores_of_a_newer_version() {
     let vfs: Arc<dyn Vfs> = Arc::new(MemoryVfs::new());
     refused(Store::builder().vfs(vfs.clone()).create(false).open("/none"), ErrorKind::NotFound, &["/none"]);
+    refused(Store::builder().vfs(vfs.clone()).read_only(true).open("/none"), ErrorKind::NotFound, &["/none"]);
+    assert!(vfs.info(Path::new("/none")).unwrap().is_none(), "what was only asked for was made");
     vfs.create_dir(Path::new("/other")).unwrap();
     vfs.open(Path::new("/other/notes.txt"), OpenMode::CreateNew).unwrap().write_at(b"hello", 0).unwrap();
     refused(with_disk(&vfs, "/other"), ErrorKind::NotAStore, &["/other", "notes.txt"]);
     assert_eq!(vfs.list(Path::new("/other")).unwrap(), ["notes.txt"], "nothing was added");
     refused(with_disk(&vfs, "/other/notes.txt"), ErrorKind::NotAStore, &["notes.txt"]);
+    // Somebody's file that is called as ours is: it stays.
+    vfs.create_dir(Path::new("/paper")).unwrap();
+    let theirs = vfs.open(Path::new("/paper/FORMAT"), OpenMode::CreateNew).unwrap();
+    theirs.write_at(b"A4", 0).unwrap();
+    refused(with_disk(&vfs, "/paper"), ErrorKind::NotAStore, &["/paper"]);
+    let mut read = [0; 8];
+    let len = theirs.read_at(&mut read, 0).unwrap();
+    assert_eq!(&read[..len], b"A4");
+    assert_eq!(vfs.info(Path::new("/paper/FORMAT")).unwrap().map(|info| info.len), Some(2));
 
     let store = with_disk(&vfs, "/good").unwrap();
     let rows = store.create_collection("rows", Schema::new(3, Metric::L2)).unwrap();
@@ -146,6 +157,10 @@ fn folders_that_are_no_store_and_stores_of_a_newer_version() {
     assert_eq!(rows.len().unwrap(), 1);
     reader.close().unwrap();
     refused(rows.len(), ErrorKind::Closed, &["closed"]);
+
+    // A store that has lost its first file is a damaged one, not some other folder.
+    vfs.remove(Path::new("/good/FORMAT")).unwrap();
+    refused(with_disk(&vfs, "/good"), ErrorKind::Corruption, &["/good/FORMAT"]);
 }
 
 #[test]

@@ -2,12 +2,10 @@
 //! appears, reads go on, and the next open is sound.
 
 use nearstone::random::SeededRandom;
-use nearstone::vfs::{
-    CrashChoice, FileBytes, FileInfo, LockKind, OpenMode, Residency, SimFault, SimVfs, Vfs, VfsFile, VfsLock,
-};
+use nearstone::vfs::{CrashChoice, SimFault, SimVfs, Vfs};
 use nearstone::{Background, Durability, ErrorKind, Metric, Outcome, Schema, Store};
+use nearstone_tests::disks::Around;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -229,46 +227,53 @@ fn a_sync_that_fails_behind_ends_the_writing() {
     assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
     assert_eq!(rows.get(1u64).unwrap().unwrap().vector(), [1.0, 2.0]);
     assert!(rows.get(2u64).unwrap().is_none());
+    // And whoever watches the store's numbers hears of the sync, not only of the refusals that follow from it.
+    let said = loop {
+        assert!(Instant::now() < patience, "the numbers do not name the failed sync");
+        match store.stats().unwrap().last_error {
+            Some(said) if !said.contains("takes no more writes") => break said,
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert!(said.contains("simulated failure"), "{said}");
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(store.stats().unwrap().last_error, Some(said), "a refusal has taken its place");
 }
 
-/// A disk without hard links.
-#[derive(Debug)]
-struct NoLinks(SimVfs);
-
-impl Vfs for NoLinks {
-    fn open(&self, path: &Path, mode: OpenMode) -> nearstone::Result<Arc<dyn VfsFile>> {
-        self.0.open(path, mode)
+/// Nor does anybody call when the note fails that an idle store writes about what is durable.
+#[test]
+fn a_note_that_fails_behind_ends_the_writing_and_is_named() {
+    let disk = SimVfs::new(1);
+    let store = Store::builder()
+        .vfs(Arc::new(disk.clone()))
+        .background(Background::Threads(1))
+        .open("/store")
+        .unwrap();
+    let rows = store.create_collection("rows", Schema::new(2, Metric::L2)).unwrap();
+    rows.upsert(1u64, &[1.0, 2.0], ()).unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    let mut quiet = (disk.ops(), Instant::now());
+    while quiet.1.elapsed() < Duration::from_secs(1) {
+        assert!(Instant::now() < patience, "the store does not come to rest");
+        std::thread::sleep(Duration::from_millis(10));
+        if disk.ops() != quiet.0 {
+            quiet = (disk.ops(), Instant::now());
+        }
     }
-    fn bytes(&self, path: &Path, len: u64, residency: Residency) -> nearstone::Result<FileBytes> {
-        self.0.bytes(path, len, residency)
-    }
-    fn info(&self, path: &Path) -> nearstone::Result<Option<FileInfo>> {
-        self.0.info(path)
-    }
-    fn list(&self, dir: &Path) -> nearstone::Result<Vec<String>> {
-        self.0.list(dir)
-    }
-    fn create_dir(&self, path: &Path) -> nearstone::Result<()> {
-        self.0.create_dir(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> nearstone::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> nearstone::Result<()> {
-        self.0.remove(path)
-    }
-    fn remove_dir(&self, path: &Path) -> nearstone::Result<()> {
-        self.0.remove_dir(path)
-    }
-    fn sync_dir(&self, path: &Path) -> nearstone::Result<()> {
-        self.0.sync_dir(path)
-    }
-    fn hard_link(&self, _: &Path, _: &Path) -> nearstone::Result<bool> {
-        Ok(false)
-    }
-    fn lock(&self, path: &Path, kind: LockKind) -> nearstone::Result<Option<Box<dyn VfsLock>>> {
-        self.0.lock(path, kind)
-    }
+    // The batch and its sync succeed, and what follows fails.
+    disk.fail_op(2, SimFault::Io, true);
+    rows.upsert(2u64, &[2.0, 2.0], ()).unwrap();
+    let said = loop {
+        assert!(Instant::now() < patience, "the numbers do not name the failed note");
+        match store.stats().unwrap().last_error {
+            Some(said) => break said,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert!(said.contains("simulated failure") && !said.contains("takes no more writes"), "{said}");
+    disk.heal();
+    assert_eq!(rows.upsert(3u64, &[3.0, 2.0], ()).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(rows.len().unwrap(), 2);
 }
 
 /// A backup that says that it succeeded is whole, also after a power loss; one that failed is no store with less in it.
@@ -277,7 +282,7 @@ fn a_failure_at_every_operation_of_a_backup() {
     for links in [true, false] {
         let store_on = |disk: &SimVfs| -> Store {
             let vfs: Arc<dyn Vfs> =
-                if links { Arc::new(disk.clone()) } else { Arc::new(NoLinks(disk.clone())) };
+                if links { Arc::new(disk.clone()) } else { Arc::new(Around::without_links(disk.clone())) };
             let store = Store::builder().vfs(vfs).background(Background::Manual).open("/store").unwrap();
             let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
             let rows = store.create_collection("rows", schema).unwrap();

@@ -8,8 +8,8 @@
 //!
 //! While a leader syncs, the next group forms: the more writers, the fewer syncs per batch.
 //!
-//! A write or a sync that fails leaves the disk's state unknown. The log is poisoned then: the batches of that group
-//! may be there after the next open or not, those behind them are definitely not written, and nothing more is
+//! A write or a sync that fails, or panics, leaves the disk's state unknown. The log is poisoned then: the batches of
+//! that group may be there after the next open or not, those behind them are definitely not written, and nothing more is
 //! accepted, acknowledged or unlinked.
 
 use crate::files::LogFile;
@@ -23,6 +23,7 @@ use nearstone_base::random::Random;
 use nearstone_base::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering};
 use nearstone_base::vfs::Vfs;
 use nearstone_base::{Error, ErrorKind, LSN_MAX, Lsn, Outcome, Result, Uuid};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -317,7 +318,13 @@ impl<A: Apply> Log<A> {
             let mut writer = self.writer.lock();
             // Taken under the writer's lock: what queued up while an earlier group was written is in it.
             let group = std::mem::take(&mut self.queue.lock().waiting);
-            self.write_group(&mut writer, group);
+            let slots: Vec<_> = group.iter().map(|request| request.slot.clone()).collect();
+            let written = catch_unwind(AssertUnwindSafe(|| self.write_group(&mut writer, group)));
+            if let Err(panic) = written {
+                // What it has taken along nobody else answers, and whoever comes next must not wait for this leader.
+                let error = self.fail(panicked("writing", &*panic));
+                slots.iter().for_each(|slot| slot.give_up(&error));
+            }
         }
         let mut queue = self.queue.lock();
         match queue.waiting.first() {
@@ -424,13 +431,7 @@ impl<A: Apply> Log<A> {
                 }
             }
             Err(panic) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                    .unwrap_or_else(|| "a panic".to_owned());
-                let error =
-                    self.fail(Error::new(ErrorKind::Poisoned, format!("applying a batch failed: {text}")));
+                let error = self.fail(panicked("applying", &*panic));
                 for (_, slot) in slots {
                     slot.set(SlotState::Done(Err(error.duplicate())));
                 }
@@ -444,6 +445,22 @@ impl<O> Slot<O> {
         *self.state.lock() = state;
         self.changed.notify_one();
     }
+
+    /// Answers whoever still waits.
+    fn give_up(&self, error: &Error) {
+        let mut state = self.state.lock();
+        if matches!(*state, SlotState::Waiting) {
+            *state = SlotState::Done(Err(error.duplicate()));
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A panic while a batch was being dealt with, as an error.
+fn panicked(what: &str, panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+    Error::new(ErrorKind::Poisoned, format!("{what} a batch failed: {text}"))
 }
 
 impl<A: Apply> std::fmt::Debug for Log<A> {

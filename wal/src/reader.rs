@@ -66,7 +66,6 @@ pub(crate) struct Scan {
     pub(crate) synced_lsn: Lsn,
     /// The highest catalog generation it names.
     pub(crate) generation: u64,
-    pub(crate) records: u64,
     pub(crate) stop: Stop,
 }
 
@@ -84,7 +83,6 @@ pub(crate) fn scan<'a>(
         last_lsn: header.first_lsn.saturating_sub(1),
         synced_lsn: header.first_lsn.saturating_sub(1),
         generation: header.generation,
-        records: 0,
         stop: Stop::Zeros,
     };
     loop {
@@ -122,7 +120,6 @@ pub(crate) fn scan<'a>(
         scan.end = end;
         scan.last_lsn = head.lsn;
         scan.synced_lsn = scan.synced_lsn.max(head.synced_lsn);
-        scan.records += 1;
         if head.kind == Kind::End && limit.is_none() {
             scan.stop = Stop::Ended;
             return Ok(scan);

@@ -69,13 +69,16 @@ impl Writer {
             recovered;
         for id in &recovered.orphans {
             vfs.remove(&dir.join(files::file_name(*id)))?;
+            failpoint("recover-orphan-unlinked");
         }
         // Newest first: a crash in between leaves a log that still ends at the same place.
         for id in aside.iter().rev() {
             files::set_aside(&*vfs, dir, *id)?;
+            failpoint("recover-log-set-aside");
         }
         if !aside.is_empty() {
             vfs.sync_dir(dir)?;
+            failpoint("recover-asides-synced");
         }
         let mut writer = Writer {
             vfs,

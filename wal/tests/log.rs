@@ -2,11 +2,11 @@
 
 use nearstone_base::clock::{Clock, ManualClock, SystemClock};
 use nearstone_base::random::{SeededRandom, SplitMix64};
-use nearstone_base::vfs::{CrashChoice, DiskVfs, SimFault, SimVfs, Vfs};
+use nearstone_base::vfs::{CrashChoice, DiskVfs, OpenMode, SimFault, SimVfs, Vfs};
 use nearstone_base::{Error, ErrorKind, LSN_MAX, Lsn, Outcome, Result, Uuid};
 use nearstone_wal::{
-    Apply, CleanMark, Durability, Log, LogOptions, RecoverOptions, Recovered, RecoveryMode, read_bytes,
-    recover,
+    Apply, CleanMark, Durability, Log, LogOptions, RecoverOptions, Recovered, RecoveryMode, file_name,
+    read_bytes, recover, salvage,
 };
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -171,6 +171,30 @@ fn a_panic_while_applying_poisons_the_log() {
     }
 }
 
+/// A file that somebody puts where the log's next one goes: ids are never reused, so nothing of it is overwritten, and
+/// the batch that found it there was not written.
+#[test]
+fn a_file_under_the_next_id_is_never_overwritten() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    log.commit(body(1), Durability::Sync, 1).unwrap();
+    let next = Path::new("/wal").join(file_name(log.files().last().unwrap().file_id + 1));
+    let stray = disk.open(&next, OpenMode::CreateNew).unwrap();
+    stray.write_at(b"somebody's", 0).unwrap();
+    // Longer than what is left of the first file.
+    let error = log.commit(vec![7; 17_000], Durability::Sync, 2).unwrap_err();
+    assert!(error.to_string().contains("never reused"), "{error}");
+    assert_eq!(log.commit(body(2), Durability::Sync, 2).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(disk.contents(&next).unwrap(), b"somebody's");
+    // A name of ours without a header of ours is damage; without the file the log is as it was.
+    assert_eq!(open(&disk, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Corruption);
+    disk.remove(&next).unwrap();
+    let (log, bodies) = open(&disk, None).unwrap();
+    assert_eq!(bodies.len(), 1);
+    check_bodies(&bodies, "without the stray file");
+    log.commit(body(2), Durability::Sync, 2).unwrap();
+}
+
 #[test]
 fn interval_batches_are_due_when_their_time_is_up() {
     let disk = disk();
@@ -197,6 +221,41 @@ fn interval_batches_are_due_when_their_time_is_up() {
 }
 
 #[test]
+fn log_files_double_up_to_the_longest() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    for lsn in 1..=8 {
+        log.commit(vec![7; 4000], Durability::Os, lsn).unwrap();
+    }
+    let LogOptions { file_bytes_min: min, file_bytes_max: max } = small();
+    let lens: Vec<u64> = log.files().iter().map(|file| file.len).collect();
+    assert_eq!(lens[..3], [min, 2 * min, max]);
+}
+
+/// Salvage is to find what lies behind the damage, in the same file, and to name what is missing and no more.
+#[test]
+fn salvage_takes_the_records_on_both_sides_of_damage_and_names_the_gap() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    let mut ends = Vec::new();
+    for lsn in 1..=6 {
+        log.commit(vec![lsn as u8; 100], Durability::Sync, lsn).unwrap();
+        ends.push(log.files()[0].end);
+    }
+    let path = log.files()[0].path.clone();
+    drop(log);
+    disk.flip_bit(&path, ends[1] + 40, 3);
+    let salvaged = salvage(&disk, Path::new("/wal"), None).unwrap();
+    assert_eq!(salvaged.batches.keys().copied().collect::<Vec<_>>(), [1, 2, 4, 5, 6]);
+    assert!(salvaged.batches.iter().all(|(lsn, body)| *body == [*lsn as u8; 100]));
+    assert_eq!(salvaged.gaps(1, 6), [(3, 3)]);
+    assert_eq!(salvaged.gaps(1, 8), [(3, 3), (7, 8)]);
+    assert!(salvaged.gaps(4, 5).is_empty());
+    let between = format!("bytes {} to {} are no records", ends[1], ends[2]);
+    assert_eq!(salvaged.lost, [(path, between)]);
+}
+
+#[test]
 fn files_below_the_floor_go_unless_they_are_pinned() {
     let disk = disk();
     let (log, _) = open(&disk, None).unwrap();
@@ -212,8 +271,9 @@ fn files_below_the_floor_go_unless_they_are_pinned() {
     assert!(left.len() < files.len() && left[0].first_lsn <= 15, "{left:?}");
     drop(log);
     let options = RecoverOptions { floor: 15, last_lsn_min: 14, ..RecoverOptions::default() };
-    let (_, bodies) = read(&disk, &options).unwrap();
+    let (recovered, bodies) = read(&disk, &options).unwrap();
     assert_eq!(bodies.iter().map(|(lsn, _)| *lsn).collect::<Vec<_>>(), (15..=20).collect::<Vec<_>>());
+    assert_eq!(recovered.report.batches, 6);
     // What is needed and not there is damage.
     let options = RecoverOptions { floor: left[0].first_lsn - 1, ..RecoverOptions::default() };
     assert_eq!(read(&disk, &options).unwrap_err().kind(), ErrorKind::Corruption);
@@ -460,7 +520,7 @@ fn a_log_of_another_store_and_stray_files_are_told_apart() {
     let other = recover(&disk, Path::new("/wal"), Uuid([4; 16]), &options, &mut |_, _| Ok(()));
     assert_eq!(other.unwrap_err().kind(), ErrorKind::Corruption);
     for name in ["/wal/notes.txt", "/wal/1.log", "/wal/000000000000000Z.log"] {
-        disk.open(Path::new(name), nearstone_base::vfs::OpenMode::CreateNew).unwrap();
+        disk.open(Path::new(name), OpenMode::CreateNew).unwrap();
     }
     assert_eq!(read(&disk, &options).unwrap().1.len(), 9);
 }

@@ -1,17 +1,18 @@
 //! Developer commands: `cargo xtask test` proves the project, the others are shortcuts that are worth a name.
 //!
-//! The code is in eleven rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
+//! The code is in twelve rooms. [`workspace`] asks cargo what there is, [`parts`] lists what `test` proves and how,
 //! [`runner`] runs the parts under a time limit, [`report`] turns what happened into a table and an exit code,
 //! [`tools`] finds or installs the cargo subcommands that do not come with Rust, [`python`] builds, tests and
 //! measures the Python package, [`fuzz`] feeds the decoders what nobody thought of, [`kill`] kills processes at every
-//! failpoint, [`seeded`] shows that the tests would notice, [`sanitize`] runs them under tools that see what a test
-//! can't, and [`coverage`] measures what they reach.
+//! failpoint, [`seeded`] and [`mutants`] show that the tests would notice, [`sanitize`] runs them under tools that see
+//! what a test can't, and [`coverage`] measures what they reach.
 
 #![forbid(unsafe_code)]
 
 mod coverage;
 mod fuzz;
 mod kill;
+mod mutants;
 mod parts;
 mod python;
 mod report;
@@ -42,6 +43,8 @@ Developer commands of Nearstone
   cargo xtask fuzz TARGET [--minutes N]   fuzz one target (or `all`) for N minutes each, 5 unless told;
                                           needs a nightly toolchain
   cargo xtask seeded-bugs [NAME...]       make each seeded bug happen, and fail when its check does not notice
+  cargo xtask mutants [--shard K/N]       list the small bugs, of all or every N-th that cargo-mutants makes up in log,
+                                          engine and compaction, that no test notices
   cargo xtask sanitize [address|thread|valgrind|miri|all] [--short]
                                           run the tests under tools that see races, leaks and bad memory; address,
                                           thread and miri need a nightly toolchain, valgrind its own program
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Some((&"fuzz", rest)) => fuzz::run(rest),
         Some((&"kill", rest)) => kill::run(rest),
         Some((&"seeded-bugs", rest)) => seeded::run(rest),
+        Some((&"mutants", rest)) => mutants::run(rest),
         Some((&"sanitize", rest)) => sanitize::run(rest),
         Some((&"coverage", rest)) => coverage::run(rest),
         Some((&("help" | "--help" | "-h"), _)) => {

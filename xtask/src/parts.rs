@@ -7,6 +7,7 @@
 use crate::fuzz;
 use crate::python;
 use crate::runner::{End, Part, Watch};
+use crate::sanitize;
 use crate::tools;
 use crate::workspace::{Workspace, empty_folder};
 use std::process::Command;
@@ -34,7 +35,7 @@ pub(crate) const PARTS: &[Part] = &[
         what: "it builds, also as it ships, without test features",
         run: build,
     },
-    Part { name: "tests", budget_minutes: 8, what: "unit, property and integration tests pass", run: tests },
+    Part { name: "tests", budget_minutes: 7, what: "unit, property and integration tests pass", run: tests },
     Part {
         name: "doctests",
         budget_minutes: 1,
@@ -79,6 +80,12 @@ pub(crate) const PARTS: &[Part] = &[
         budget_minutes: 2,
         what: "processes that die at any step lose nothing they acknowledged",
         run: kill,
+    },
+    Part {
+        name: "valgrind",
+        budget_minutes: 2,
+        what: "nothing depends on memory that nobody wrote, or leaks",
+        run: sanitize::short,
     },
     Part {
         name: "licences",
@@ -196,7 +203,7 @@ fn seeded_bugs(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
 
 /// Enough to let a process die at each of its steps six times.
 fn kill(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    watch.run(&mut xtask(workspace, &["kill", "--cycles", "1056"]))
+    watch.run(&mut xtask(workspace, &["kill", "--cycles", "1128"]))
 }
 
 /// Another command of this program. Cargo finds it: a part before may have built it anew, and the file that runs now is

@@ -172,23 +172,51 @@ fn valgrind(workspace: &Workspace, watch: &Watch, size: Size) -> Result<(), End>
     ];
     let runner = format!("target.{}.runner={runner:?}", host(&mut Command::new("rustc"))?);
     // The tests as they are always built.
-    let run = |packages: &[&str], tests: &[&str], arguments: &[&str]| {
+    let tests = || {
         let mut command = workspace.cargo(&["test", "--no-fail-fast", "--config", &runner]);
-        select(&mut command, packages, tests);
         budget(&mut command, if size == Size::Short { "4" } else { "12" });
         command.env("PROPTEST_CASES", "16");
-        watch.run(command.arg("--").args(arguments))
+        command
     };
-    let tests: &[&str] =
-        if size == Size::Short { &["bad_input", "model"] } else { &["api", "bad_input", "crash", "model"] };
-    run(&["nearstone-base", "nearstone-kernels", "nearstone-tests"], tests, &[])?;
+    if size == Size::Short {
+        // Of the whole workspace, so that what was built for the other tests serves here.
+        let run = |kinds: &[&str], filters: &[&str]| {
+            watch.run(tests().args(["--workspace", "--all-features"]).args(kinds).arg("--").args(filters))
+        };
+        run(&["--test", "bad_input", "--test", "model"], &[])?;
+        return run(&["--lib"], IN_RAW_MEMORY);
+    }
+    let run = |packages: &[&str], names: &[&str], filters: &[&str]| {
+        let mut command = tests();
+        select(&mut command, packages, names);
+        watch.run(command.arg("--").args(filters))
+    };
+    let rooms = ["nearstone-base", "nearstone-kernels", "nearstone-tests"];
+    run(&rooms, &["api", "bad_input", "crash", "model"], &[])?;
     // Without those that measure what large graphs and many codes find.
     let slow =
         ["recall", "four_threads", "no_unlinked_row", "walks_find", "searches_while", "odd_", "hundred_best"];
-    let rooms: &[&str] =
-        if size == Size::Short { &["append::", "deaths::", "topk::", "sealed::format"] } else { &[] };
-    run(&["nearstone-segments"], &[], &[rooms, &slow.map(|name| ["--skip", name]).concat()].concat())
+    run(&["nearstone-segments"], &[], &slow.map(|name| ["--skip", name]).concat())
 }
+
+/// The share of valgrind that is a part of the tests.
+pub(crate) fn short(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
+    valgrind(workspace, watch, Size::Short)
+}
+
+/// Unit tests of what handles memory by itself (kernels, the map, appended rows) and of the bytes that are read.
+const IN_RAW_MEMORY: &[&str] = &[
+    "append::",
+    "bytes_agree",
+    "deaths::",
+    "floats_agree",
+    "inline::tests",
+    "map::",
+    "record::",
+    "rotation::",
+    "sealed::format",
+    "topk::",
+];
 
 fn miri(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
     Nightly::find(workspace)?;

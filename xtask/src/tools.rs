@@ -16,6 +16,8 @@ pub(crate) struct Tool {
 pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 /// Drives the fuzzer.
 pub(crate) const FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.1" };
+/// Makes up bugs.
+pub(crate) const MUTANTS: Tool = Tool { name: "cargo-mutants", version: "27.1.0" };
 
 /// Where the tool's program is, after building it when need be. A tool that cannot be built skips the part.
 pub(crate) fn cargo_tool(workspace: &Workspace, watch: &Watch, tool: Tool) -> Result<PathBuf, End> {

@@ -200,6 +200,7 @@ mod tests {
         let (_, format) = written();
         let kind = |format: Format| read_bytes(format.encode()).map_err(|error| error.kind());
         assert_eq!(kind(Format { version: 2, ..format }), Err(ErrorKind::UnsupportedVersion));
+        assert_eq!(kind(Format { version: 0, ..format }), Err(ErrorKind::Corruption));
         let longer = [Format { version: 2, ..format }.encode(), vec![1, 2, 3]].concat();
         assert_eq!(read_bytes(longer).unwrap_err().kind(), ErrorKind::UnsupportedVersion);
         assert_eq!(kind(Format { refuse: 1, ..format }), Err(ErrorKind::UnsupportedVersion));

@@ -4,13 +4,14 @@
 use super::compare::compare;
 use super::process::OPEN;
 use super::script::{self, COLLECTIONS, GUEST, Steps, WRITERS};
+use crate::disks::Around;
 use nearstone::random::SplitMix64;
-use nearstone::vfs::Residency;
-use nearstone::{Background, Collection, Durability, ErrorKind, Result, Store, StoreBuilder};
+use nearstone::vfs::{DiskVfs, Residency};
+use nearstone::{Background, Collection, Durability, ErrorKind, RecoveryMode, Result, Store, StoreBuilder};
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What each line begins with.
@@ -24,8 +25,8 @@ pub(super) fn say(words: std::fmt::Arguments<'_>) {
 }
 
 /// Opens the store, says so, and waits for its end.
-pub fn recover(path: &Path) -> ! {
-    let _store = Store::open(path).unwrap();
+pub fn recover(path: &Path, mode: RecoveryMode) -> ! {
+    let _store = Store::builder().recovery(mode).open(path).unwrap();
     say(format_args!("{OPEN}"));
     loop {
         std::thread::sleep(Duration::from_secs(1));
@@ -62,6 +63,10 @@ fn options(rng: &mut SplitMix64) -> StoreBuilder {
     }
     if rng.below(4) == 0 {
         options = options.residency(Residency::Heap);
+    }
+    if rng.below(3) == 0 {
+        // Backups copy what they would link.
+        options = options.vfs(Arc::new(Around::without_links(DiskVfs::new())));
     }
     if rng.below(4) == 0 {
         options = options.background(Background::Manual);

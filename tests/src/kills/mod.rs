@@ -8,19 +8,25 @@
 //! 4. Another process ([`checker`]) compares every key with its own vector and payload ([`compare`], [`script`]),
 //!    compacts, opens again and compares again.
 //!
+//! What no kill leaves behind is made: a log file that came back after it was unlinked, and damage in a log
+//! ([`give_up`]).
+//!
 //! A store goes on for several such cycles, so that each finds what earlier kills have left behind. Without
 //! `--cfg nearstone_faults` there are no failpoints, and all kills come at random times.
 
 pub mod checker;
 pub mod child;
 pub mod compare;
+mod give_up;
 pub mod points;
 mod process;
 pub mod script;
 pub mod tally;
 
 use checker::{BackupMade, Question};
+use nearstone::RecoveryMode;
 use nearstone::random::SplitMix64;
+use nearstone_wal::{file_name, parse_name};
 use points::{POINTS, Point, Role};
 use process::{End, Running, Until};
 use script::{GUEST, Steps};
@@ -35,6 +41,9 @@ const JOBS: u64 = 4;
 const GENERATIONS: (u64, u64) = (3, 4);
 /// A child that has not met its failpoint by then is killed.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Said to a recovering process: what lies behind damage is given up.
+const GIVE_UP: &str = "give-up";
 
 /// The folder of a backup of the store at `path`.
 pub(crate) fn backup_path(path: &Path, number: u64) -> PathBuf {
@@ -118,7 +127,9 @@ fn run_job(plan: &Plan, job: u64, failed: &AtomicBool) -> Result<Tally, String> 
             turn += 1;
             POINTS[(turn % points) as usize]
         });
-        if victim.cycles_left == 0 || point.is_some_and(|point| point.role == Role::Create) {
+        let wants = |role| point.is_some_and(|point: Point| point.role == role);
+        // What is to come back must have been there before.
+        if victim.cycles_left == 0 && !wants(Role::Orphan) || wants(Role::Create) {
             victim = Victim::new(plan, &mut rng);
             tally.stores += 1;
         }
@@ -149,6 +160,11 @@ fn run_cycle(
 ) -> Result<(), String> {
     let (first, then) = match point.map(|point| (point, point.role)) {
         None => (None, None),
+        Some((point, Role::GiveUp)) => return give_up::run(victim.folder.path(), point, tally, story),
+        // After some lives, so that files which were there before are gone.
+        Some((point, Role::Orphan)) => {
+            (Some(Point { passings: 4, ..points::named("close-catalog-closed") }), Some(point))
+        }
         Some((point, Role::Create | Role::Ingest)) => (Some(point), None),
         Some((point, Role::Either(_))) if rng.below(2) == 0 => (Some(point), None),
         Some((point, Role::Recover(before) | Role::Either(before))) => {
@@ -162,6 +178,9 @@ fn run_cycle(
     let mut next = then;
     while next.is_some() || rng.below(4) == 0 {
         let failpoint = next.take();
+        if failpoint.is_some_and(|point| point.role == Role::Orphan) {
+            put_back_a_log_file(victim).map_err(|error| format!("an old log file: {error}"))?;
+        }
         let end = recover(victim, failpoint, rng, story)?;
         tally.died(failpoint, &end);
         tally.recoveries += 1;
@@ -186,11 +205,16 @@ fn run_cycle(
     let Some(&[s0, s1, s2, s3, rows, complete]) = verdict.as_deref().filter(|_| end.is_success()) else {
         return Err(format!("the checker ended with {end}"));
     };
+    let ids = log_ids(&victim.store.join("wal")).map_err(|error| format!("the log's folder: {error}"))?;
+    if let Some(pair) = ids.windows(2).find(|pair| pair[0] + 1 < pair[1]) {
+        return Err(format!("the log file {} was left behind: the next is {}", pair[0], pair[1]));
+    }
     victim.steps = [s0, s1, s2, s3];
     tally.rows += rows;
     tally.backups_complete += complete;
     tally.backups_cut_short += question.backups.len() as u64 - complete;
     remove(&before)?;
+    keep_log_files(victim).map_err(|error| format!("links to log files: {error}"))?;
     question.backups.iter().try_for_each(|backup| remove(&backup_path(&victim.store, backup.number)))
 }
 
@@ -258,6 +282,40 @@ fn recover(
     }
 }
 
+/// Gives the log's files a second name, so that they can come back.
+fn keep_log_files(victim: &Victim) -> std::io::Result<()> {
+    let kept = victim.folder.path().join("log-files");
+    std::fs::create_dir_all(&kept)?;
+    for id in log_ids(&victim.store.join("wal"))? {
+        let name = file_name(id);
+        if !kept.join(&name).exists() {
+            std::fs::hard_link(victim.store.join("wal").join(&name), kept.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings back the last log file that is gone together with the one behind it: what would name it is not there.
+fn put_back_a_log_file(victim: &Victim) -> std::io::Result<()> {
+    let (kept, log) = (victim.folder.path().join("log-files"), victim.store.join("wal"));
+    let Some(&first) = log_ids(&log)?.first() else { return Ok(()) };
+    if let Some(id) = log_ids(&kept)?.into_iter().rfind(|id| id + 1 < first) {
+        std::fs::hard_link(kept.join(file_name(id)), log.join(file_name(id)))?;
+    }
+    Ok(())
+}
+
+/// The ids of the log files in a folder, ascending; none when there is no such folder.
+fn log_ids(folder: &Path) -> std::io::Result<Vec<u64>> {
+    let mut ids = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(ids) };
+    for entry in entries {
+        ids.extend(entry?.file_name().to_str().and_then(parse_name));
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
 fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     // A store may not have been begun.
     let Ok(entries) = std::fs::read_dir(from) else { return Ok(()) };
@@ -296,7 +354,8 @@ pub fn be_a_child() -> bool {
             };
             child::ingest(&path, seed, [s0, s1, s2, s3], backup)
         }
-        "recover" => child::recover(&path),
+        "recover" if words == GIVE_UP => child::recover(&path, RecoveryMode::PointInTime),
+        "recover" => child::recover(&path, RecoveryMode::default()),
         "check" => checker::check(&path, &Question::from_words(&words)),
         other => panic!("there is no role {other:?}"),
     }

@@ -14,6 +14,11 @@ pub enum Role {
     Recover(&'static str),
     /// One that writes, or one that opens what was killed at the step named, by turns.
     Either(&'static str),
+    /// One that opens a store whose log has a file that nothing needs and that no other names: unlinked once, and back
+    /// after a power loss.
+    Orphan,
+    /// One that opens a store with damage in its log and gives up what comes behind.
+    GiveUp,
 }
 
 /// A step at which a process can die.
@@ -41,7 +46,9 @@ pub const POINTS: &[Point] = &[
     point("backup-log-synced", Role::Ingest, 2),
     point("backup-marked", Role::Ingest, 2),
     point("backup-rooms-made", Role::Ingest, 2),
+    point("backup-segment-before-sync", Role::Ingest, 2),
     point("backup-segment-copied", Role::Ingest, 4),
+    point("backup-segment-half-copied", Role::Ingest, 2),
     point("backup-segments-synced", Role::Ingest, 2),
     point("backup-state-taken", Role::Ingest, 2),
     point("backup-unmarked", Role::Ingest, 2),
@@ -81,12 +88,16 @@ pub const POINTS: &[Point] = &[
     point("create-folder-made", Role::Create, 1),
     point("create-format-written", Role::Create, 1),
     point("create-room-made", Role::Create, 2),
+    point("recover-asides-synced", Role::GiveUp, 1),
     point("recover-before-unlink", Role::Recover("segment-named"), 1),
     point("recover-catalog-open", Role::Recover("seal-committed"), 1),
     point("recover-format-read", Role::Recover("close-before-mark"), 1),
+    point("recover-log-set-aside", Role::GiveUp, 1),
     point("recover-log-started", Role::Recover("wal-half-appended"), 1),
     point("recover-log-swept", Role::Recover("wal-file-synced"), 1),
+    point("recover-orphan-unlinked", Role::Orphan, 1),
     point("recover-replayed", Role::Recover("wal-appended"), 1),
+    point("recover-rest-given-up", Role::GiveUp, 1),
     point("recover-swept", Role::Recover("compact-verified"), 1),
     point("recover-tail-copied", Role::Recover("wal-before-acknowledge"), 1),
     point("recover-unlinked", Role::Recover("compact-committed"), 1),

@@ -112,6 +112,19 @@ fn nodes(forger: &mut Forger, at: usize, value: u32) {
     });
 }
 
+/// Puts a number into the leaf that holds the names of the tables, whose entries begin behind a table of their ends.
+fn names_of_tables(forger: &mut Forger, at: usize, value: u32) {
+    forger.pages(|pages| {
+        let holds = |node: &[u8]| node.windows(11).any(|bytes| bytes == b"collections");
+        let leaves = pages.nodes(1).into_iter().filter(|&node| holds(&pages.bytes[node..node + PAGE]));
+        let leaves: Vec<usize> = leaves.collect();
+        assert!(!leaves.is_empty());
+        for node in leaves {
+            put_u32(&mut pages.bytes, node + at, value);
+        }
+    });
+}
+
 /// redb's number of a page: its order above, its region, its place below.
 const fn page(order: u64, region: u64, index: u64) -> u64 {
     order << 59 | region << 20 | index
@@ -457,6 +470,10 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog tree: leaves that are branches", |f| nodes(f, 0, 0x0001_0002)),
     case(Refused, "catalog tree: leaves of no kind", |f| nodes(f, 0, 0x0001_0007)),
     case(Refused, "catalog tree: entries that end at 0", |f| nodes(f, 4, 0)),
+    case(Refused, "catalog tree: a name that ends among the ends", |f| names_of_tables(f, 4, 12)),
+    case(Refused, "catalog tree: a name that ends right before the first one begins", |f| {
+        names_of_tables(f, 4, 4 + 4 * 2 * 4 - 1);
+    }),
     case(Refused, "catalog tree: entries that end at max", |f| nodes(f, 4, u32::MAX)),
     case(Refused, "catalog tree: values that end at max", |f| nodes(f, 8, u32::MAX)),
     case(Refused, "catalog tree: one root for both", |f| {
