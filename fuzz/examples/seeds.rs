@@ -154,8 +154,14 @@ fn segment(schema: Schema) -> Result<Vec<u8>, Box<dyn Error>> {
     let vfs = MemoryVfs::new();
     let dir = Path::new("segments");
     vfs.create_dir(dir)?;
-    let target =
-        SealTarget { vfs: &vfs, dir, id: SegmentId(1), uuid: Uuid([5; 16]), created_secs: 1_700_000_000, threads: 1 };
+    let target = SealTarget {
+        vfs: &vfs,
+        dir,
+        id: SegmentId(1),
+        uuid: Uuid([5; 16]),
+        created_secs: 1_700_000_000,
+        threads: 1,
+    };
     let sealed = seal_frozen(&segment, 100, &target, &|| false)?;
     assert!(sealed.is_some(), "no row is dead");
     let file = vfs.open(&target.path(), OpenMode::Read)?;
