@@ -22,7 +22,7 @@ const STARTS: usize = 8;
 pub(super) const NONE: u64 = u64::MAX >> 1;
 /// Places of the pool beyond twice the beam.
 const SPARE: usize = 64;
-/// Halvings after which a cut takes what it has.
+/// Halvings after which a cut partitions.
 const CUT_STEPS: usize = 16;
 
 /// Where a walk begins.
@@ -91,8 +91,9 @@ impl InlineScratch {
         new
     }
 
-    /// Leaves about the `keep` nearest, and at least these. A key between the smallest and the largest that has so many
-    /// before it is found by halving: distances lie evenly enough for a handful of steps.
+    /// Leaves the `keep` nearest, and at most a quarter more. A key that has so many before it is looked for by halving
+    /// what lies between the smallest and the largest: distances mostly lie evenly enough for a handful of steps. Where
+    /// they do not, the keys are partitioned.
     ///
     /// # Safety
     /// The processor has the backend's instruction set.
@@ -101,26 +102,25 @@ impl InlineScratch {
         let keys = &mut self.pool[..self.len];
         // SAFETY: the caller's promise.
         unsafe {
-            let (mut low, mut high, mut end) = (B::nearest(keys), B::farthest(keys), NONE);
-            if B::below(keys, NONE) > keep {
-                for _ in 0..CUT_STEPS {
-                    let middle = low + (high - low) / 2;
-                    let count = B::below(keys, middle);
-                    if count < keep {
-                        low = middle;
-                        continue;
-                    }
-                    (high, end) = (middle, middle);
-                    if count <= keep + keep / 4 {
-                        break;
-                    }
+            if B::below(keys, NONE) <= keep {
+                self.len = B::retain(keys, NONE);
+                return;
+            }
+            let (mut low, mut high) = (B::nearest(keys), B::farthest(keys));
+            for _ in 0..CUT_STEPS {
+                let middle = low + (high - low) / 2;
+                let count = B::below(keys, middle);
+                if (keep..=keep + keep / 4).contains(&count) {
+                    self.worst = distance_of(middle);
+                    self.len = B::retain(keys, middle);
+                    return;
                 }
+                if count < keep { low = middle } else { high = middle }
             }
-            if end != NONE {
-                self.worst = distance_of(end);
-            }
-            self.len = B::retain(keys, end);
         }
+        let (_, &mut last, _) = keys.select_nth_unstable(keep - 1);
+        self.worst = distance_of(last);
+        self.len = keep;
     }
 }
 
@@ -210,7 +210,7 @@ pub(super) unsafe fn walk<B: Backend, E>(
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
     let shape = rows.shape;
-    let ef = ef.max(1);
+    let ef = ef.clamp(1, rows.count.max(1) as usize);
     scratch.start(rows.count, ef);
     match start {
         InlineStart::Row(row) => {
@@ -305,7 +305,8 @@ unsafe fn open_neighbours<B: Backend>(
             unsafe { scratch.cut::<B>(keep) };
         }
         let codes = shape.dimension * 4;
-        // SAFETY: the parts of a row lie where its shape says; prefetching has no demands; room was made.
+        assert!(scratch.len + BLOCK_LINKS + 8 <= scratch.pool.len());
+        // SAFETY: the parts of a row lie where its shape says; prefetching has no demands; there is room.
         unsafe {
             let better = B::estimate(
                 row.add(shape.codes_at() + block * codes),
@@ -318,7 +319,6 @@ unsafe fn open_neighbours<B: Backend>(
             );
             let ids = row.add(shape.ids_at() + block * BLOCK_LINKS * 4).cast::<u32>();
             let fresh = B::fresh(&scratch.taken, ids, better);
-            debug_assert!(scratch.len + BLOCK_LINKS + 8 <= scratch.pool.len());
             let to = scratch.pool.as_mut_ptr().add(scratch.len);
             scratch.len += B::append(to, &estimates, ids, fresh);
         }
@@ -329,5 +329,44 @@ unsafe fn open_neighbours<B: Backend>(
 fn prefetch_all(row: &[u8]) {
     for line in (0..row.len()).step_by(LINE) {
         prefetch(row.as_ptr().wrapping_add(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::portable::Portable;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Keys that halving does not tell apart once stayed in the pool, all of them, and the next ones had no room.
+        #[test]
+        fn a_cut_makes_room_however_keys_lie(
+            keys in prop::collection::vec(
+                (prop_oneof![Just(0.0f32), 0.999_99f32..1.0, Just(1.0), 0.0f32..1e30], 0u32..40)
+                    .prop_map(|(distance, id)| key_of(distance, id)),
+                1..150,
+            ),
+            gone in prop::collection::vec(any::<bool>(), 150),
+            keep in 1usize..60,
+        ) {
+            let mut pool: Vec<u64> =
+                keys.iter().zip(&gone).map(|(&key, &gone)| if gone { NONE } else { key }).collect();
+            let mut wanted = pool.clone();
+            wanted.sort_unstable();
+            wanted.truncate(keep);
+            wanted.retain(|&key| key != NONE);
+            pool.push(7);
+            let len = pool.len() - 1;
+            let mut scratch = InlineScratch { pool, len, worst: f32::INFINITY, ..InlineScratch::default() };
+            // SAFETY: every processor has it.
+            unsafe { scratch.cut::<Portable>(keep) };
+            prop_assert!(scratch.len <= keep + keep / 4);
+            let mut kept = scratch.pool[..scratch.len].to_vec();
+            kept.sort_unstable();
+            prop_assert_eq!(&kept[..wanted.len()], &wanted[..]);
+            prop_assert!(kept.iter().all(|&key| key != NONE && distance_of(key) <= scratch.worst));
+            prop_assert_eq!(scratch.pool.last(), Some(&7));
+        }
     }
 }
