@@ -29,7 +29,7 @@ const HUGE: usize = 2 << 20;
 struct Line([u8; 64]);
 
 impl FileBytes {
-    /// Room for `len` bytes on the heap, filled by `fill`. From [`HUGE`] on, it asks for huge pages: walks through a
+    /// Room for `len` bytes on the heap, filled by `fill`. From 2 MiB on, it asks for huge pages: walks through a
     /// segment touch another page with every step, and each small one has to be looked up.
     pub fn heap<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<FileBytes, E> {
         if len >= HUGE

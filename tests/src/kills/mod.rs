@@ -9,7 +9,7 @@
 //!    compacts, opens again and compares again.
 //!
 //! What no kill leaves behind is made: a log file that came back after it was unlinked, and damage in a log
-//! ([`give_up`]).
+//! (`give_up`).
 //!
 //! A store goes on for several such cycles, so that each finds what earlier kills have left behind. Without
 //! `--cfg nearstone_faults` there are no failpoints, and all kills come at random times.
