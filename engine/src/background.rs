@@ -1,4 +1,4 @@
-//! The work behind: the only place where threads start.
+//! The work behind: the only place where threads start that outlive a call.
 //!
 //! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work:
 //! link rows, seal what is frozen, compact what the policy chooses. A long compaction looks up between its own

@@ -12,6 +12,7 @@ pub use build::{Graph, level_for};
 pub use check::check;
 pub(crate) use flatten::attach_all;
 pub use flatten::flatten;
+pub(crate) use select::mix;
 pub use walk::walk;
 
 use nearstone_base::Result;

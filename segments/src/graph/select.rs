@@ -53,7 +53,7 @@ pub(crate) fn select<V: VectorSource + ?Sized>(
 }
 
 /// A hash of two ordinals: the finaliser of MurmurHash3 over both.
-fn mix(a: u32, b: u32) -> u32 {
+pub(crate) fn mix(a: u32, b: u32) -> u32 {
     let mut h = a.wrapping_mul(0x9e37_79b9) ^ b;
     h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
     h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);

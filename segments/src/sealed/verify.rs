@@ -50,6 +50,7 @@ impl SealedSegment {
             progress.step()?;
         }
         self.check_offset_ends()?;
+        self.check_inline_entry()?;
         self.check_key_order(&mut progress)?;
         let (mut lsn_min, mut lsn_max) = (Lsn::MAX, 0);
         for ordinal in 0..self.rows() {

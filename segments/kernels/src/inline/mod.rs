@@ -34,7 +34,7 @@ use crate::Kernels;
 
 pub use encode::EncodeWork;
 pub use query::InlineQuery;
-pub use walk::{Expanded, InlineScratch, InlineStart};
+pub use walk::{Expanded, InlineBeam, InlineScratch, InlineStart};
 
 /// Neighbours of one block.
 pub const BLOCK_LINKS: usize = 32;
@@ -116,26 +116,27 @@ impl<'a> InlineRows<'a> {
         &self.bytes[id as usize * stride..][..stride]
     }
 
-    /// The neighbours of a row. Panics when there is no such row.
-    pub fn links(&self, id: u32) -> impl Iterator<Item = u32> + use<'a> {
+    /// What stands in the places of a row for its neighbours, [`NO_NEIGHBOUR`] included. Panics when there is no such
+    /// row.
+    pub fn places(&self, id: u32) -> impl Iterator<Item = u32> + use<'a> {
         let ids = &self.row(id)[self.shape.ids_at()..];
-        let ids = ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
-        ids.take_while(|&id| id != NO_NEIGHBOUR)
+        ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
     }
 }
 
-/// Walks with a beam of `ef`; what was expanded is in `scratch.expanded()` then, in no order of distance. `touch` is called
+/// Walks with a beam (`ef`, or [`InlineBeam`]); what was expanded is in `scratch.expanded()` then, in no order of distance. `touch` is called
 /// with each id before its row is read, and refuses those that are not in `0..rows.count()`. Panics when the query
 /// is of another dimension, when a start has not one row, or when `touch` lets an id pass that does not exist.
 pub fn inline_walk<E>(
     kernels: Kernels,
     rows: &InlineRows<'_>,
     query: &InlineQuery,
-    ef: usize,
+    beam: impl Into<InlineBeam>,
     start: InlineStart<'_>,
     touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
+    let beam = beam.into();
     assert_eq!(query.dimension, rows.shape.dimension);
     if let InlineStart::NeighboursOf(rows) = start {
         assert!(rows.count == 1 && rows.shape.dimension == query.dimension);
@@ -143,12 +144,12 @@ pub fn inline_walk<E>(
     match kernels.name() {
         // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
         #[cfg(target_arch = "x86_64")]
-        "avx512" => unsafe { x86::walk_avx512(rows, query, ef, start, touch, scratch) },
+        "avx512" => unsafe { x86::walk_avx512(rows, query, beam, start, touch, scratch) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        "avx2" => unsafe { x86::walk_avx2(rows, query, ef, start, touch, scratch) },
+        "avx2" => unsafe { x86::walk_avx2(rows, query, beam, start, touch, scratch) },
         // SAFETY: every processor has this one.
-        _ => unsafe { walk::walk::<portable::Portable, E>(rows, query, ef, start, touch, scratch) },
+        _ => unsafe { walk::walk::<portable::Portable, E>(rows, query, beam, start, touch, scratch) },
     }
 }
 

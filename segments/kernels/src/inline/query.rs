@@ -24,6 +24,8 @@ pub struct InlineQuery {
 
 /// The largest share by which rounding to half precision changes a number.
 const HALF_PRECISION: f32 = 1.0 / 2048.0;
+/// Half the distance between the smallest numbers of half precision.
+const SMALLEST_STEP: f32 = 1.0 / 33_554_432.0;
 
 impl InlineQuery {
     /// Takes a rotated query. Panics when its length is no multiple of [`DIMENSION_STEP`] or over [`DIMENSION_MAX`].
@@ -89,11 +91,12 @@ impl InlineQuery {
     /// A row at a true distance of `distance` or less is never at more than this in half precision, if `distance` itself
     /// was found in half precision.
     ///
-    /// Rounding moves a stored vector by at most `e = 2^-11 |c|`, and a squared distance `d` by at most
-    /// `2 sqrt(d) e + e^2`; once for the row that `distance` was found for, and once for the other.
+    /// Rounding moves a stored vector by at most `e = 2^-11 |c|` (and, where its numbers are tiny, by 2^-25 each), and a
+    /// squared distance `d` by at most `2 sqrt(d) e + e^2`; once for the row that `distance` was found for, and once
+    /// for the other.
     pub fn upper_bound(&self, distance: f32) -> f32 {
         let root = distance.sqrt();
-        let moved = (self.length + root) * HALF_PRECISION;
+        let moved = (self.length + root) * HALF_PRECISION + (self.dimension as f32).sqrt() * SMALLEST_STEP;
         (root + 2.0 * moved).powi(2)
     }
 

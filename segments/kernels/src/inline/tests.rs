@@ -160,7 +160,7 @@ fn a_walk_finds_the_nearest_with_every_backend() {
     // Every row leads to every other one in two steps.
     let made = made(128, 300, 32);
     let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
-    assert!(rows.links(299).eq((1..=32).map(|step| link(299, step, 300))));
+    assert!(rows.places(299).eq((1..=32).map(|step| link(299, step, 300))));
     for kernels in Kernels::supported() {
         let mut scratch = InlineScratch::default();
         let mut right = 0;
@@ -209,6 +209,32 @@ fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
     for refused in [1, 2, 7, 50, all] {
         assert!(walk(refused).0.is_err());
         assert_eq!(walk(usize::MAX), (Ok(()), all), "after row {refused} of a walk was refused");
+    }
+}
+
+/// Every row seems to be at the query itself, so nothing that was expanded is ever nearer than what is left.
+#[test]
+fn a_walk_does_not_follow_forged_estimates_through_all_rows() {
+    let mut made = made(64, 4_000, 32);
+    let (shape, stride) = (made.shape, made.shape.stride());
+    for row in made.bytes.chunks_exact_mut(stride) {
+        for add in row[shape.factors_at()..][..64].chunks_exact_mut(2) {
+            add.copy_from_slice(&f16::MIN.to_le_bytes());
+        }
+    }
+    let rows = InlineRows::new(shape, &made.bytes).unwrap();
+    let mut scratch = InlineScratch::default();
+    for kernels in Kernels::supported() {
+        let query = query_of(kernels, &[0.1; 64]);
+        for ef in [10, 40] {
+            // The same again, since marks may have stayed.
+            for _ in 0..2 {
+                inline_walk::<()>(kernels, &rows, &query, ef, InlineStart::Row(0), |_| Ok(()), &mut scratch)
+                    .unwrap();
+                let expanded = scratch.expanded().len();
+                assert!(expanded <= 2 * ef, "{expanded} rows with a beam of {ef}");
+            }
+        }
     }
 }
 

@@ -9,8 +9,10 @@
 //! 3. An expansion takes the exact distance of its centre, estimates its neighbours, and puts those into the pool
 //!    that are near enough and were not taken before. A row that is met again before it is taken is there twice, with
 //!    two estimates; both go when it is taken.
-//! 4. A full pool is cut to about its `ef` nearest; from then on, "near enough" means nearer than the last of these.
-//! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool.
+//! 4. A full pool is cut to about its `keep` nearest keys; from then on, "near enough" means nearer than the last of these.
+//!    Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as the beam is
+//!    wide keeps more.
+//! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty.
 
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
 
@@ -24,6 +26,21 @@ pub(super) const NONE: u64 = u64::MAX >> 1;
 const SPARE: usize = 64;
 /// Halvings after which a cut partitions.
 const CUT_STEPS: usize = 16;
+
+/// How far a walk looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InlineBeam {
+    /// The walk ends when so many expanded rows are nearer than all that are left.
+    pub ef: usize,
+    /// So many keys are left when there are too many; `ef` at least.
+    pub keep: usize,
+}
+
+impl From<usize> for InlineBeam {
+    fn from(ef: usize) -> InlineBeam {
+        InlineBeam { ef, keep: ef }
+    }
+}
 
 /// Where a walk begins.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +86,7 @@ impl InlineScratch {
         self.expanded.iter().min().map(|&key| key as u32)
     }
 
-    fn start(&mut self, rows: u32, ef: usize) {
+    fn start(&mut self, rows: u32, keep: usize) {
         // Only what the last walk marked is cleared.
         for key in self.expanded.drain(..) {
             if let Some(word) = self.taken.get_mut(key as u32 as usize / 64) {
@@ -77,7 +94,7 @@ impl InlineScratch {
             }
         }
         self.taken.resize((rows as usize).div_ceil(64).max(self.taken.len()), 0);
-        self.pool.resize((2 * ef + SPARE + 8).max(self.pool.len()), NONE);
+        self.pool.resize((2 * keep + SPARE + 8).max(self.pool.len()), NONE);
         self.len = 0;
         self.worst = f32::INFINITY;
     }
@@ -204,14 +221,16 @@ pub(super) trait Backend {
 pub(super) unsafe fn walk<B: Backend, E>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
-    ef: usize,
+    beam: InlineBeam,
     start: InlineStart<'_>,
     mut touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
     let shape = rows.shape;
-    let ef = ef.clamp(1, rows.count.max(1) as usize);
-    scratch.start(rows.count, ef);
+    let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
+    // Each row has a key from each of those that lead to it, and a few of these are enough.
+    let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
+    scratch.start(rows.count, keep);
     match start {
         InlineStart::Row(row) => {
             scratch.pool[0] = key_of(0.0, row);
@@ -222,7 +241,7 @@ pub(super) unsafe fn walk<B: Backend, E>(
             // SAFETY: the caller's promise; the row is a whole one of its own shape.
             unsafe {
                 let distance = B::centre(row, query.numbers(), shape.dimension, row);
-                open_neighbours::<B>(entry.shape, row, query, distance, row, (STARTS, ef), scratch);
+                open_neighbours::<B>(entry.shape, row, query, distance, row, (STARTS, keep), scratch);
             }
             // SAFETY: the caller's promise.
             unsafe { scratch.cut::<B>(STARTS) };
@@ -279,7 +298,7 @@ pub(super) unsafe fn walk<B: Backend, E>(
         unsafe {
             let distance = B::centre(row, query.numbers(), shape.dimension, next);
             scratch.expanded.push(key_of(distance, current));
-            open_neighbours::<B>(shape, row, query, distance, next, (ef, ef), scratch);
+            open_neighbours::<B>(shape, row, query, distance, next, (keep, keep), scratch);
         }
     }
 }
@@ -295,12 +314,12 @@ unsafe fn open_neighbours<B: Backend>(
     query: &InlineQuery,
     distance: f32,
     next: *const u8,
-    (keep, ef): (usize, usize),
+    (keep, room): (usize, usize),
     scratch: &mut InlineScratch,
 ) {
     let mut estimates = [0f32; BLOCK_LINKS];
     for block in 0..shape.blocks {
-        if scratch.len + BLOCK_LINKS > 2 * ef + SPARE {
+        if scratch.len + BLOCK_LINKS > 2 * room + SPARE {
             // SAFETY: the caller's promise.
             unsafe { scratch.cut::<B>(keep) };
         }

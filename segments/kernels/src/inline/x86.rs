@@ -1,7 +1,7 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
 use super::portable::Portable;
-use super::walk::{Backend, InlineScratch, InlineStart, NONE, walk};
+use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, NONE, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
 
@@ -11,13 +11,13 @@ use std::arch::x86_64::*;
 pub(super) unsafe fn walk_avx512<E>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
-    ef: usize,
+    beam: InlineBeam,
     start: InlineStart<'_>,
     touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
     // SAFETY: the caller's promise.
-    unsafe { walk::<Avx512, E>(rows, query, ef, start, touch, scratch) }
+    unsafe { walk::<Avx512, E>(rows, query, beam, start, touch, scratch) }
 }
 
 /// # Safety
@@ -26,13 +26,13 @@ pub(super) unsafe fn walk_avx512<E>(
 pub(super) unsafe fn walk_avx2<E>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
-    ef: usize,
+    beam: InlineBeam,
     start: InlineStart<'_>,
     touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
     // SAFETY: the caller's promise.
-    unsafe { walk::<Avx2, E>(rows, query, ef, start, touch, scratch) }
+    unsafe { walk::<Avx2, E>(rows, query, beam, start, touch, scratch) }
 }
 
 pub(super) struct Avx512;

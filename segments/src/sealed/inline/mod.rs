@@ -20,11 +20,15 @@ use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result, Schema};
 use nearstone_kernels::{
-    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, inline_walk, kernels, prefetch_read,
+    InlineBeam, InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, NO_NEIGHBOUR, inline_walk,
+    kernels, prefetch_read,
 };
 
 /// All candidates are looked at with every expansion: wider beams are left to the heaps of the walk over codes.
 const BEAM_MAX: usize = 768;
+/// A walk holds so many keys for each row that is wanted: the rows around a query lead to each other, and each is met from
+/// several of them.
+const KEYS: usize = 3;
 /// Rows that the entry leads to: a few blocks of codes that stay in the cache.
 const ENTRY_LINKS: u32 = 512;
 
@@ -117,7 +121,8 @@ impl SealedSegment {
             self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
         };
         let start = InlineStart::NeighboursOf(entry);
-        inline_walk(kernels, &rows, prepared, beam.min(rows.count() as usize), start, touch, walk)?;
+        let beam = InlineBeam { ef: beam, keep: beam.max(limit.saturating_mul(KEYS)) };
+        inline_walk(kernels, &rows, prepared, beam, start, touch, walk)?;
 
         near.clear();
         near.extend(
@@ -160,9 +165,21 @@ impl SealedSegment {
         let Some(Inline { rows: Rows { section, shape }, .. }) = &self.inline else { return Ok(()) };
         let bytes = self.row(section, ordinal.into())?;
         let one = InlineRows::new(*shape, bytes).filter(|rows| rows.count() == 1);
-        if one.is_none_or(|one| !one.links(0).eq(links.iter().copied())) {
+        let wanted = links.iter().copied().chain(std::iter::repeat(NO_NEIGHBOUR));
+        if one.is_none_or(|one| !one.places(0).eq(wanted.take(shape.places()))) {
             return Err(self.bad(section, format!("the links {links:?} of row {ordinal}"), "others"));
         }
         Ok(())
+    }
+
+    /// Whether the entry leads to rows that there are.
+    pub(super) fn check_inline_entry(&self) -> Result<()> {
+        let Some(Inline { entry, .. }) = &self.inline else { return Ok(()) };
+        self.blocks.touch(entry.section.offset, entry.section.len)?;
+        let ids = self.inline_rows(entry).into_iter().flat_map(|rows| rows.places(0));
+        match ids.filter(|&id| id != NO_NEIGHBOUR).find(|&id| id >= self.rows()) {
+            Some(id) => Err(self.bad_inline(&entry.section, id)),
+            None => Ok(()),
+        }
     }
 }

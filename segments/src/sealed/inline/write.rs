@@ -5,8 +5,8 @@
 //!    ([`super::refine`]), and encoded again.
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows.
 //!
-//! Memory: two bytes per number, and all inline rows (five bytes per number and 260 per row, with 32 links). A segment
-//! that would take more than [`BYTES_MAX`] goes without.
+//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
+//! links while the graph is refined. A segment that would take more than [`BYTES_MAX`] goes without.
 
 use super::ENTRY_LINKS;
 use super::refine::{refine, share};
@@ -104,7 +104,8 @@ fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
         return None;
     }
     let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
-    let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64;
+    let links = 3 * 4 * 2 * schema.links() as u64 + 32;
+    let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64 + links;
     (u64::from(rows) * bytes <= BYTES_MAX).then_some(shape)
 }
 

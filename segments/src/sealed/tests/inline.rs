@@ -176,6 +176,40 @@ fn a_walk_comes_to_clusters_that_the_entry_does_not_lead_to() {
     assert!(recall >= 0.9, "{recall}");
 }
 
+/// Each of a row's neighbours leads to it: what a walk holds of the rows that are wanted, it holds several times.
+#[test]
+fn a_walk_for_nearly_as_many_rows_as_its_beam_is_wide_finds_them() {
+    let made = make(&Schema::new(96, Metric::L2).m(16).ef_construction(100), 3_000);
+    for (limit, ef) in [(90, 100), (180, 200)] {
+        let recall = recall(&made, limit, ef);
+        assert!(recall >= 0.97, "{limit} of a beam of {ef}: {recall}");
+    }
+}
+
+/// Equal rows chose among their equals in one and the same order, and nobody chose most of them.
+#[test]
+fn refining_leaves_no_more_equal_rows_alone_than_there_were() {
+    let base = Schema::new(64, Metric::L2).m(8).ef_construction(32);
+    let mut rows = rows_of(&base, 6_000, 5);
+    for place in rows.rows.iter_mut().step_by(3) {
+        place.vector = (0..64).map(|i| (i % 7) as f32 / 7.0).collect();
+    }
+    let (rows, graph) = graph_of(&base, &rows);
+    let prepared = crate::sealed::inline::write::Prepared::new(&base, &rows, &graph, 2, &|| false);
+    let refined = prepared.unwrap().unwrap().graph;
+    crate::graph::check(&refined).unwrap();
+    // How many of the equal rows hardly any link leads to.
+    let lonely = |graph: &FlatGraph| {
+        let mut inward = vec![0; 6_000];
+        let links = graph.levels[0].links.iter().filter(|&&link| link != NO_LINK);
+        links.for_each(|&link| inward[link as usize] += 1);
+        let equal = (0..6_000).filter(|&row| rows.rows[row].vector[..2] == [0.0, 1.0 / 7.0]);
+        equal.filter(|&row| inward[row] < 3).count()
+    };
+    let (before, after) = (lonely(&graph), lonely(&refined));
+    assert!(after <= before, "{after} lonely rows, {before} before");
+}
+
 #[test]
 fn a_refined_graph_is_whole_and_fuller_and_cancelling_ends_the_work() {
     let base = Schema::new(64, Metric::Cosine).m(8).ef_construction(32);
@@ -259,6 +293,12 @@ fn lies_in_inline_rows_are_errors_and_never_panics() {
     // Another link that exists.
     let other = lie(format::INLINE_ROWS, ids_at, &777u32.to_le_bytes());
     assert_eq!(open_bytes(&other).unwrap_err().kind(), ErrorKind::Corruption);
+    // A link of the entry that leads nowhere, and one behind the end of a row's links: walks read them all.
+    let entry = layout.section(format::INLINE_ENTRY).unwrap();
+    let nowhere = lie(format::INLINE_ENTRY, entry.stride - 4 * 512, &1_105u32.to_le_bytes());
+    assert_eq!(open_bytes(&nowhere).unwrap_err().kind(), ErrorKind::Corruption);
+    let hidden = lie(format::INLINE_ROWS, rows.stride - 4, &99_999_999u32.to_le_bytes());
+    assert_eq!(open_bytes(&hidden).unwrap_err().kind(), ErrorKind::Corruption);
     // Numbers that are none, in the space and in the rows.
     for (at, number) in
         [(8, f32::NAN), (8, 0.0), (8, -1.0), (8, f32::INFINITY), (12, f32::NAN), (16, f32::INFINITY)]
