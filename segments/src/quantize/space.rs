@@ -159,7 +159,7 @@ impl Space {
             Metric::Cosine => to_length(kernels(), 1.0, row, out),
             Metric::InnerProduct => {
                 out.extend_from_slice(row);
-                let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                let square = kernels().dot_precise(row, row);
                 let lift = f64::from(self.lift) * f64::from(self.lift) - square;
                 out.push(lift.max(0.0).sqrt() as f32);
             }

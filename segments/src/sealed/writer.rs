@@ -68,7 +68,8 @@ const SAMPLE_ROWS: u32 = 20_000;
 /// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`; a segment with inline rows gets a refined
 /// graph.
 ///
-/// `cancel` is asked about every two megabytes and every few hundred inline rows (it may wait there, for a pause); `true` ends the work.
+/// `cancel` is asked about every two megabytes and every few hundred inline rows (it may wait there, for a pause);
+/// `true` ends the work.
 ///
 /// # Errors
 /// `InvalidArgument` without rows, for a key that comes twice and for a graph of other rows; `Cancelled`; what

@@ -124,9 +124,9 @@ impl<'a> InlineRows<'a> {
     }
 }
 
-/// Walks with a beam (`ef`, or [`InlineBeam`]); what was expanded is in `scratch.expanded()` then, in no order of distance. `touch` is called
-/// with each id before its row is read, and refuses those that are not in `0..rows.count()`. Panics when the query
-/// is of another dimension, when a start has not one row, or when `touch` lets an id pass that does not exist.
+/// Walks with a beam (`ef`, or [`InlineBeam`]); what was expanded is in `scratch.expanded()` then. `touch` is called with
+/// each id before its row is read, and refuses those that are not in `0..rows.count()`. Panics when the query is of
+/// another dimension, when a start has not one row, or when `touch` lets an id pass that does not exist.
 pub fn inline_walk<E>(
     kernels: Kernels,
     rows: &InlineRows<'_>,

@@ -22,7 +22,7 @@ const LOOK_AHEAD: usize = 2;
 const STARTS: usize = 8;
 /// No row: farther than everything.
 pub(super) const NONE: u64 = u64::MAX >> 1;
-/// Places of the pool beyond twice the beam.
+/// Places of the pool beyond twice what a cut keeps.
 const SPARE: usize = 64;
 /// Halvings after which a cut partitions.
 const CUT_STEPS: usize = 16;
@@ -81,11 +81,6 @@ impl InlineScratch {
         self.expanded.iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
     }
 
-    /// The nearest of what the last walk expanded.
-    pub fn nearest(&self) -> Option<u32> {
-        self.expanded.iter().min().map(|&key| key as u32)
-    }
-
     fn start(&mut self, rows: u32, keep: usize) {
         // Only what the last walk marked is cleared.
         for key in self.expanded.drain(..) {
@@ -99,13 +94,9 @@ impl InlineScratch {
         self.worst = f32::INFINITY;
     }
 
-    /// Marks a row; whether it was not marked before.
     #[inline(always)]
-    fn take(&mut self, id: u32) -> bool {
-        let (word, bit) = (&mut self.taken[id as usize / 64], 1u64 << (id % 64));
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
+    fn mark_taken(&mut self, id: u32) {
+        self.taken[id as usize / 64] |= 1 << (id % 64);
     }
 
     /// Leaves the `keep` nearest, and at most a quarter more. A key that has so many before it is looked for by halving
@@ -242,9 +233,8 @@ pub(super) unsafe fn walk<B: Backend, E>(
             unsafe {
                 let distance = B::centre(row, query.numbers(), shape.dimension, row);
                 open_neighbours::<B>(entry.shape, row, query, distance, row, (STARTS, keep), scratch);
+                scratch.cut::<B>(STARTS);
             }
-            // SAFETY: the caller's promise.
-            unsafe { scratch.cut::<B>(STARTS) };
             // Others than these may still come in.
             scratch.worst = f32::INFINITY;
         }
@@ -255,11 +245,11 @@ pub(super) unsafe fn walk<B: Backend, E>(
         while waiting <= LOOK_AHEAD {
             let keys = &mut scratch.pool[..scratch.len];
             // SAFETY: the caller's promise.
-            let key = unsafe { B::nearest(keys) };
-            // SAFETY: as above.
-            let enough =
-                |done: &[u64]| done.len() + waiting >= ef && unsafe { B::below(done, key) } + waiting >= ef;
-            if key == NONE || enough(&scratch.expanded) {
+            let (key, nearer) = unsafe {
+                let key = B::nearest(keys);
+                (key, B::below(&scratch.expanded, key))
+            };
+            if key == NONE || nearer + waiting >= ef {
                 break;
             }
             let id = key as u32;
@@ -271,10 +261,9 @@ pub(super) unsafe fn walk<B: Backend, E>(
                 return Err(error);
             }
             assert!(id < rows.count, "row {id} of {}", rows.count);
-            if scratch.take(id) {
-                committed[waiting] = id;
-                waiting += 1;
-            }
+            scratch.mark_taken(id);
+            committed[waiting] = id;
+            waiting += 1;
         }
         if waiting == 0 {
             return Ok(());

@@ -9,7 +9,9 @@
 //!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
 //! 2. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
+mod halves;
 mod refine;
+mod share;
 pub(super) mod write;
 
 use super::format::{self, Section};

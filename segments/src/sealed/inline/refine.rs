@@ -11,11 +11,11 @@
 //!
 //! With 100,000 rows x 384 a walk then needs 61 expansions instead of 80 for a recall of 0.99, at 0.1 ms a row and thread.
 
-use super::write::Halves;
-use crate::graph::{FlatGraph, FlatLevel, NO_LINK, VectorSource, attach_all, mix};
+use super::halves::Halves;
+use super::share::share;
+use crate::graph::{FlatGraph, FlatLevel, NO_LINK, attach_all, mix};
 use crate::topk::{Scratch, Visited};
-use nearstone_base::sync::{AtomicBool, Mutex, Ordering};
-use nearstone_base::{Error, ErrorKind, Result};
+use nearstone_base::{Error, Result};
 use nearstone_kernels::{InlineQuery, InlineRows, InlineScratch, InlineStart, inline_walk, kernels};
 
 /// The beam of the walks that look for candidates.
@@ -62,7 +62,7 @@ pub(super) fn refine(
     drop((chosen, back));
     let ground = FlatLevel { rows: ground.rows, stride: places, links };
     let mut refined = FlatGraph { levels: [&[ground], &graph.levels[1..]].concat() };
-    attach_all(&mut refined, &Widened(halves), &mut Scratch::default())?;
+    attach_all(&mut refined, &halves, &mut Scratch::default())?;
     Ok(refined)
 }
 
@@ -178,62 +178,4 @@ impl Back {
         let all = &self.from[start..self.ends[row as usize] as usize];
         &all[..all.len().min(BACK_MAX)]
     }
-}
-
-/// Distances between rows in half precision.
-struct Widened<'a>(Halves<'a>);
-
-impl VectorSource for Widened<'_> {
-    fn distance(&self, a: u32, b: u32) -> Result<f32> {
-        let mut one = Vec::new();
-        self.distances(a, &[b], &mut one)?;
-        Ok(one.first().copied().unwrap_or(f32::INFINITY))
-    }
-
-    fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        self.0.widened(a, &mut from);
-        out.clear();
-        for &other in others {
-            self.0.widened(other, &mut to);
-            out.push(kernels().l2(&from, &to));
-        }
-        Ok(())
-    }
-}
-
-/// Lets threads, the calling one among them, fill pieces of `out`; `work` is told where in `out` its piece begins.
-/// The calling thread asks `cancel` before each of its pieces, and may wait there.
-pub(super) fn share<T: Send, W: Default>(
-    out: &mut [T],
-    piece: usize,
-    threads: usize,
-    cancel: &dyn Fn() -> bool,
-    work: impl Fn(usize, &mut [T], &mut W) -> Result<()> + Sync,
-) -> Result<()> {
-    let pieces = Mutex::new(out.chunks_mut(piece).enumerate());
-    let (ended, failed) = (AtomicBool::new(false), Mutex::new(None));
-    let take_all = |cancel: &dyn Fn() -> bool| {
-        let mut kept = W::default();
-        while !ended.load(Ordering::Relaxed) {
-            let done = match cancel() {
-                true => Err(Error::new(ErrorKind::Cancelled, "writing the segment was cancelled")),
-                false => {
-                    let Some((number, out)) = pieces.lock().next() else { break };
-                    work(number * piece, out, &mut kept)
-                }
-            };
-            if let Err(error) = done {
-                ended.store(true, Ordering::Relaxed);
-                failed.lock().get_or_insert(error);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| take_all(&|| false));
-        }
-        take_all(cancel);
-    });
-    failed.into_inner().map_or(Ok(()), Err)
 }

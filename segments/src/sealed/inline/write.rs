@@ -1,4 +1,4 @@
-//! Making inline rows: into one space, along a better graph, with a start that works.
+//! Making inline rows: into one space, along a better graph, with a row to begin at.
 //!
 //! 1. All vectors are brought to the space of inline rows and held in half precision.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
@@ -9,21 +9,22 @@
 //! links while the graph is refined. A segment that would take more than [`BYTES_MAX`] goes without.
 
 use super::ENTRY_LINKS;
-use super::refine::{refine, share};
+use super::halves::Halves;
+use super::refine::refine;
+use super::share::share;
 use crate::graph::{FlatGraph, FlatLevel};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
 use crate::sealed::writer::{Stream, step, vector};
 use crate::segment::RowSource;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
 
 /// Fewer rows are scanned nearly as fast.
-pub(in crate::sealed) const ROWS_MIN: u32 = 1024;
+const ROWS_MIN: u32 = 1024;
 /// Below this, one bit per dimension says too little.
-pub(in crate::sealed) const DIMENSION_MIN: usize = 48;
+const DIMENSION_MIN: usize = 48;
 /// Making inline rows holds so many bytes at most.
 const BYTES_MAX: u64 = 8 << 30;
 /// Rows whose links are measured to see whether half precision holds their distances.
@@ -41,24 +42,6 @@ pub(in crate::sealed) struct Prepared {
     entry: (InlineShape, Vec<u8>),
     /// The graph that was given, with a refined ground.
     pub(in crate::sealed) graph: FlatGraph,
-}
-
-/// Vectors of one space, back to back.
-#[derive(Clone, Copy)]
-pub(super) struct Halves<'a> {
-    pub(super) dimension: usize,
-    pub(super) numbers: &'a [f16],
-}
-
-impl<'a> Halves<'a> {
-    pub(super) fn one(self, row: u32) -> &'a [f16] {
-        &self.numbers[row as usize * self.dimension..][..self.dimension]
-    }
-
-    pub(super) fn widened(self, row: u32, out: &mut Vec<f32>) {
-        out.resize(self.dimension, 0.0);
-        self.one(row).convert_to_f32_slice(out);
-    }
 }
 
 impl Prepared {
