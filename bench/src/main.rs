@@ -50,9 +50,9 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "--heap" => heap = true,
             "--efs" => {
                 let list = args.next().ok_or("--efs wants numbers, with commas between them")?;
-                widths = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                widths = list.split(',').map(|width| number("--efs", width)).collect::<Result<_, _>>()?;
             }
-            "--rows" => rows = args.next().ok_or("--rows wants a number")?.parse()?,
+            "--rows" => rows = number("--rows", args.next().ok_or("--rows wants a number")?)?,
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 return Err(format!(
@@ -85,4 +85,8 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     }
     report.finish();
     Ok(())
+}
+
+fn number(option: &str, text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{option} wants whole numbers, not {text:?}"))
 }
