@@ -2,8 +2,8 @@
 //! (`NEARSTONE_DATA`, or the usual place beside the workspace) and on generated ones otherwise.
 //!
 //! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
-//! `--keep FOLDER` leaves the store of `search` there for later runs, `--efs` says which beams it measures, `--heap` has it
-//! read segments into memory instead of mapping them; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
+//! `--keep FOLDER` leaves the store of `search` there for later runs, `--efs` says which beams it measures, `--segments N` how
+//! many segments of one size its rows lie in, `--heap` has it read them into memory instead of mapping them; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
 //! another machine or hour: where it matters they are ratios.
 #![forbid(unsafe_code)]
 
@@ -39,24 +39,28 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let mut rows = usize::MAX;
     let mut json = false;
-    let (mut keep, mut heap) = (None, false);
-    let mut widths = search::WIDTHS.to_vec();
+    let mut searched = search::Options::default();
     let mut parts: Vec<&str> = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--json" => json = true,
-            "--keep" => keep = Some(Path::new(args.next().ok_or("--keep wants a folder")?)),
-            "--heap" => heap = true,
+            "--keep" => searched.keep = Some(Path::new(args.next().ok_or("--keep wants a folder")?)),
+            "--heap" => searched.heap = true,
+            "--segments" => {
+                searched.segments = number("--segments", args.next().ok_or("--segments wants a number")?)?;
+            }
             "--efs" => {
                 let list = args.next().ok_or("--efs wants numbers, with commas between them")?;
-                widths = list.split(',').map(|width| number("--efs", width)).collect::<Result<_, _>>()?;
+                searched.widths =
+                    list.split(',').map(|width| number("--efs", width)).collect::<Result<_, _>>()?;
             }
             "--rows" => rows = number("--rows", args.next().ok_or("--rows wants a number")?)?,
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 return Err(format!(
-                    "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --keep FOLDER, --heap, --json"
+                    "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --segments N, --keep FOLDER, --heap, \
+                     --json"
                 )
                 .into());
             }
@@ -76,7 +80,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     ));
     for part in parts {
         match part {
-            "search" => search::run(&data, &widths, keep, heap, &mut report)?,
+            "search" => search::run(&data, &searched, &mut report)?,
             "recall" => recall::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,

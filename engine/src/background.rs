@@ -137,8 +137,8 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs `f` on all cores, this thread among them, until each has returned.
-pub(crate) fn on_all_cores(threads: usize, f: impl Fn() -> Result<()> + Sync) -> Result<()> {
+/// Runs `f` on so many threads, this one among them, until each has returned.
+pub(crate) fn on_threads(threads: usize, f: impl Fn() -> Result<()> + Sync) -> Result<()> {
     thread::scope(|scope| {
         let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&f)).collect();
         let mut result = f();

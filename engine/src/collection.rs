@@ -4,7 +4,7 @@ use crate::batch::{Batch, Commit};
 use crate::keys::Keys;
 use crate::progress::{Progress, no_progress};
 use crate::row::Row;
-use crate::search::Search;
+use crate::search::{Queries, Search};
 use crate::snapshot::Snapshot;
 use crate::store::Handle;
 use crate::view::{CollectionView, View};
@@ -158,6 +158,15 @@ impl Collection {
         Search::new(&self.handle.engine.core, view, query)
     }
 
+    /// Starts a search for the rows nearest to each row of `matrix`, queries back to back.
+    ///
+    /// Faster than one search after another, also on one thread: while the memory that one query needs next is on its way,
+    /// others are worked on.
+    pub fn search_many<'a>(&'a self, matrix: &'a [f32]) -> Search<'a, Queries<'a>> {
+        let view = self.present().map(|(view, collection)| (collection, view.lsn));
+        Search::many(&self.handle.engine.core, view, matrix)
+    }
+
     /// The collection as it is now, for reads that are to agree with each other.
     ///
     /// # Errors
@@ -309,6 +318,11 @@ impl CollectionAt {
     /// Starts a search for the rows nearest to `query`.
     pub fn search<'a>(&'a self, query: &'a [f32]) -> Search<'a> {
         Search::new(&self.handle.engine.core, Ok((self.view.clone(), self.at)), query)
+    }
+
+    /// Starts a search for the rows nearest to each row of `matrix`, as [`Collection::search_many`] does.
+    pub fn search_many<'a>(&'a self, matrix: &'a [f32]) -> Search<'a, Queries<'a>> {
+        Search::many(&self.handle.engine.core, Ok((self.view.clone(), self.at)), matrix)
     }
 
     fn find(&self, key: &Key) -> Result<Option<(crate::view::Segment<'_>, u32)>> {

@@ -6,7 +6,7 @@
 //! `sealed_lsn` of that moment, which a seal may have moved while the merge ran. Inputs are unlinked after the
 //! transaction and after the last snapshot that uses them.
 
-use crate::background::{cores, on_all_cores};
+use crate::background::{cores, on_threads};
 use crate::catalog::SegmentRow;
 use crate::core::Live;
 use crate::engine::Engine;
@@ -169,7 +169,7 @@ impl Engine {
         }
         let failed = Mutex::new(None);
         let progress = Mutex::new(progress);
-        on_all_cores(threads, || {
+        on_threads(threads, || {
             while !merge.all_linked() && failed.lock().is_none() {
                 match self.link_merge_step(merge, &progress, total) {
                     // The last rows are being linked by others.

@@ -3,7 +3,7 @@
 //! Locks, in the order in which they are taken: a turn (one seal, one compaction at a time) -> the catalog -> the
 //! log's exclusion -> the apply lock. Readers take none of them.
 
-use crate::background::{Workers, on_all_cores};
+use crate::background::{Workers, on_threads};
 use crate::catalog::{Catalog, CatalogState};
 use crate::core::Core;
 use crate::write::Applier;
@@ -218,7 +218,7 @@ impl Engine {
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(()) };
         for segment in collection.unsealed() {
             let rows = segment.rows();
-            on_all_cores(threads, || {
+            on_threads(threads, || {
                 while segment.linked_floor() < rows {
                     self.check_healthy()?;
                     if link_rows(&self.core, segment, LINK_STEP) == 0 {

@@ -78,7 +78,7 @@ pub use options::{Background, StoreBuilder};
 pub use progress::{Progress, Step};
 pub use row::{Hit, Row};
 pub use salvage::SalvageReport;
-pub use search::Search;
+pub use search::{Queries, Search};
 pub use snapshot::Snapshot;
 pub use stats::{CollectionStats, SegmentSummary, StoreStats};
 pub use store::Store;

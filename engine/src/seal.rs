@@ -11,7 +11,7 @@
 //! Power may go between any two of these. Before 4 the log still holds everything and the file is swept; after 4 the
 //! log's records up to S are skipped at replay.
 
-use crate::background::{cores, on_all_cores};
+use crate::background::{cores, on_threads};
 use crate::catalog::{CatalogState, SegmentRow};
 use crate::core::{Core, Live};
 use crate::engine::{Engine, link_rows};
@@ -49,7 +49,7 @@ impl Engine {
             let oldest = view.lists.collections.get(&id).and_then(|c| c.frozen.first());
             let Some(frozen) = oldest.filter(|frozen| frozen.last <= until) else { return Ok(()) };
             let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
-            on_all_cores(threads, || {
+            on_threads(threads, || {
                 while link_rows(&self.core, &frozen.segment, LINK_PIECE) > 0 {
                     self.check_healthy()?;
                 }

@@ -1,26 +1,36 @@
-//! Searching: the builder, and the merge over segments.
+//! Searching: the builders, and the merge over segments.
 //!
 //! A search loads one view and asks every segment of the collection, largest first, for its nearest visible rows;
-//! the answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first.
+//! the answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first. Many queries at
+//! once are asked of each segment together, a part of them per thread.
 
+use crate::background::{cores, on_threads};
 use crate::core::Core;
 use crate::row::Hit;
 use crate::view::{CollectionView, Segment};
 use nearstone_base::sync::{Arc, Mutex};
 use nearstone_base::{Error, KeyRef, Lsn, Result};
-use nearstone_segments::{Accept, AcceptAll, SearchOptions};
+use nearstone_segments::{Accept, AcceptAll, Answers, SearchOptions};
+use std::slice;
 
 /// Hits when the caller sets no limit.
 const LIMIT_DEFAULT: usize = 10;
 /// Beam width when the caller sets none.
 const EF_DEFAULT: usize = 64;
+/// Queries that are asked of a segment together, at most: enough of them for those that wait to be few.
+const TOGETHER_MAX: usize = 256;
 
-/// A search that is being put together; [`Search::run`] runs it.
+/// A search that is being put together: for one query, or for [`Queries`]. `run` runs it.
 #[must_use = "a search does nothing until run() is called"]
-pub struct Search<'a> {
+pub struct Search<'a, Q = &'a [f32]> {
     core: &'a Core,
     view: Result<(Arc<CollectionView>, Lsn)>,
-    query: &'a [f32],
+    query: Q,
+    wishes: Wishes<'a>,
+}
+
+/// What is wanted of the rows that are found.
+struct Wishes<'a> {
     limit: usize,
     ef: Option<usize>,
     exact: bool,
@@ -29,66 +39,81 @@ pub struct Search<'a> {
     with_vector: bool,
 }
 
+/// The rows of a matrix as queries.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a> {
+    matrix: &'a [f32],
+    threads: usize,
+}
+
 /// A condition on keys.
 type KeyFilter<'a> = dyn Fn(KeyRef<'_>) -> bool + Sync + 'a;
 
-impl<'a> Search<'a> {
-    pub(crate) fn new(
+impl<'a> Search<'a, Queries<'a>> {
+    pub(crate) fn many(
         core: &'a Core,
         view: Result<(Arc<CollectionView>, Lsn)>,
-        query: &'a [f32],
-    ) -> Search<'a> {
-        Search {
-            core,
-            view,
-            query,
-            limit: LIMIT_DEFAULT,
-            ef: None,
-            exact: false,
-            filter: None,
-            with_payload: false,
-            with_vector: false,
+        matrix: &'a [f32],
+    ) -> Search<'a, Queries<'a>> {
+        Search::new(core, view, Queries { matrix, threads: cores() })
+    }
+
+    /// Threads that share the queries, the calling one among them; by default as many as the process has cores. None
+    /// outlives the call.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.query.threads = threads;
+        self
+    }
+
+    /// Runs it: for each query what [`Search::run`] gives for one; all see the same moment.
+    ///
+    /// # Errors
+    ///
+    /// As for one query, with the number of the one that the schema refuses; `InvalidArgument` for a matrix that has not a
+    /// whole number of rows, or for 0 threads.
+    pub fn run(self) -> Result<Vec<Vec<Hit>>> {
+        let Search { core, view, query, wishes } = self;
+        core.check_open()?;
+        let (view, at) = view?;
+        let Queries { matrix, threads } = query;
+        let dimension = view.schema.dimension();
+        if !matrix.len().is_multiple_of(dimension) {
+            return Err(Error::invalid(format!(
+                "the matrix has {} numbers: the dimension is {dimension}, and {} are left over",
+                matrix.len(),
+                matrix.len() % dimension
+            )));
         }
+        if threads == 0 {
+            return Err(Error::invalid("threads is 0: it must be at least 1"));
+        }
+        let queries: Vec<&[f32]> = matrix.chunks_exact(dimension).collect();
+        for (number, query) in queries.iter().enumerate() {
+            view.schema.check_vector(query).map_err(|error| error.context(format!("query {number}")))?;
+        }
+        let options = wishes.options(at)?;
+        let mut lists: Vec<Vec<Hit>> = vec![Vec::new(); queries.len()];
+        if options.limit == 0 {
+            return Ok(lists);
+        }
+        let together = queries.len().div_ceil(4 * threads).clamp(1, TOGETHER_MAX);
+        let parts = Mutex::new(queries.chunks(together).zip(lists.chunks_mut(together)));
+        on_threads(threads.min(queries.len()), || {
+            loop {
+                let Some((queries, lists)) = parts.lock().next() else { return Ok(()) };
+                let answered = wishes.answer(core, &view, queries, &options, lists);
+                if answered.is_err() {
+                    // Nobody begins another part.
+                    while parts.lock().next().is_some() {}
+                    return answered;
+                }
+            }
+        })?;
+        Ok(lists)
     }
+}
 
-    /// Hits wanted (default 10). The result has `min(limit, live rows)` of them.
-    pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
-        self
-    }
-
-    /// Width of the beam (default 64): more finds more of the true neighbours and takes longer. Values below
-    /// `limit` count as `limit`.
-    pub fn ef(mut self, ef: usize) -> Self {
-        self.ef = Some(ef);
-        self
-    }
-
-    /// Compares with every row instead of walking the graph: always right, and linear in the number of rows.
-    pub fn exact(mut self, exact: bool) -> Self {
-        self.exact = exact;
-        self
-    }
-
-    /// Only rows whose key passes. The result has `min(limit, live rows that pass)` hits. The condition is asked for
-    /// every row that the search meets, some of them more than once; when few pass, that can be all.
-    pub fn filter(mut self, filter: &'a (dyn Fn(KeyRef<'_>) -> bool + Sync + 'a)) -> Self {
-        self.filter = Some(filter);
-        self
-    }
-
-    /// Brings the payloads along.
-    pub fn with_payload(mut self) -> Self {
-        self.with_payload = true;
-        self
-    }
-
-    /// Brings the vectors along.
-    pub fn with_vector(mut self) -> Self {
-        self.with_vector = true;
-        self
-    }
-
+impl<'a> Search<'a> {
     /// Runs it: nearest first, ties by key.
     ///
     /// # Errors
@@ -96,36 +121,111 @@ impl<'a> Search<'a> {
     /// `InvalidArgument` for a query that the collection's schema refuses or an `ef` of 0; `NotFound` when the
     /// collection was dropped; `Closed`; `Corruption` when a block that the search needs is damaged.
     pub fn run(self) -> Result<Vec<Hit>> {
-        self.core.check_open()?;
-        let (view, at) = self.view?;
-        view.schema.check_vector(self.query).map_err(|error| error.context("the query"))?;
+        let Search { core, view, query, wishes } = self;
+        core.check_open()?;
+        let (view, at) = view?;
+        view.schema.check_vector(query).map_err(|error| error.context("the query"))?;
+        let options = wishes.options(at)?;
+        let mut hits = Vec::new();
+        if options.limit > 0 {
+            wishes.answer(core, &view, &[query], &options, slice::from_mut(&mut hits))?;
+        }
+        Ok(hits)
+    }
+}
+
+impl<'a, Q> Search<'a, Q> {
+    pub(crate) fn new(core: &'a Core, view: Result<(Arc<CollectionView>, Lsn)>, query: Q) -> Search<'a, Q> {
+        let wishes = Wishes {
+            limit: LIMIT_DEFAULT,
+            ef: None,
+            exact: false,
+            filter: None,
+            with_payload: false,
+            with_vector: false,
+        };
+        Search { core, view, query, wishes }
+    }
+
+    /// Hits wanted (default 10). The result has `min(limit, live rows)` of them.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.wishes.limit = limit;
+        self
+    }
+
+    /// Width of the beam (default 64): more finds more of the true neighbours and takes longer. Values below
+    /// `limit` count as `limit`.
+    pub fn ef(mut self, ef: usize) -> Self {
+        self.wishes.ef = Some(ef);
+        self
+    }
+
+    /// Compares with every row instead of walking the graph: always right, and linear in the number of rows.
+    pub fn exact(mut self, exact: bool) -> Self {
+        self.wishes.exact = exact;
+        self
+    }
+
+    /// Only rows whose key passes. The result has `min(limit, live rows that pass)` hits. The condition is asked for
+    /// every row that the search meets, some of them more than once; when few pass, that can be all.
+    pub fn filter(mut self, filter: &'a (dyn Fn(KeyRef<'_>) -> bool + Sync + 'a)) -> Self {
+        self.wishes.filter = Some(filter);
+        self
+    }
+
+    /// Brings the payloads along.
+    pub fn with_payload(mut self) -> Self {
+        self.wishes.with_payload = true;
+        self
+    }
+
+    /// Brings the vectors along.
+    pub fn with_vector(mut self) -> Self {
+        self.wishes.with_vector = true;
+        self
+    }
+}
+
+impl Wishes<'_> {
+    fn options(&self, at: Lsn) -> Result<SearchOptions<'static>> {
         let ef = self.ef.unwrap_or(EF_DEFAULT);
         if ef == 0 {
             return Err(Error::invalid("ef is 0: it must be at least 1"));
         }
-        if self.limit == 0 {
-            return Ok(Vec::new());
+        Ok(SearchOptions { limit: self.limit, ef, exact: self.exact, at, accept: &AcceptAll })
+    }
+
+    /// A list of hits for each query.
+    fn answer(
+        &self,
+        core: &Core,
+        view: &CollectionView,
+        queries: &[&[f32]],
+        options: &SearchOptions<'_>,
+        lists: &mut [Vec<Hit>],
+    ) -> Result<()> {
+        let mut found: Vec<Vec<Found<'_>>> = vec![Vec::new(); queries.len()];
+        search_segments(core, view, queries, options, self.filter, &mut found)?;
+        for (found, list) in found.into_iter().zip(lists) {
+            *list = found.into_iter().map(|found| self.hit(&found)).collect::<Result<_>>()?;
         }
-        let options = SearchOptions { limit: self.limit, ef, exact: self.exact, at, accept: &AcceptAll };
-        let found = search_segments(self.core, &view, self.query, &options, self.filter)?;
-        found
-            .into_iter()
-            .map(|found| {
-                Ok(Hit {
-                    key: found.segment.key(found.ordinal)?.to_key(),
-                    distance: found.distance,
-                    version: found.segment.version(found.ordinal)?,
-                    payload: match self.with_payload {
-                        true => Some(found.segment.payload(found.ordinal)?.to_vec()),
-                        false => None,
-                    },
-                    vector: match self.with_vector {
-                        true => Some(found.segment.vector(found.ordinal)?.to_vec()),
-                        false => None,
-                    },
-                })
-            })
-            .collect()
+        Ok(())
+    }
+
+    fn hit(&self, found: &Found<'_>) -> Result<Hit> {
+        Ok(Hit {
+            key: found.segment.key(found.ordinal)?.to_key(),
+            distance: found.distance,
+            version: found.segment.version(found.ordinal)?,
+            payload: match self.with_payload {
+                true => Some(found.segment.payload(found.ordinal)?.to_vec()),
+                false => None,
+            },
+            vector: match self.with_vector {
+                true => Some(found.segment.vector(found.ordinal)?.to_vec()),
+                false => None,
+            },
+        })
     }
 }
 
@@ -149,47 +249,70 @@ impl Accept for Passing<'_> {
     }
 }
 
+#[derive(Clone)]
 struct Found<'a> {
     distance: f32,
     segment: Segment<'a>,
     ordinal: u32,
 }
 
+/// What was found for each query, and in which segment more is looked for.
+struct Gathered<'f, 'v> {
+    found: &'f mut [Vec<Found<'v>>],
+    segment: Segment<'v>,
+}
+
+impl Answers for Gathered<'_, '_> {
+    fn known(&self, query: usize, out: &mut Vec<f32>) {
+        out.extend(self.found[query].iter().map(|found| found.distance));
+    }
+
+    fn found(&mut self, query: usize, hits: Vec<nearstone_segments::Hit>) -> Result<()> {
+        let segment = self.segment;
+        let place =
+            |hit: nearstone_segments::Hit| Found { distance: hit.distance, segment, ordinal: hit.ordinal };
+        self.found[query].extend(hits.into_iter().map(place));
+        Ok(())
+    }
+}
+
+/// The nearest rows of all segments, for each query.
 fn search_segments<'v>(
     core: &Core,
     view: &'v CollectionView,
-    query: &[f32],
+    queries: &[&[f32]],
     options: &SearchOptions<'_>,
     filter: Option<&KeyFilter<'_>>,
-) -> Result<Vec<Found<'v>>> {
+    found: &mut [Vec<Found<'v>>],
+) -> Result<()> {
     let mut segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
     segments.sort_by_key(|s| std::cmp::Reverse(s.rows()));
-    let mut found: Vec<Found<'v>> = Vec::with_capacity(options.limit.min(1024));
+    let rows: u64 = segments.iter().map(|segment| u64::from(segment.rows())).sum();
     core.with_scratch(|scratch| {
         for segment in &segments {
-            let hits = match filter {
-                None => segment.search(query, options, scratch)?,
+            let part = (f64::from(segment.rows()) / rows as f64) as f32;
+            let mut gathered = Gathered { found, segment: *segment };
+            match filter {
+                None => segment.search(queries, options, part, scratch, &mut gathered)?,
                 Some(filter) => {
                     let passing = Passing { segment: *segment, filter, damage: Mutex::new(None) };
-                    let hits =
-                        segment.search(query, &SearchOptions { accept: &passing, ..*options }, scratch)?;
+                    let options = SearchOptions { accept: &passing, ..*options };
+                    segment.search(queries, &options, part, scratch, &mut gathered)?;
                     if let Some(error) = passing.damage.into_inner() {
                         return Err(error);
                     }
-                    hits
                 }
-            };
-            for hit in hits {
-                found.push(Found { distance: hit.distance, segment: *segment, ordinal: hit.ordinal });
             }
         }
         Ok::<(), Error>(())
     })?;
     if segments.len() > 1 {
-        sort_by_distance_and_key(&mut found)?;
-        found.truncate(options.limit);
+        for found in found {
+            sort_by_distance_and_key(found)?;
+            found.truncate(options.limit);
+        }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Keys are only read where distances tie.

@@ -9,7 +9,7 @@ use nearstone_base::sync::{Arc, AtomicBool, Ordering};
 use nearstone_base::vfs::Vfs;
 use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Result, Schema, SegmentId};
 use nearstone_segments::topk::Scratch;
-use nearstone_segments::{Deaths, Hit, MutableSegment, SealedSegment, SearchOptions};
+use nearstone_segments::{Answers, Deaths, MutableSegment, SealedSegment, SearchOptions};
 use std::collections::BTreeMap;
 
 /// The published value.
@@ -171,15 +171,22 @@ impl<'a> Segment<'a> {
         u64::from(born) - self.deaths().dead_at(at).len()
     }
 
+    /// The nearest rows for each query, of a segment that holds a `part` of all rows.
     pub(crate) fn search(
         self,
-        query: &[f32],
+        queries: &[&[f32]],
         options: &SearchOptions<'_>,
+        part: f32,
         scratch: &mut Scratch,
-    ) -> Result<Vec<Hit>> {
+        answers: &mut dyn Answers,
+    ) -> Result<()> {
         match self {
-            Segment::Mutable(s) => s.search(query, options, scratch),
-            Segment::Sealed(s) => s.search(query, options, scratch),
+            Segment::Sealed(s) => s.search_many(queries, options, part, scratch, answers),
+            Segment::Mutable(s) => {
+                let mut numbered = queries.iter().enumerate();
+                numbered
+                    .try_for_each(|(number, query)| answers.found(number, s.search(query, options, scratch)?))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::collection::Collection;
 use crate::errors::OrRaise;
 use crate::long::LOOK;
 use crate::row::key_object;
-use nearstone::{CollectionAt, Hit, KeyRef, Result};
+use nearstone::{CollectionAt, Hit, KeyRef, Result, Search};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// More threads than any machine has cores: what is asked for beyond that is a mistake.
 pub(crate) const THREADS_MAX: usize = 1024;
+
+/// Queries that a thread asks together, at most; a few milliseconds of work.
+const TOGETHER_MAX: usize = 128;
 
 /// Cores that this process may use.
 pub(crate) fn cores() -> usize {
@@ -37,7 +40,26 @@ impl Wishes {
         filter: Option<&Filter>,
     ) -> Result<Vec<Hit>> {
         let passes = |key: KeyRef<'_>| filter.is_none_or(|filter| filter.passes(key));
-        let mut search = at.search(query).limit(self.limit).exact(self.exact);
+        self.of(at.search(query), filter.is_some().then_some(&passes)).run()
+    }
+
+    /// Runs the rows of a matrix as queries, on this thread.
+    fn search_many(
+        &self,
+        at: &CollectionAt,
+        matrix: &[f32],
+        filter: Option<&Filter>,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let passes = |key: KeyRef<'_>| filter.is_none_or(|filter| filter.passes(key));
+        self.of(at.search_many(matrix).threads(1), filter.is_some().then_some(&passes)).run()
+    }
+
+    fn of<'a, Q>(
+        &self,
+        mut search: Search<'a, Q>,
+        passes: Option<&'a (dyn Fn(KeyRef<'_>) -> bool + Sync + 'a)>,
+    ) -> Search<'a, Q> {
+        search = search.limit(self.limit).exact(self.exact);
         if let Some(ef) = self.ef {
             search = search.ef(ef);
         }
@@ -47,10 +69,10 @@ impl Wishes {
         if self.vectors {
             search = search.with_vector();
         }
-        if filter.is_some() {
-            search = search.filter(&passes);
+        if let Some(passes) = passes {
+            search = search.filter(passes);
         }
-        search.run()
+        search
     }
 }
 
@@ -121,12 +143,15 @@ pub(crate) fn search_all(
         Ok(())
     })
     .or_raise(py)?;
+    // Slow queries go one by one: signals are looked for between two pieces.
+    let slow = wishes.exact || filter.is_some();
+    let piece = if slow { 1 } else { rows.div_ceil(4 * threads.max(1)).clamp(1, TOGETHER_MAX) };
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = |mut look: Option<&mut dyn FnMut() -> bool>| {
         let mut found = Vec::new();
         loop {
-            let row = next.fetch_add(1, Ordering::Relaxed);
+            let row = next.fetch_add(piece, Ordering::Relaxed);
             let failed = filter.is_some_and(|filter| filter.failed.load(Ordering::Relaxed));
             if failed
                 || row >= rows
@@ -135,12 +160,15 @@ pub(crate) fn search_all(
             {
                 return Ok(found);
             }
-            let query = &numbers[row * dimension..(row + 1) * dimension];
-            match wishes.search(at, query, filter) {
-                Ok(hits) => found.push((row, hits)),
+            let end = rows.min(row + piece);
+            match wishes.search_many(at, &numbers[row * dimension..end * dimension], filter) {
+                Ok(lists) => found.extend((row..).zip(lists)),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
-                    return Err(error.context(format!("query {row}")));
+                    return Err(match piece {
+                        1 => error.context(format!("query {row}")),
+                        _ => error.context(format!("queries {row} to {}", end - 1)),
+                    });
                 }
             }
         }

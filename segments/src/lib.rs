@@ -20,4 +20,4 @@ pub use deaths::Deaths;
 pub use meta::SegmentMeta;
 pub use mutable::MutableSegment;
 pub use sealed::SealedSegment;
-pub use segment::{Accept, AcceptAll, Hit, RowSource, SearchOptions, Visible};
+pub use segment::{Accept, AcceptAll, Answers, Hit, RowSource, SearchOptions, Visible};

@@ -29,6 +29,18 @@ pub struct Hit {
     pub ordinal: u32,
 }
 
+/// Where a search of several segments, one after another, leaves what it finds.
+pub trait Answers {
+    /// Appends distances of rows that segments asked before had for a query, the nearest of them at least.
+    fn known(&self, query: usize, out: &mut Vec<f32>);
+
+    /// What the segment has for a query, nearest first.
+    ///
+    /// # Errors
+    /// Whatever ends the search.
+    fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()>;
+}
+
 /// A condition on rows: the place of filters.
 pub trait Accept: Sync {
     /// Whether the row may be a hit.

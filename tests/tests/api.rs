@@ -517,3 +517,105 @@ fn a_catalog_of_many_pages_opens_again() {
         store.close().unwrap();
     }
 }
+
+/// Rows of 64 numbers near `centre`.
+fn around(centre: f32, rng: &mut SplitMix64) -> Vec<f32> {
+    (0..64).map(|_| centre + rng.unit_f64() as f32).collect()
+}
+
+#[test]
+fn many_queries_at_once_are_answered_as_each_alone() {
+    let store = store();
+    let rows = store.create_collection("rows", Schema::new(64, Metric::L2)).unwrap();
+    let mut rng = SplitMix64::new(3);
+    for part in 0..3u64 {
+        // Sealed, sealed, and only in memory.
+        let put = (0..1_500)
+            .map(|row| (part * 10_000 + row, around(0.0, &mut rng), serde_json::json!({ "row": row })));
+        rows.upsert_many(put).unwrap();
+        if part < 2 {
+            store.flush().unwrap();
+        }
+    }
+    let matrix: Vec<f32> = (0..70).flat_map(|_| around(0.0, &mut rng)).collect();
+    for threads in [1, 2, 5, 100] {
+        let exact = rows.search_many(&matrix).exact(true).limit(7).threads(threads).run().unwrap();
+        let walked =
+            rows.search_many(&matrix).ef(100).limit(7).threads(threads).with_payload().run().unwrap();
+        assert_eq!((exact.len(), walked.len()), (70, 70));
+        let mut found = 0;
+        for ((query, exact), walked) in matrix.chunks_exact(64).zip(&exact).zip(&walked) {
+            assert_eq!(*exact, rows.search(query).exact(true).limit(7).run().unwrap());
+            assert_eq!(walked.len(), 7);
+            assert!(walked.is_sorted_by(|a, b| a.distance() <= b.distance()));
+            for hit in walked {
+                assert_eq!(
+                    hit.payload::<serde_json::Value>().unwrap()["row"],
+                    hit.key().as_u64().unwrap() % 10_000
+                );
+                found += usize::from(exact.iter().any(|right| right.key() == hit.key()));
+            }
+        }
+        assert!(found >= 70 * 7 * 95 / 100, "{found} with {threads} threads");
+    }
+    let odd = |key: KeyRef<'_>| matches!(key, KeyRef::U64(key) if key % 2 == 1);
+    for list in rows.search_many(&matrix).filter(&odd).limit(4).run().unwrap() {
+        assert!(list.len() == 4 && list.iter().all(|hit| hit.key().as_u64().unwrap() % 2 == 1));
+    }
+    assert!(rows.search_many(&[]).run().unwrap().is_empty());
+    assert!(rows.search_many(&matrix).limit(0).run().unwrap().iter().all(Vec::is_empty));
+    let then = rows.now().unwrap();
+    rows.delete(20_000u64).unwrap();
+    let all = then.search_many(&matrix[..64]).exact(true).limit(9_999).run().unwrap();
+    assert_eq!(all[0].len(), 4_500, "a moment keeps what it saw");
+}
+
+#[test]
+fn bad_matrices_of_queries_are_refused_with_the_value() {
+    let store = store();
+    let rows = points(&store, "rows");
+    rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+    let error = rows.search_many(&[1.0, 2.0, 3.0]).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("3 numbers"), "{error}");
+    let error = rows.search_many(&[1.0, 2.0, 3.0, f32::NAN]).run().unwrap_err();
+    assert!(error.to_string().contains("query 1") && error.to_string().contains("NaN"), "{error}");
+    let error = rows.search_many(&[1.0, 2.0]).threads(0).run().unwrap_err();
+    assert!(error.to_string().contains("threads is 0"), "{error}");
+    let error = rows.search_many(&[1.0, 2.0]).ef(0).run().unwrap_err();
+    assert!(error.to_string().contains("ef is 0"), "{error}");
+    store.drop_collection("rows").unwrap();
+    assert_eq!(rows.search_many(&[1.0, 2.0]).run().unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// Rows come in the order of time, and so do their neighbours: all of them may lie in the smallest segment.
+#[test]
+fn neighbours_that_all_lie_in_a_small_segment_are_found_beside_large_ones() {
+    let store = store();
+    let rows = store.create_collection("rows", Schema::new(64, Metric::L2)).unwrap();
+    let mut rng = SplitMix64::new(5);
+    for (part, count) in [(0u64, 4_000), (1, 3_000), (2, 1_200), (3, 1_100)] {
+        let put = (0..count).map(|row| (part * 10_000 + row, around(part as f32 * 3.0, &mut rng), ()));
+        rows.upsert_many(put).unwrap();
+        store.flush().unwrap();
+    }
+    let (mut found, mut wanted) = (0, 0);
+    for part in 0..4u16 {
+        for _ in 0..25 {
+            // Beside the rows of one segment, and between those of two.
+            for shift in [0.0, 1.5] {
+                let query = around(f32::from(part) * 3.0 + shift, &mut rng);
+                let exact = rows.search(&query).exact(true).limit(10).run().unwrap();
+                for walked in [
+                    rows.search(&query).ef(48).limit(10).run().unwrap(),
+                    rows.search_many(&query).ef(48).limit(10).run().unwrap().remove(0),
+                ] {
+                    assert_eq!(walked.len(), 10);
+                    found += walked.iter().filter(|hit| exact.contains(hit)).count();
+                    wanted += 10;
+                }
+            }
+        }
+    }
+    assert!(found * 100 >= wanted * 93, "{found} of {wanted}");
+}

@@ -28,8 +28,9 @@ mod vector;
 
 pub use dispatch::{Kernels, kernels};
 pub use inline::{
-    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Expanded, InlineBeam, InlineQuery, InlineRows,
-    InlineScratch, InlineShape, InlineStart, NO_NEIGHBOUR, inline_walk,
+    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineLane,
+    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWalks, NO_NEIGHBOUR, inline_walk,
+    inline_walk_many,
 };
 pub use prefetch::prefetch_read;
 pub use rotation::Rotation;

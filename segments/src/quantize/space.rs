@@ -151,6 +151,25 @@ impl Space {
         self.rotate(kernels, out);
     }
 
+    /// The squared distances in this space of rows at certain distances from a query, as callers see them.
+    pub(crate) fn squares<'a>(
+        &self,
+        kernels: Kernels,
+        query: &[f32],
+        distances: &'a [f32],
+    ) -> impl Iterator<Item = f32> + 'a {
+        let (fixed, factor) = match self.metric {
+            Metric::L2 => (0.0, 1.0),
+            Metric::Cosine => (0.0, 2.0),
+            Metric::InnerProduct => {
+                let (lift, length) = (f64::from(self.lift), kernels.dot_precise(query, query).sqrt());
+                (2.0 * lift * lift, if length > 0.0 { 2.0 * lift / length } else { 0.0 })
+            }
+        };
+        let scale = f64::from(self.scale) * f64::from(self.scale);
+        distances.iter().map(move |&distance| ((fixed + factor * f64::from(distance)) * scale) as f32)
+    }
+
     /// A row in the space of squared distances, before all that keeps them.
     fn lift_row(&self, row: &[f32], out: &mut Vec<f32>) {
         out.clear();
@@ -204,5 +223,45 @@ fn to_length(kernels: Kernels, length: f64, vector: &[f32], out: &mut Vec<f32>) 
     } else {
         // The factor of a tiny vector is beyond single precision, the products are not.
         out.extend(vector.iter().map(|&x| (f64::from(x) * factor) as f32));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distance::ExactDistance;
+    use nearstone_base::random::SplitMix64;
+
+    #[test]
+    fn distances_that_callers_see_are_brought_into_the_space_of_each_metric() {
+        let mut rng = SplitMix64::new(4);
+        let mut vector =
+            |length: f32| -> Vec<f32> { (0..48).map(|_| (rng.unit_f64() as f32 - 0.3) * length).collect() };
+        let rows: Vec<Vec<f32>> = (1..40u8).map(|n| vector(f32::from(n))).collect();
+        let queries = [vector(0.5), vector(70.0)];
+        for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+            let longest = rows.iter().map(|row| kernels().dot_precise(row, row)).fold(0.0, f64::max).sqrt();
+            let all = rows.iter().map(Vec::as_slice);
+            let space = Space::train(metric, 48, all, longest as f32).unwrap();
+            for query in &queries {
+                let exact = ExactDistance::new(metric, query);
+                let distances: Vec<f32> = rows.iter().map(|row| exact.distance(row)).collect();
+                let mut rotated = Vec::new();
+                space.query(kernels(), query, &mut rotated);
+                for (row, square) in rows.iter().zip(space.squares(kernels(), query, &distances)) {
+                    let mut halves = vec![f16::ZERO; space.padded()];
+                    space.row(row, &mut Vec::new(), &mut halves);
+                    let pairs = rotated.iter().zip(&halves);
+                    let right: f32 = pairs.map(|(a, b)| (a - b.to_f32()).powi(2)).sum();
+                    assert!((square - right).abs() <= right * 0.01 + 0.01, "{metric:?}: {square}, {right}");
+                }
+            }
+        }
+        let nothing = vec![0.0; 48];
+        let longest = rows.iter().map(|row| kernels().dot_precise(row, row)).fold(0.0, f64::max).sqrt();
+        let all = rows.iter().map(Vec::as_slice);
+        let space = Space::train(Metric::InnerProduct, 48, all, longest as f32).unwrap();
+        let squares: Vec<f32> = space.squares(kernels(), &nothing, &[0.0, 5.0]).collect();
+        assert!(squares[0].is_finite() && squares[0] == squares[1]);
     }
 }

@@ -96,6 +96,7 @@ pub(crate) const KEY_FILTER: u32 = 12;
 pub(crate) const INLINE_SPACE: u32 = 13;
 pub(crate) const INLINE_ROWS: u32 = 14;
 pub(crate) const INLINE_ENTRY: u32 = 15;
+pub(crate) const INLINE_GROWTH: u32 = 16;
 pub(crate) const LINKS: u32 = 256;
 
 /// The name of a section, for messages and statistics.
@@ -120,6 +121,7 @@ pub fn section_name(id: u32) -> &'static str {
         INLINE_SPACE => "inline space",
         INLINE_ROWS => "inline rows",
         INLINE_ENTRY => "inline entry",
+        INLINE_GROWTH => "inline growth",
         _ => id.checked_sub(LINKS).and_then(|level| LEVELS.get(level as usize)).unwrap_or(&"unknown"),
     }
 }

@@ -129,16 +129,16 @@ impl SealedSegment {
                 )
             })?;
         let section = |id| layout.footer.sections.iter().find(|section| section.id == id).copied();
-        let space = match section(format::INLINE_SPACE) {
-            Some(at) => Some((at, blocks.get(at.offset, at.len)?)),
-            None => None,
+        let read = |id| match section(id) {
+            Some(at) => Ok::<_, Error>(Some((at, blocks.get(at.offset, at.len)?))),
+            None => Ok(None),
         };
-        let inline = Inline::open(&layout.header.schema, layout.header.rows, section, space).map_err(
-            |(section, found)| {
+        let (space, growth) = (read(format::INLINE_SPACE)?, read(format::INLINE_GROWTH)?);
+        let inline = Inline::open(&layout.header.schema, layout.header.rows, section, space, growth)
+            .map_err(|(section, found)| {
                 let expected = format!("in {}, what belongs to the schema", section_name(section.id));
                 Error::corruption(path, section.offset, expected, found)
-            },
-        )?;
+            })?;
         Ok(SealedSegment {
             meta: meta_of(id, len, &layout),
             blocks,

@@ -8,13 +8,14 @@
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
 //!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
 
+use super::inline::InlineWish;
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
 use crate::graph::{Links, NO_LINK, Scorer, walk};
 use crate::quantize::sq8::Sq8Query;
-use crate::segment::{Accept, Hit, SearchOptions, Visible};
+use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
-use nearstone_base::{Error, Result};
+use nearstone_base::{Error, Lsn, Result};
 use nearstone_kernels::prefetch_read;
 use std::cmp::Ordering;
 
@@ -27,6 +28,47 @@ impl SealedSegment {
         options: &SearchOptions<'_>,
         scratch: &mut Scratch,
     ) -> Result<Vec<Hit>> {
+        self.search_beside(query, options, (1.0, &[]), scratch)
+    }
+
+    /// As [`SealedSegment::search`] for each of the queries, where the segment holds a `part` of all rows: what cannot be
+    /// among the nearest of all that `answers` has may be missing.
+    ///
+    /// Costs less than one search after another where rows are not in a cache.
+    pub fn search_many(
+        &self,
+        queries: &[&[f32]],
+        options: &SearchOptions<'_>,
+        part: f32,
+        scratch: &mut Scratch,
+        answers: &mut dyn Answers,
+    ) -> Result<()> {
+        let mut left = vec![true; queries.len()];
+        let dimension = self.meta().schema.dimension();
+        if let Some(walk) = self.inline_wish(options, part)
+            && queries.len() > 1
+            && queries.iter().all(|query| query.len() == dimension)
+        {
+            let visible = self.visible(options);
+            self.inline_search_many(queries, &visible, walk, scratch, answers, &mut left)?;
+        }
+        let mut known = Vec::new();
+        for (number, query) in queries.iter().enumerate().filter(|&(number, _)| left[number]) {
+            known.clear();
+            answers.known(number, &mut known);
+            let hits = self.search_beside(query, options, (part, &known), scratch)?;
+            answers.found(number, hits)?;
+        }
+        Ok(())
+    }
+
+    fn search_beside(
+        &self,
+        query: &[f32],
+        options: &SearchOptions<'_>,
+        (part, known): (f32, &[f32]),
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Hit>> {
         let dimension = self.meta().schema.dimension();
         if query.len() != dimension {
             return Err(Error::invalid(format!(
@@ -37,8 +79,7 @@ impl SealedSegment {
         if options.limit == 0 {
             return Ok(Vec::new());
         }
-        let visible =
-            Visible { births: |_| 0, deaths: self.deaths(), at: options.at, accept: options.accept };
+        let visible = self.visible(options);
         let exact = ExactDistance::new(self.meta().schema.metric(), query);
         let width = options.limit.max(options.ef);
         // A beam as wide as the living rows sees them all, at a higher price than a scan.
@@ -46,12 +87,10 @@ impl SealedSegment {
         if options.exact || width >= alive {
             return self.scan(&exact, &visible, options.limit);
         }
-        if options.accept.accepts_all() && alive >= self.rows() as usize / 2 {
-            // The dead take their share of the beam.
-            let ef = (width as u64 * u64::from(self.rows())).div_ceil(alive as u64) as usize;
-            if let Some(hits) = self.inline_search(query, &exact, &visible, (options.limit, ef), scratch)? {
-                return Ok(hits);
-            }
+        if let Some(walk) = self.inline_wish(options, part)
+            && let Some(hits) = self.inline_search(query, known, &exact, &visible, walk, scratch)?
+        {
+            return Ok(hits);
         }
         let scorer = CodeScorer::new(self, query);
         let mut found = std::mem::take(&mut scratch.found);
@@ -75,6 +114,25 @@ impl SealedSegment {
             hits.push(Hit { distance, ordinal: candidate.ordinal });
         }
         self.best(hits, limit)
+    }
+
+    fn visible<'a>(&'a self, options: &SearchOptions<'a>) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<>> {
+        Visible { births: |_| 0, deaths: self.deaths(), at: options.at, accept: options.accept }
+    }
+
+    /// How inline rows are walked, where every row may be a hit and most are alive.
+    fn inline_wish(&self, options: &SearchOptions<'_>, part: f32) -> Option<InlineWish> {
+        let rows = u64::from(self.rows());
+        let alive = rows.saturating_sub(self.deaths().count().into());
+        let width = options.limit.max(options.ef) as u64;
+        let walked = !options.exact && options.limit > 0 && width < alive;
+        if !walked || !options.accept.accepts_all() || alive < rows / 2 {
+            return None;
+        }
+        // The dead take their share of the beam.
+        let with_dead = |rows_wanted: u64| (rows_wanted * rows).div_ceil(alive) as usize;
+        let near = with_dead(options.limit as u64);
+        Some(InlineWish { limit: options.limit, near, ef: with_dead(width), part })
     }
 
     /// Exact distances of all visible rows, the best `limit` of them.

@@ -71,19 +71,26 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize {
-        let (mut count, mut rest) = (0, lanes);
+    unsafe fn append(
+        to: *mut u64,
+        distances: &[f32; BLOCK_LINKS],
+        ids: *const u32,
+        lanes: u32,
+    ) -> (usize, u64) {
+        let (mut count, mut rest, mut nearest) = (0, lanes, NONE);
         while rest != 0 {
             let lane = rest.trailing_zeros() as usize;
             rest &= rest - 1;
             // SAFETY: 32 ids lie there, and there is room for as many keys.
             unsafe {
                 let id = u32::from_le(ids.add(lane).read_unaligned());
-                to.add(count).write(u64::from(distances[lane].to_bits()) << 32 | u64::from(id));
+                let key = u64::from(distances[lane].to_bits()) << 32 | u64::from(id);
+                to.add(count).write(key);
+                nearest = nearest.min(key);
             }
             count += 1;
         }
-        count
+        (count, nearest)
     }
 
     #[inline(always)]
@@ -115,10 +122,12 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn remove(keys: &mut [u64], id: u32) {
-        for key in keys {
+    unsafe fn remove(keys: &mut [u64], id: u32) -> u64 {
+        for key in keys.iter_mut() {
             *key = if *key as u32 == id { NONE } else { *key };
         }
+        // SAFETY: passed on.
+        unsafe { Portable::nearest(keys) }
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! A query as the rows want it: its numbers, and for each four of them the table of their partial sums.
 
+use super::walk::{distance_of, key_of};
 use super::{DIMENSION_MAX, DIMENSION_STEP};
 use crate::Kernels;
 
@@ -20,6 +21,8 @@ pub struct InlineQuery {
     /// What a sum of table entries is short of: the lowest sums, less half the sum of the query.
     pub(super) offset: f32,
     length: f32,
+    /// Keys of rows that were found elsewhere.
+    pub(super) known: Vec<u64>,
 }
 
 /// The largest share by which rounding to half precision changes a number.
@@ -31,6 +34,7 @@ impl InlineQuery {
     /// Takes a rotated query. Panics when its length is no multiple of [`DIMENSION_STEP`] or over [`DIMENSION_MAX`].
     pub fn prepare(&mut self, kernels: Kernels, rotated: &[f32]) {
         assert!(rotated.len().is_multiple_of(DIMENSION_STEP) && rotated.len() <= DIMENSION_MAX);
+        self.known.clear();
         match kernels.name() {
             // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
             #[cfg(target_arch = "x86_64")]
@@ -40,6 +44,17 @@ impl InlineQuery {
             "avx2" => unsafe { self.fill_avx2(rotated) },
             _ => self.fill_portable(rotated),
         }
+    }
+
+    /// Rows that were found elsewhere, by their squared distances in the rotated space: they count for
+    /// [`Enough`](super::Enough) until the next query is prepared.
+    pub fn know(&mut self, distances: impl Iterator<Item = f32>) {
+        self.known.extend(distances.map(|distance| key_of(distance.max(0.0), 0)));
+    }
+
+    /// The squared distances of the rows that were found elsewhere.
+    pub fn known(&self) -> impl ExactSizeIterator<Item = f32> + '_ {
+        self.known.iter().map(|&key| distance_of(key))
     }
 
     #[cfg(target_arch = "x86_64")]

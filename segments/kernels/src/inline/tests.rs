@@ -212,6 +212,133 @@ fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
     }
 }
 
+/// Random queries, what their walks found, and which row may not be read.
+struct Asked {
+    queries: Vec<Vec<f32>>,
+    next: usize,
+    refused: usize,
+    touched: usize,
+    found: Vec<Option<Vec<u32>>>,
+}
+
+impl Asked {
+    fn new(count: u64, dimension: usize, refused: usize) -> Asked {
+        let query = |seed| {
+            let mut number = numbers(1000 + seed);
+            (0..dimension).map(|_| number()).collect()
+        };
+        let queries: Vec<_> = (0..count).map(query).collect();
+        let found = vec![None; queries.len()];
+        Asked { queries, next: 0, refused, touched: 0, found }
+    }
+}
+
+impl InlineWalks for Asked {
+    type Error = u32;
+
+    fn next(&mut self, query: &mut InlineQuery) -> Result<Option<usize>, u32> {
+        let Some(numbers) = self.queries.get(self.next) else { return Ok(None) };
+        query.prepare(crate::kernels(), numbers);
+        self.next += 1;
+        Ok(Some(self.next - 1))
+    }
+
+    fn touch(&mut self, row: u32) -> Result<(), u32> {
+        self.touched += 1;
+        if self.touched == self.refused { Err(row) } else { Ok(()) }
+    }
+
+    fn done(&mut self, number: usize, _: &InlineQuery, walk: &InlineScratch) -> Result<(), u32> {
+        assert!(self.found[number].is_none(), "query {number} was answered twice");
+        self.found[number] = Some(walk.expanded().map(|row| row.id).collect());
+        Ok(())
+    }
+}
+
+#[test]
+fn many_walks_answer_every_query_once_as_single_ones_do() {
+    let made = made(128, 300, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    for kernels in Kernels::supported() {
+        for lanes in [1, 2, 4, 7] {
+            let mut lanes = vec![InlineLane::default(); lanes];
+            for count in [0, 1, 3, 4, 40] {
+                let mut asked = Asked::new(count, 128, usize::MAX);
+                let start = InlineStart::Row(150);
+                inline_walk_many(kernels, &rows, 100, start, &mut lanes, &mut asked).unwrap();
+                let mut right = 0;
+                for (query, found) in asked.queries.iter().zip(&asked.found) {
+                    let found = found.as_ref().expect("an answer");
+                    let distance = |&id: &u32| square(query, &made.vectors[id as usize]);
+                    let best = |ids: &mut dyn Iterator<Item = u32>| {
+                        ids.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap()
+                    };
+                    right += u64::from(best(&mut found.iter().copied()) == best(&mut (0..300)));
+                    let mut ids = found.clone();
+                    ids.sort_unstable();
+                    ids.dedup();
+                    assert_eq!(ids.len(), found.len(), "a row was expanded twice");
+                }
+                assert!(right * 10 >= count * 9, "{}: {right} of {count}", kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refused_row_ends_many_walks_and_the_next_ones_are_not_harmed() {
+    let made = made(64, 2_000, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    let mut lanes = vec![InlineLane::default(); 3];
+    let mut walks = |refused| {
+        let mut asked = Asked::new(9, 64, refused);
+        let start = InlineStart::Row(0);
+        let walked = inline_walk_many(crate::kernels(), &rows, 50, start, &mut lanes, &mut asked);
+        (walked, asked.touched, asked.found)
+    };
+    let whole = walks(usize::MAX);
+    assert_eq!(whole.0, Ok(()));
+    for refused in [1, 2, 4, 60, whole.1] {
+        assert!(walks(refused).0.is_err());
+        assert_eq!(walks(usize::MAX), whole, "after row {refused} of the walks was refused");
+    }
+}
+
+#[test]
+fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
+    let made = made(64, 2_000, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    let mut scratch = InlineScratch::default();
+    let mut query = query_of(crate::kernels(), &[0.1; 64]);
+    let mut expanded = |query: &InlineQuery, enough: Enough| {
+        let beam = InlineBeam { ef: 200, keep: 200, enough };
+        inline_walk::<()>(
+            crate::kernels(),
+            &rows,
+            query,
+            beam,
+            InlineStart::Row(0),
+            |_| Ok(()),
+            &mut scratch,
+        )
+        .unwrap();
+        scratch.expanded().len()
+    };
+    let all = expanded(&query, Enough::NEVER);
+    let early = Enough { rows: 10, share: 0.95, least: 0 };
+    let fewer = expanded(&query, early);
+    assert!((10..all / 2).contains(&fewer), "{fewer} of {all}");
+    assert!(expanded(&query, Enough { least: 100, ..early }) >= 100);
+    assert_eq!(expanded(&query, Enough { rows: 2_000, ..early }), all, "there are never so many");
+    // Ten rows elsewhere that nothing here comes near.
+    query.know([1e-3; 10].into_iter());
+    assert!(expanded(&query, early) < fewer / 2);
+    assert!((30..all).contains(&expanded(&query, Enough { least: 30, ..early })));
+    assert_eq!(expanded(&query, Enough::NEVER), all);
+    query.prepare(crate::kernels(), &[0.1; 64]);
+    assert_eq!(expanded(&query, early), fewer, "what was known is forgotten with the query");
+}
+
 /// Every row seems to be at the query itself, so nothing that was expanded is ever nearer than what is left.
 #[test]
 fn a_walk_does_not_follow_forged_estimates_through_all_rows() {
@@ -255,20 +382,20 @@ fn pool_operations<B: Backend>(
     ids: &[u32; 32],
     lanes: u32,
     taken: &[u64],
-) -> ([u64; 2], usize, [Vec<u64>; 3], u32) {
+) -> ([u64; 4], usize, [Vec<u64>; 3], u32) {
     let distances: [f32; 32] = std::array::from_fn(|lane| lane as f32 * 0.5);
     // SAFETY: the caller asked the processor; there is room for 32 keys and eight more.
     unsafe {
         let middle = keys.get(keys.len() / 2).copied().unwrap_or(7);
         let mut removed = keys.to_vec();
-        B::remove(&mut removed, middle as u32);
+        let left = B::remove(&mut removed, middle as u32);
         let mut appended = vec![0; 40];
-        let count = B::append(appended.as_mut_ptr(), &distances, ids.as_ptr(), lanes);
+        let (count, first) = B::append(appended.as_mut_ptr(), &distances, ids.as_ptr(), lanes);
         appended.truncate(count);
         let mut retained = removed.clone();
         let kept = B::retain(&mut retained, middle);
         retained.truncate(kept);
-        let ends = [B::nearest(&removed), B::farthest(&removed)];
+        let ends = [B::nearest(&removed), B::farthest(&removed), left, first];
         let fresh = B::fresh(taken, ids.as_ptr(), lanes);
         (ends, B::below(keys, middle), [removed, retained, appended], fresh)
     }
@@ -285,7 +412,9 @@ proptest! {
         let wanted = pool_operations::<Portable>(&keys, &ids, lanes, &taken);
         let [removed, retained, appended] = &wanted.2;
         let there = || removed.iter().copied().filter(|&key| key != walk::NONE);
-        prop_assert_eq!(wanted.0, [there().min().unwrap_or(walk::NONE), there().max().unwrap_or(0)]);
+        let nearest = there().min().unwrap_or(walk::NONE);
+        let first = appended.iter().copied().min().unwrap_or(walk::NONE);
+        prop_assert_eq!(wanted.0, [nearest, there().max().unwrap_or(0), nearest, first]);
         prop_assert!(retained.len() <= wanted.1 && retained.iter().all(|key| removed.contains(key)));
         prop_assert_eq!(appended.len(), lanes.count_ones() as usize);
         for (lane, &id) in ids.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Walking over inline rows.
 //!
-//! 1. The *pool* holds the keys `distance bits << 32 | id` of rows that were met and not expanded, in no order. The
-//!    nearest of them is found by looking at all: a few registers' worth, without a branch that could be guessed wrong.
+//! 1. The *pool* holds the keys `distance bits << 32 | id` of rows that were met and not expanded, in no order. When one is
+//!    taken, the next nearest is found by looking at all: a few registers' worth, without a branch that could be guessed wrong.
 //!    (A sorted beam costs less where few keys arrive, but eight or more arrive with every row, and each insertion is a
 //!    loop whose length cannot be guessed.)
 //! 2. Rows are taken from it ahead of their turn, [`LOOK_AHEAD`] of them, so that the lines of the last one travel
@@ -12,7 +12,8 @@
 //! 4. A full pool is cut to about its `keep` nearest keys; from then on, "near enough" means nearer than the last of these.
 //!    Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as the beam is
 //!    wide keeps more.
-//! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty.
+//! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty; or before, when
+//!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]).
 
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
 
@@ -28,17 +29,36 @@ const SPARE: usize = 64;
 const CUT_STEPS: usize = 16;
 
 /// How far a walk looks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct InlineBeam {
     /// The walk ends when so many expanded rows are nearer than all that are left.
     pub ef: usize,
     /// So many keys are left when there are too many; `ef` at least.
     pub keep: usize,
+    /// When it ends before.
+    pub enough: Enough,
+}
+
+/// A walk may end once so many `rows` were expanded, or found elsewhere, within that `share` of the distance of the nearest
+/// row that is left.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Enough {
+    /// At least 1.
+    pub rows: usize,
+    /// Of squared distances; 0 for a walk that goes on to its end.
+    pub share: f32,
+    /// But not before so many expanded rows are nearer than everything that is left: it may still be on its way.
+    pub least: usize,
+}
+
+impl Enough {
+    /// Goes on to its end.
+    pub const NEVER: Enough = Enough { rows: 1, share: 0.0, least: 0 };
 }
 
 impl From<usize> for InlineBeam {
     fn from(ef: usize) -> InlineBeam {
-        InlineBeam { ef, keep: ef }
+        InlineBeam { ef, keep: ef, enough: Enough::NEVER }
     }
 }
 
@@ -67,6 +87,9 @@ pub struct InlineScratch {
     /// Room for all keys that a pool may hold and one register more; the first `len` are in it.
     pool: Vec<u64>,
     len: usize,
+    /// The smallest of them. It is kept, since the next row to be read hangs on it: looking for it among keys that were
+    /// just written would wait for them.
+    nearest: u64,
     /// What is not below this need not come into the pool.
     worst: f32,
     /// A bit per row that was taken.
@@ -91,7 +114,14 @@ impl InlineScratch {
         self.taken.resize((rows as usize).div_ceil(64).max(self.taken.len()), 0);
         self.pool.resize((2 * keep + SPARE + 8).max(self.pool.len()), NONE);
         self.len = 0;
+        self.nearest = NONE;
         self.worst = f32::INFINITY;
+    }
+
+    /// After a walk that was given up: rows that were taken are marked, and nothing else remembers which.
+    pub(super) fn forget(&mut self) {
+        self.taken.fill(0);
+        self.expanded.clear();
     }
 
     #[inline(always)]
@@ -132,11 +162,11 @@ impl InlineScratch {
     }
 }
 
-fn distance_of(key: u64) -> f32 {
+pub(super) fn distance_of(key: u64) -> f32 {
     f32::from_bits((key >> 32) as u32)
 }
 
-fn key_of(distance: f32, id: u32) -> u64 {
+pub(super) fn key_of(distance: f32, id: u32) -> u64 {
     u64::from(distance.to_bits()) << 32 | u64::from(id)
 }
 
@@ -169,11 +199,16 @@ pub(super) trait Backend {
     /// The processor has the instruction set; 32 ids lie at `ids`.
     unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32;
 
-    /// Writes the keys of the `lanes`, in order, from `to` on; how many.
+    /// Writes the keys of the `lanes`, in order, from `to` on; how many, and the smallest of them, or [`NONE`].
     ///
     /// # Safety
     /// The processor has the instruction set; 32 ids lie at `ids`; there is room for the keys and eight more.
-    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize;
+    unsafe fn append(
+        to: *mut u64,
+        distances: &[f32; BLOCK_LINKS],
+        ids: *const u32,
+        lanes: u32,
+    ) -> (usize, u64);
 
     /// The smallest key, or [`NONE`].
     ///
@@ -193,17 +228,147 @@ pub(super) trait Backend {
     /// The processor has the instruction set.
     unsafe fn retain(keys: &mut [u64], end: u64) -> usize;
 
-    /// Replaces all keys of this id by [`NONE`].
+    /// Replaces all keys of this id by [`NONE`]; the smallest that is left.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn remove(keys: &mut [u64], id: u32);
+    unsafe fn remove(keys: &mut [u64], id: u32) -> u64;
 
     /// How many keys are smaller than this one.
     ///
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn below(keys: &[u64], key: u64) -> usize;
+}
+
+/// One walk on its way: what it looks for, how far, and its pool.
+pub(super) struct Walk<'a> {
+    pub(super) query: &'a InlineQuery,
+    pub(super) scratch: &'a mut InlineScratch,
+    ef: usize,
+    keep: usize,
+    enough: Enough,
+}
+
+impl<'a> Walk<'a> {
+    /// Opens the first rows.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set; query, rows and start have one dimension.
+    #[inline(always)]
+    pub(super) unsafe fn begin<B: Backend>(
+        rows: &InlineRows<'_>,
+        query: &'a InlineQuery,
+        beam: InlineBeam,
+        start: InlineStart<'_>,
+        scratch: &'a mut InlineScratch,
+    ) -> Walk<'a> {
+        let walk = Walk::resume(rows, query, beam, scratch);
+        let (scratch, keep) = (&mut *walk.scratch, walk.keep);
+        scratch.start(rows.count, keep);
+        match start {
+            InlineStart::Row(row) => {
+                scratch.pool[0] = key_of(0.0, row);
+                scratch.len = 1;
+                scratch.nearest = scratch.pool[0];
+            }
+            InlineStart::NeighboursOf(entry) => {
+                let row = entry.row(0).as_ptr();
+                // SAFETY: the caller's promise; the row is a whole one of its own shape.
+                unsafe {
+                    let distance = B::centre(row, query.numbers(), rows.shape.dimension, row);
+                    // There is no other row yet: the codes two blocks on.
+                    let next = row.wrapping_add(2 * 4 * rows.shape.dimension);
+                    open_neighbours::<B>(entry.shape, row, query, distance, next, (STARTS, keep), scratch);
+                    scratch.cut::<B>(STARTS);
+                }
+                // Others than these may still come in.
+                scratch.worst = f32::INFINITY;
+            }
+        }
+        walk
+    }
+
+    /// A walk that was begun with the same arguments.
+    pub(super) fn resume(
+        rows: &InlineRows<'_>,
+        query: &'a InlineQuery,
+        beam: InlineBeam,
+        scratch: &'a mut InlineScratch,
+    ) -> Walk<'a> {
+        let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
+        // Each row has a key from each of those that lead to it, and a few of these are enough.
+        let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
+        Walk { query, scratch, ef, keep, enough: beam.enough }
+    }
+
+    /// Takes the nearest row that is left, when others are `waiting` to be expanded; `None` when the walk has come to its
+    /// end, or will have with these.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set.
+    #[inline(always)]
+    pub(super) unsafe fn take<B: Backend, E>(
+        &mut self,
+        rows: &InlineRows<'_>,
+        waiting: usize,
+        touch: impl FnOnce(u32) -> Result<(), E>,
+    ) -> Result<Option<u32>, E> {
+        let scratch = &mut *self.scratch;
+        let key = scratch.nearest;
+        if key == NONE {
+            return Ok(None);
+        }
+        // Counting begins when there may be enough to count.
+        let (met, known) = (scratch.expanded.len(), &self.query.known);
+        if met + waiting >= self.ef || met + known.len() >= self.enough.rows {
+            let near = key_of(distance_of(key) * self.enough.share, 0);
+            // SAFETY: the caller's promise.
+            let (nearer, much_nearer) = unsafe {
+                let much_nearer = B::below(&scratch.expanded, near) + B::below(known, near);
+                (B::below(&scratch.expanded, key), much_nearer)
+            };
+            let enough = self.enough.share > 0.0 && much_nearer >= self.enough.rows;
+            if nearer + waiting >= self.ef || (enough && nearer >= self.enough.least) {
+                return Ok(None);
+            }
+        }
+        let id = key as u32;
+        // SAFETY: as above.
+        scratch.nearest = unsafe { B::remove(&mut scratch.pool[..scratch.len], id) };
+        touch(id)?;
+        assert!(id < rows.count, "row {id} of {}", rows.count);
+        scratch.mark_taken(id);
+        Ok(Some(id))
+    }
+
+    /// Expands a row, while the lines of another one, at `next`, travel.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set; query and rows have one dimension.
+    #[inline(always)]
+    pub(super) unsafe fn expand<B: Backend>(&mut self, rows: &InlineRows<'_>, current: u32, next: *const u8) {
+        let shape = rows.shape;
+        let row = rows.row(current).as_ptr();
+        // SAFETY: `row` is one whole row, whose parts lie where the shape says; prefetching has no demands.
+        unsafe {
+            let distance = B::centre(row, self.query.numbers(), shape.dimension, next);
+            self.scratch.expanded.push(key_of(distance, current));
+            open_neighbours::<B>(
+                shape,
+                row,
+                self.query,
+                distance,
+                next,
+                (self.keep, self.keep),
+                self.scratch,
+            );
+        }
+        // What comes last in a row is not asked for by the scan.
+        for line in (shape.factors_at()..shape.stride()).step_by(LINE) {
+            prefetch(next.wrapping_add(line));
+        }
+    }
 }
 
 /// # Safety
@@ -217,52 +382,21 @@ pub(super) unsafe fn walk<B: Backend, E>(
     mut touch: impl FnMut(u32) -> Result<(), E>,
     scratch: &mut InlineScratch,
 ) -> Result<(), E> {
-    let shape = rows.shape;
-    let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
-    // Each row has a key from each of those that lead to it, and a few of these are enough.
-    let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
-    scratch.start(rows.count, keep);
-    match start {
-        InlineStart::Row(row) => {
-            scratch.pool[0] = key_of(0.0, row);
-            scratch.len = 1;
-        }
-        InlineStart::NeighboursOf(entry) => {
-            let row = entry.row(0).as_ptr();
-            // SAFETY: the caller's promise; the row is a whole one of its own shape.
-            unsafe {
-                let distance = B::centre(row, query.numbers(), shape.dimension, row);
-                open_neighbours::<B>(entry.shape, row, query, distance, row, (STARTS, keep), scratch);
-                scratch.cut::<B>(STARTS);
-            }
-            // Others than these may still come in.
-            scratch.worst = f32::INFINITY;
-        }
-    }
+    // SAFETY: the caller's promise.
+    let mut walk = unsafe { Walk::begin::<B>(rows, query, beam, start, scratch) };
     let (mut committed, mut waiting) = ([0u32; LOOK_AHEAD + 1], 0);
     loop {
         let before = waiting;
         while waiting <= LOOK_AHEAD {
-            let keys = &mut scratch.pool[..scratch.len];
-            // SAFETY: the caller's promise.
-            let (key, nearer) = unsafe {
-                let key = B::nearest(keys);
-                (key, B::below(&scratch.expanded, key))
-            };
-            if key == NONE || nearer + waiting >= ef {
-                break;
-            }
-            let id = key as u32;
             // SAFETY: as above.
-            unsafe { B::remove(keys, id) };
-            if let Err(error) = touch(id) {
-                // Rows that were taken are marked, and nothing else remembers which.
-                scratch.taken.fill(0);
-                return Err(error);
+            match unsafe { walk.take::<B, E>(rows, waiting, &mut touch) } {
+                Ok(Some(id)) => committed[waiting] = id,
+                Ok(None) => break,
+                Err(error) => {
+                    walk.scratch.forget();
+                    return Err(error);
+                }
             }
-            assert!(id < rows.count, "row {id} of {}", rows.count);
-            scratch.mark_taken(id);
-            committed[waiting] = id;
             waiting += 1;
         }
         if waiting == 0 {
@@ -276,19 +410,8 @@ pub(super) unsafe fn walk<B: Backend, E>(
         let next = rows.row(committed[waiting - 1]).as_ptr();
         committed.copy_within(1.., 0);
         waiting -= 1;
-
-        let row = rows.row(current).as_ptr();
-        // What comes last in a row is not asked for by the scan.
-        for line in (shape.factors_at()..shape.stride()).step_by(LINE) {
-            prefetch(next.wrapping_add(line));
-        }
-        // SAFETY: `row` is one whole row, whose parts lie where the shape says; `next` is one too, and prefetching
-        // has no demands.
-        unsafe {
-            let distance = B::centre(row, query.numbers(), shape.dimension, next);
-            scratch.expanded.push(key_of(distance, current));
-            open_neighbours::<B>(shape, row, query, distance, next, (keep, keep), scratch);
-        }
+        // SAFETY: as above.
+        unsafe { walk.expand::<B>(rows, current, next) };
     }
 }
 
@@ -328,7 +451,9 @@ unsafe fn open_neighbours<B: Backend>(
             let ids = row.add(shape.ids_at() + block * BLOCK_LINKS * 4).cast::<u32>();
             let fresh = B::fresh(&scratch.taken, ids, better);
             let to = scratch.pool.as_mut_ptr().add(scratch.len);
-            scratch.len += B::append(to, &estimates, ids, fresh);
+            let (count, nearest) = B::append(to, &estimates, ids, fresh);
+            scratch.len += count;
+            scratch.nearest = scratch.nearest.min(nearest);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
+use super::many::{InlineLane, InlineWalks, walk_many};
 use super::portable::Portable;
 use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, NONE, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
@@ -33,6 +34,34 @@ pub(super) unsafe fn walk_avx2<E>(
 ) -> Result<(), E> {
     // SAFETY: the caller's promise.
     unsafe { walk::<Avx2, E>(rows, query, beam, start, touch, scratch) }
+}
+
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and DQ; rows and start have one dimension.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn walk_many_avx512<W: InlineWalks>(
+    rows: &InlineRows<'_>,
+    beam: InlineBeam,
+    start: InlineStart<'_>,
+    lanes: &mut [InlineLane],
+    walks: &mut W,
+) -> Result<(), W::Error> {
+    // SAFETY: the caller's promise.
+    unsafe { walk_many::<Avx512, W>(rows, beam, start, lanes, walks) }
+}
+
+/// # Safety
+/// The processor has AVX2, FMA and F16C; rows and start have one dimension.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn walk_many_avx2<W: InlineWalks>(
+    rows: &InlineRows<'_>,
+    beam: InlineBeam,
+    start: InlineStart<'_>,
+    lanes: &mut [InlineLane],
+    walks: &mut W,
+) -> Result<(), W::Error> {
+    // SAFETY: the caller's promise.
+    unsafe { walk_many::<Avx2, W>(rows, beam, start, lanes, walks) }
 }
 
 pub(super) struct Avx512;
@@ -136,21 +165,28 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize {
+    unsafe fn append(
+        to: *mut u64,
+        distances: &[f32; BLOCK_LINKS],
+        ids: *const u32,
+        lanes: u32,
+    ) -> (usize, u64) {
         let mut count = 0;
-        for eight in 0..4 {
-            // SAFETY: see above; whole registers are stored, into the room that is there.
-            unsafe {
+        // SAFETY: see above; whole registers are stored, into the room that is there.
+        unsafe {
+            let mut nearest = _mm512_set1_epi64(NONE as i64);
+            for eight in 0..4 {
                 let distances = _mm256_loadu_si256(distances.as_ptr().add(eight * 8).cast());
                 let ids = _mm512_cvtepu32_epi64(_mm256_loadu_si256(ids.add(eight * 8).cast()));
                 let keys = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(distances));
                 let lanes = (lanes >> (eight * 8)) as u8;
-                let keys = _mm512_maskz_compress_epi64(lanes, _mm512_or_si512(keys, ids));
-                _mm512_storeu_si512(to.add(count).cast(), keys);
+                let keys = _mm512_or_si512(keys, ids);
+                nearest = _mm512_mask_min_epu64(nearest, lanes, nearest, keys);
+                _mm512_storeu_si512(to.add(count).cast(), _mm512_maskz_compress_epi64(lanes, keys));
                 count += lanes.count_ones() as usize;
             }
+            (count, _mm512_reduce_min_epu64(nearest))
         }
-        count
     }
 
     #[inline(always)]
@@ -208,17 +244,20 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn remove(keys: &mut [u64], id: u32) {
+    unsafe fn remove(keys: &mut [u64], id: u32) -> u64 {
         // SAFETY: see above; stores go through masks.
         unsafe {
             let none = _mm512_set1_epi64(NONE as i64);
             let (id, low) = (_mm512_set1_epi64(i64::from(id)), _mm512_set1_epi64(0xffff_ffff));
+            let mut nearest = none;
             for keys in keys.chunks_mut(8) {
                 let used = ((1u32 << keys.len()) - 1) as u8;
-                let ids = _mm512_and_si512(_mm512_maskz_loadu_epi64(used, keys.as_ptr().cast()), low);
-                let same = _mm512_mask_cmpeq_epi64_mask(used, ids, id);
+                let there = _mm512_maskz_loadu_epi64(used, keys.as_ptr().cast());
+                let same = _mm512_mask_cmpeq_epi64_mask(used, _mm512_and_si512(there, low), id);
                 _mm512_mask_storeu_epi64(keys.as_mut_ptr().cast(), same, none);
+                nearest = _mm512_mask_min_epu64(nearest, used & !same, nearest, there);
             }
+            _mm512_reduce_min_epu64(nearest)
         }
     }
 
@@ -347,7 +386,12 @@ impl Backend for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn append(to: *mut u64, distances: &[f32; BLOCK_LINKS], ids: *const u32, lanes: u32) -> usize {
+    unsafe fn append(
+        to: *mut u64,
+        distances: &[f32; BLOCK_LINKS],
+        ids: *const u32,
+        lanes: u32,
+    ) -> (usize, u64) {
         // SAFETY: passed on.
         unsafe { Portable::append(to, distances, ids, lanes) }
     }
@@ -371,7 +415,7 @@ impl Backend for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn remove(keys: &mut [u64], id: u32) {
+    unsafe fn remove(keys: &mut [u64], id: u32) -> u64 {
         // SAFETY: passed on.
         unsafe { Portable::remove(keys, id) }
     }

@@ -7,13 +7,18 @@
 //!
 //! 1. A walk begins at the *entry*: the middle of all vectors, linked to the first rows, which are those of the highest
 //!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
-//! 2. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
+//! 2. It ends early where what is left is much farther than what was found ([`growth`] says how much), in this segment or
+//!    in those that were asked before.
+//! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
+mod growth;
 mod halves;
+mod many;
 mod refine;
 mod share;
 pub(super) mod write;
 
+use self::growth::Growth;
 use super::format::{self, Section};
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
@@ -22,17 +27,22 @@ use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result, Schema};
 use nearstone_kernels::{
-    InlineBeam, InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, NO_NEIGHBOUR, inline_walk,
-    kernels, prefetch_read,
+    BLOCK_LINKS, Enough, InlineBeam, InlineLane, InlineQuery, InlineRows, InlineScratch, InlineShape,
+    InlineStart, NO_NEIGHBOUR, inline_walk, kernels, prefetch_read,
 };
+use std::ops::RangeInclusive;
 
 /// All candidates are looked at with every expansion: wider beams are left to the heaps of the walk over codes.
 const BEAM_MAX: usize = 768;
 /// A walk holds so many keys for each row that is wanted: the rows around a query lead to each other, and each is met from
 /// several of them.
 const KEYS: usize = 3;
-/// Rows that the entry leads to: a few blocks of codes that stay in the cache.
-const ENTRY_LINKS: u32 = 512;
+/// Rows of a segment vary by chance; so many standard deviations count as chance.
+const DEVIATIONS: f32 = 2.0;
+/// Rows that the entry leads to: a few blocks of codes that stay in the cache, and more of them where there are more rows.
+const ENTRY_LINKS: RangeInclusive<u32> = 128..=512;
+/// Beyond the fewest, the entry leads to one row in so many.
+const ENTRY_SHARE: u32 = 64;
 
 /// What a walk over inline rows keeps between searches.
 #[derive(Clone, Default, Debug)]
@@ -42,6 +52,8 @@ pub(crate) struct InlineWork {
     walk: InlineScratch,
     /// Distance and row of what was expanded.
     near: Vec<(f32, u32)>,
+    order: Vec<f32>,
+    lanes: Vec<InlineLane>,
 }
 
 /// Where the inline rows of an open segment are, and how queries are brought to them.
@@ -49,11 +61,46 @@ pub(super) struct Inline {
     rows: Rows,
     entry: Rows,
     space: Space,
+    /// 0 in a segment that does not say.
+    growth: Growth,
 }
 
 struct Rows {
     section: Section,
     shape: InlineShape,
+}
+
+/// What is wanted of a walk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InlineWish {
+    /// Hits.
+    pub(super) limit: usize,
+    /// Among so many rows there are so many hits: some rows are dead.
+    pub(super) near: usize,
+    /// The beam, at least as wide.
+    pub(super) ef: usize,
+    /// The share of all rows of the collection that lies in this segment.
+    pub(super) part: f32,
+}
+
+impl InlineWish {
+    /// So many of the nearest `ef` rows of all segments lie in this one, and hardly more, if rows are in segments by
+    /// chance; 0 when it is the only one.
+    fn expected(self) -> usize {
+        if self.part >= 1.0 {
+            return 0;
+        }
+        let mean = self.ef as f32 * self.part;
+        (mean + DEVIATIONS * (mean * (1.0 - self.part)).sqrt()).ceil() as usize
+    }
+}
+
+/// What a walk reads, where it begins and how far it looks.
+struct Ground<'a> {
+    inline: &'a Inline,
+    rows: InlineRows<'a>,
+    start: InlineStart<'a>,
+    beam: InlineBeam,
 }
 
 impl Inline {
@@ -63,6 +110,7 @@ impl Inline {
         rows: u32,
         section: impl Fn(u32) -> Option<Section>,
         space: Option<(Section, &[u8])>,
+        growth: Option<(Section, &[u8])>,
     ) -> std::result::Result<Option<Inline>, (Section, String)> {
         let ((at, bytes), ground, entry) =
             match (space, section(format::INLINE_ROWS), section(format::INLINE_ENTRY)) {
@@ -74,9 +122,11 @@ impl Inline {
                     });
                 }
             };
-        let shaped = |section: Section, count: u32, links: usize| {
-            let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), links);
-            let shape = shape.filter(|shape| {
+        let shaped = |section: Section, count: u32, links: RangeInclusive<usize>| {
+            let mut shapes = links
+                .step_by(BLOCK_LINKS)
+                .filter_map(|links| InlineShape::new(padded(schema.metric(), schema.dimension()), links));
+            let shape = shapes.find(|shape| {
                 section.stride == shape.stride() as u64
                     && section.count == u64::from(count)
                     && count < 1 << 31
@@ -84,11 +134,30 @@ impl Inline {
             let found = || (section, format!("{} rows of {} bytes", section.count, section.stride));
             Ok(Rows { section, shape: shape.ok_or_else(found)? })
         };
-        let rows = shaped(ground, rows, 2 * schema.links())?;
-        let entry = shaped(entry, 1, ENTRY_LINKS as usize)?;
+        let links = 2 * schema.links();
+        let rows = shaped(ground, rows, links..=links)?;
+        let entry = shaped(entry, 1, BLOCK_LINKS..=*ENTRY_LINKS.end() as usize)?;
         let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
             .ok_or((at, "numbers that no training gives".to_owned()))?;
-        Ok(Some(Inline { rows, entry, space }))
+        let growth = match growth {
+            None => Growth::default(),
+            Some((at, bytes)) => {
+                Growth::from_bytes(bytes).ok_or((at, "a growth that no data has".to_owned()))?
+            }
+        };
+        Ok(Some(Inline { rows, entry, space, growth }))
+    }
+}
+
+impl Inline {
+    /// Prepares a query, when rows at the `known` distances were found in other segments.
+    fn prepare(&self, query: &[f32], known: &[f32], rotated: &mut Vec<f32>, prepared: &mut InlineQuery) {
+        let kernels = kernels();
+        self.space.query(kernels, query, rotated);
+        prepared.prepare(kernels, rotated);
+        if !known.is_empty() {
+            prepared.know(self.space.squares(kernels, query, known));
+        }
     }
 }
 
@@ -98,34 +167,62 @@ impl SealedSegment {
     pub(super) fn inline_search(
         &self,
         query: &[f32],
+        known: &[f32],
         exact: &ExactDistance<'_>,
         visible: &dyn Accept,
-        (limit, ef): (usize, usize),
+        wish: InlineWish,
         scratch: &mut Scratch,
     ) -> Result<Option<Vec<Hit>>> {
-        let Some(inline) = &self.inline else { return Ok(None) };
-        let beam = ef.max(limit);
-        if beam > BEAM_MAX {
+        let Some(ground) = self.inline_ground(wish)? else { return Ok(None) };
+        let kernels = kernels();
+        let InlineWork { rotated, query: prepared, walk, near, order, .. } = &mut scratch.inline;
+        ground.inline.prepare(query, known, rotated, prepared);
+        let touch = |row| self.touch_inline(&ground, row);
+        inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, touch, walk)?;
+        if !self.nearest_expanded(prepared, walk, visible, wish.limit, (near, order)) {
             return Ok(None);
         }
-        let kernels = kernels();
-        let InlineWork { rotated, query: prepared, walk, near } = &mut scratch.inline;
-        inline.space.query(kernels, query, rotated);
-        prepared.prepare(kernels, rotated);
+        self.measure(exact, near, wish.limit).map(Some)
+    }
+
+    /// What a walk reads; `None` when there are no inline rows, or none for beams so wide.
+    fn inline_ground(&self, wish: InlineWish) -> Result<Option<Ground<'_>>> {
+        let Some(inline) = &self.inline else { return Ok(None) };
+        let InlineWish { near, ef, .. } = wish;
+        if ef > BEAM_MAX {
+            return Ok(None);
+        }
         self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
         let Some(entry) = self.inline_rows(&inline.entry) else { return Ok(None) };
         let Some(rows) = self.inline_rows(&inline.rows) else { return Ok(None) };
-        let section = &inline.rows.section;
-        let touch = |row: u32| {
-            if row >= rows.count() {
-                return Err(self.bad_inline(section, row));
-            }
-            self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
+        let beam = InlineBeam {
+            ef,
+            keep: ef.max(near.saturating_mul(KEYS)),
+            enough: Enough { rows: near, share: inline.growth.share(near, ef), least: wish.expected() },
         };
-        let start = InlineStart::NeighboursOf(entry);
-        let beam = InlineBeam { ef: beam, keep: beam.max(limit.saturating_mul(KEYS)) };
-        inline_walk(kernels, &rows, prepared, beam, start, touch, walk)?;
+        Ok(Some(Ground { inline, rows, start: InlineStart::NeighboursOf(entry), beam }))
+    }
 
+    /// Asked about each row of a walk before it is read.
+    #[inline(always)]
+    fn touch_inline(&self, ground: &Ground<'_>, row: u32) -> Result<()> {
+        let section = &ground.inline.rows.section;
+        if row >= ground.rows.count() {
+            return Err(self.bad_inline(section, row));
+        }
+        self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
+    }
+
+    /// Leaves in `near` the visible rows that may be, by bound, among the `limit` nearest of all that is known, and asks for
+    /// what is read of them next; `false` when too little is known.
+    fn nearest_expanded(
+        &self,
+        query: &InlineQuery,
+        walk: &InlineScratch,
+        visible: &dyn Accept,
+        limit: usize,
+        (near, order): (&mut Vec<(f32, u32)>, &mut Vec<f32>),
+    ) -> bool {
         near.clear();
         near.extend(
             walk.expanded()
@@ -133,22 +230,30 @@ impl SealedSegment {
                 .map(|row| (row.distance, row.id))
                 .filter(|&(_, row)| visible.accept(row)),
         );
-        if near.len() < limit {
-            return Ok(None);
+        order.clear();
+        order.extend(near.iter().map(|&(distance, _)| distance));
+        order.extend(query.known());
+        if order.len() < limit {
+            return false;
         }
-        let (_, &mut (last, _), _) = near.select_nth_unstable_by(limit - 1, |a, b| a.0.total_cmp(&b.0));
-        let last = prepared.upper_bound(last);
+        let (_, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
+        let last = query.upper_bound(last);
         near.retain(|&(distance, _)| distance.total_cmp(&last).is_le());
         for &(_, row) in near.iter() {
             // Hits are asked for key and version next.
             self.prefetch_names(row);
             prefetch_read(self.vector_unchecked(row));
         }
+        true
+    }
+
+    /// Exact distances of the rows, the best `limit` of them.
+    fn measure(&self, exact: &ExactDistance<'_>, near: &[(f32, u32)], limit: usize) -> Result<Vec<Hit>> {
         let mut hits = Vec::with_capacity(near.len());
-        for &(_, ordinal) in near.iter() {
+        for &(_, ordinal) in near {
             hits.push(Hit { distance: exact.distance(self.vector(ordinal)?), ordinal });
         }
-        self.best(hits, limit).map(Some)
+        self.best(hits, limit)
     }
 
     /// The bytes of a section as rows; unchecked, so that each is touched before it is read.

@@ -3,15 +3,17 @@
 //! 1. All vectors are brought to the space of inline rows and held in half precision.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
 //!    ([`super::refine`]), and encoded again.
-//! 3. One more row is made, the entry: the middle of everything, linked to the first rows.
+//! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
+//!    grow from neighbour to neighbour ([`super::growth`]).
 //!
 //! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
 //! links while the graph is refined. A segment that would take more than [`BYTES_MAX`] goes without.
 
-use super::ENTRY_LINKS;
+use super::growth::Growth;
 use super::halves::Halves;
 use super::refine::refine;
 use super::share::share;
+use super::{ENTRY_LINKS, ENTRY_SHARE};
 use crate::graph::{FlatGraph, FlatLevel};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
@@ -40,6 +42,7 @@ pub(in crate::sealed) struct Prepared {
     shape: InlineShape,
     ground: Vec<u8>,
     entry: (InlineShape, Vec<u8>),
+    growth: Growth,
     /// The graph that was given, with a refined ground.
     pub(in crate::sealed) graph: FlatGraph,
 }
@@ -68,8 +71,10 @@ impl Prepared {
         let Some(ground) = graph.levels.first() else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
 
-        let Some(entry) = encode_entry(ENTRY_LINKS.min(ground.rows), halves) else { return Ok(None) };
-        Ok(Some(Prepared { space, shape, ground: bytes, entry, graph }))
+        let Some(refined) = InlineRows::new(shape, &bytes) else { return Ok(None) };
+        let growth = Growth::learn(&refined, |row, out| halves.widened(row, out))?;
+        let Some(entry) = encode_entry(ground.rows, halves) else { return Ok(None) };
+        Ok(Some(Prepared { space, shape, ground: bytes, entry, growth, graph }))
     }
 
     /// Writes the sections.
@@ -77,7 +82,8 @@ impl Prepared {
         out.section(format::INLINE_SPACE, 1, |out| out.bytes(&self.space.to_bytes()))?;
         out.section(format::INLINE_ROWS, self.shape.stride() as u64, |out| out.bytes(&self.ground))?;
         let (shape, bytes) = &self.entry;
-        out.section(format::INLINE_ENTRY, shape.stride() as u64, |out| out.bytes(bytes))
+        out.section(format::INLINE_ENTRY, shape.stride() as u64, |out| out.bytes(bytes))?;
+        out.section(format::INLINE_GROWTH, 4, |out| out.bytes(&self.growth.to_bytes()))
     }
 }
 
@@ -119,9 +125,10 @@ fn encode(
 
 /// The middle of everything, as a row that leads to the first ones.
 fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
-    let shape = InlineShape::new(halves.dimension, ENTRY_LINKS as usize)?;
+    let places = (rows / ENTRY_SHARE).clamp(*ENTRY_LINKS.start(), *ENTRY_LINKS.end());
+    let shape = InlineShape::new(halves.dimension, places as usize)?;
     let middle = vec![f16::ZERO; halves.dimension];
-    let links: Vec<u32> = (0..rows).collect();
+    let links: Vec<u32> = (0..rows).take(shape.places()).collect();
     let mut bytes = vec![0; shape.stride()];
     shape.encode(kernels(), &middle, &links, |id| halves.one(id), &mut bytes, &mut EncodeWork::default());
     Some((shape, bytes))

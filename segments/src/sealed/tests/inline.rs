@@ -1,6 +1,7 @@
 //! Segments with inline rows: what walks over them find, and what they make of data and files that are out to harm.
 
 use super::*;
+use crate::segment::Answers;
 
 fn schema(dimension: usize, metric: Metric) -> Schema {
     Schema::new(dimension, metric).m(8).ef_construction(48)
@@ -264,6 +265,142 @@ fn a_query_of_any_size_is_answered() {
     }
 }
 
+/// What other segments had, and what this one adds.
+#[derive(Default)]
+struct Gathered {
+    known: Vec<f32>,
+    found: Vec<(usize, Vec<Hit>)>,
+}
+
+impl Answers for Gathered {
+    fn known(&self, _: usize, out: &mut Vec<f32>) {
+        out.extend(&self.known);
+    }
+
+    fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
+        self.found.push((query, hits));
+        Ok(())
+    }
+}
+
+fn ask_many(made: &Made, queries: &[&[f32]], options: &SearchOptions<'_>) -> Vec<Vec<Hit>> {
+    let mut gathered = Gathered::default();
+    let mut scratch = Scratch::default();
+    made.open().search_many(queries, options, 1.0, &mut scratch, &mut gathered).unwrap();
+    gathered.found.sort_by_key(|&(number, _)| number);
+    assert!(gathered.found.iter().map(|found| found.0).eq(0..queries.len()), "each query once");
+    gathered.found.into_iter().map(|found| found.1).collect()
+}
+
+#[test]
+fn many_queries_find_what_each_finds_alone() {
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        let made = make(&schema(64, metric), 1_500);
+        let segment = made.open();
+        let queries: Vec<&[f32]> = made.rows.rows.iter().step_by(31).map(|row| &row.vector[..]).collect();
+        for (limit, ef) in [(1, 1), (10, 64), (10, 2_000), (3, 900)] {
+            let options = options(limit, ef);
+            let (mut same, mut all) = (0, 0);
+            for (query, together) in queries.iter().zip(ask_many(&made, &queries, &options)) {
+                let alone = segment.search(query, &options, &mut Scratch::default()).unwrap();
+                assert_eq!(together.len(), limit);
+                same += together.iter().filter(|hit| alone.contains(hit)).count();
+                all += limit;
+            }
+            assert!(same * 100 >= all * 97, "{metric:?}, {limit} of {ef}: {same} of {all}");
+        }
+        // Where there is nothing to walk over, too: exact searches, and a segment of which most is dead.
+        let exact = SearchOptions { exact: true, ..options(5, 5) };
+        for (query, together) in queries.iter().zip(ask_many(&made, &queries, &exact)) {
+            assert_eq!(together, segment.search(query, &exact, &mut Scratch::default()).unwrap());
+        }
+        assert_eq!(ask_many(&made, &[], &exact), Vec::<Vec<Hit>>::new());
+        assert!(ask_many(&made, &queries, &options(0, 10)).iter().all(Vec::is_empty));
+    }
+}
+
+#[test]
+fn a_query_of_another_length_among_many_is_refused() {
+    let made = make(&schema(64, Metric::L2), 1_500);
+    let long = vec![0.5; 65];
+    let queries: [&[f32]; 2] = [&made.rows.rows[0].vector, &long];
+    let mut gathered = Gathered::default();
+    let error = made
+        .open()
+        .search_many(&queries, &options(3, 30), 1.0, &mut Scratch::default(), &mut gathered)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("65 numbers"), "{error}");
+}
+
+/// A segment may leave out what cannot be among the nearest of all, and nothing else.
+#[test]
+fn what_other_segments_had_shortens_a_search_and_costs_no_hit() {
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        let made = make(&schema(64, metric), 1_500);
+        let segment = made.open();
+        let (mut scratch, mut wanted, mut found) = (Scratch::default(), 0, 0);
+        for row in made.rows.rows.iter().step_by(31) {
+            let right = truth(&made.rows, &row.vector, 10, |_| true);
+            for known_rows in [0, 1, 10, 30] {
+                // As if every second one of the nearest lay elsewhere, and as if all did.
+                for known in [
+                    right.iter().skip(1).step_by(2).map(|hit| hit.distance).collect(),
+                    vec![right[0].distance - right[0].distance.abs() * 0.5; known_rows],
+                ] {
+                    let all = |gathered: &Gathered| {
+                        let hits = gathered.found.iter().flat_map(|found| &found.1);
+                        hits.map(|hit| hit.distance).collect::<Vec<_>>()
+                    };
+                    let mut gathered = Gathered { known, found: Vec::new() };
+                    segment
+                        .search_many(&[&row.vector], &options(10, 48), 0.5, &mut scratch, &mut gathered)
+                        .unwrap();
+                    let mut merged = [all(&gathered), gathered.known.clone()].concat();
+                    assert!(merged.len() >= 10);
+                    merged.sort_by(f32::total_cmp);
+                    let mut best =
+                        right.iter().map(|hit| hit.distance).chain(gathered.known).collect::<Vec<_>>();
+                    best.sort_by(f32::total_cmp);
+                    wanted += 10;
+                    found += merged[..10].iter().filter(|&&distance| distance <= best[9]).count();
+                }
+            }
+        }
+        assert!(found * 100 >= wanted * 97, "{metric:?}: {found} of {wanted}");
+    }
+}
+
+#[test]
+fn segments_say_how_distances_grow_and_are_read_without_that_too() {
+    let growth = |made: &Made| {
+        let section = layout(&made.bytes()).section(format::INLINE_GROWTH).unwrap();
+        let at = section.offset as usize;
+        (at, f32::from_le_bytes(made.bytes()[at..at + 4].try_into().unwrap()))
+    };
+    // Random numbers in 64 dimensions: 2 / 64, and somewhat more, since there are few of them.
+    let (_, even) = growth(&clustered(&schema(64, Metric::L2), 1, 1_500));
+    assert!((0.02..0.12).contains(&even), "{even}");
+    // Twenty clusters of 75 rows: what comes after these is far away.
+    let made = make(&schema(64, Metric::L2), 1_500);
+    let (at, jump) = growth(&made);
+    assert!((0.3..1.5).contains(&jump), "{jump}");
+    let good = made.bytes();
+    let without =
+        reseal(&good, |footer| footer.sections.retain(|section| section.id != format::INLINE_GROWTH));
+    let old = made.with_bytes(&without);
+    let len = without.len() as u64;
+    let segment = SealedSegment::open_alone(&old.vfs, &file(), SegmentId(1), len, Residency::Heap).unwrap();
+    let query = &made.rows.rows[7].vector;
+    let hits = segment.search(query, &options(10, 64), &mut Scratch::default()).unwrap();
+    assert_eq!((hits.len(), hits[0].ordinal), (10, 7));
+    for number in [f32::NAN, -0.1, 2.1, f32::INFINITY] {
+        let mut forged = good.clone();
+        forged[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        assert_eq!(open_bytes(&reseal(&forged, |_| ())).unwrap_err().kind(), ErrorKind::Corruption);
+    }
+}
+
 #[test]
 fn lies_in_inline_rows_are_errors_and_never_panics() {
     let made = make(&schema(64, Metric::L2), 1_100);
@@ -289,13 +426,17 @@ fn lies_in_inline_rows_are_errors_and_never_panics() {
         if let Err(error) = walked {
             assert_eq!(error.kind(), ErrorKind::Corruption);
         }
+        let queries: Vec<&[f32]> = made.rows.rows.iter().take(9).map(|row| &row.vector[..]).collect();
+        let (mut scratch, mut gathered) = (Scratch::default(), Gathered::default());
+        let walked = segment.search_many(&queries, &options(5, 700), 1.0, &mut scratch, &mut gathered);
+        assert_eq!(walked.unwrap_err().kind(), ErrorKind::Corruption);
     }
     // Another link that exists.
     let other = lie(format::INLINE_ROWS, ids_at, &777u32.to_le_bytes());
     assert_eq!(open_bytes(&other).unwrap_err().kind(), ErrorKind::Corruption);
     // A link of the entry that leads nowhere, and one behind the end of a row's links: walks read them all.
     let entry = layout.section(format::INLINE_ENTRY).unwrap();
-    let nowhere = lie(format::INLINE_ENTRY, entry.stride - 4 * 512, &1_105u32.to_le_bytes());
+    let nowhere = lie(format::INLINE_ENTRY, entry.stride - 4 * 128, &1_105u32.to_le_bytes());
     assert_eq!(open_bytes(&nowhere).unwrap_err().kind(), ErrorKind::Corruption);
     let hidden = lie(format::INLINE_ROWS, rows.stride - 4, &99_999_999u32.to_le_bytes());
     assert_eq!(open_bytes(&hidden).unwrap_err().kind(), ErrorKind::Corruption);
