@@ -12,7 +12,7 @@
 use nearstone_base::sync::{AtomicU32, Ordering};
 use nearstone_base::{Error, KeyRef, Lsn, Metric, Result, Schema};
 use nearstone_segments::graph::{Graph, VectorSource, flatten, level_for};
-use nearstone_segments::seal::{LEVEL_SEED, SealTarget, write_segment};
+use nearstone_segments::seal::{Join, LEVEL_SEED, SealTarget, write_joined, write_segment};
 use nearstone_segments::sealed::{inverse_norm, near, prefetch};
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{RowSource, SealedSegment, SegmentMeta};
@@ -96,6 +96,22 @@ impl<'a> Merge<'a> {
         self.linked() == self.rows()
     }
 
+    /// Writes the new segment along the graphs that the inputs have, if that can be done; `None` (and no file) if not:
+    /// then the rows are to be linked. `cancel` is as for [`Merge::write`].
+    ///
+    /// # Errors
+    /// As [`Merge::write`].
+    pub fn join(&self, target: &SealTarget<'_>, cancel: &dyn Fn() -> bool) -> Result<Option<Merged>> {
+        let join = Join::plan(&self.schema, &self.rows.segments, &self.rows.plan, LEVEL_SEED);
+        let Some(join) = join else { return Ok(None) };
+        for row in 0..self.rows() {
+            self.rows.checked_vector(row, &self.schema)?;
+        }
+        let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
+        let meta = write_joined(target, &self.schema, &rows, &join, cancel)?;
+        Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
+    }
+
     /// Takes up to `rows_max` rows that nobody has taken and links them; returns how many. 0 while rows are left
     /// means that other threads have them. After an error the merge can only be dropped.
     pub fn link_some(&self, rows_max: u32, scratch: &mut Scratch) -> Result<u32> {
@@ -106,13 +122,7 @@ impl<'a> Merge<'a> {
         let Ok(start) = taken else { return Ok(0) };
         let end = start.saturating_add(rows_max).min(rows);
         for row in start..end {
-            let vector = self.rows.vector(row)?;
-            if let Err(error) = self.schema.check_vector(vector) {
-                // Nothing that was ever accepted: no new file shall vouch for it.
-                let (segment, ordinal) = self.rows.at(row);
-                let expected = format!("a valid vector at row {ordinal}");
-                return Err(Error::corruption(segment.path(), 0, expected, error.to_string()));
-            }
+            let vector = self.rows.checked_vector(row, &self.schema)?;
             if let Some(place) = self.inverse_norms.get(row as usize) {
                 // Before the row can be met in the graph. Publishing its links orders this store.
                 let inverse = inverse_norm(self.schema.metric(), vector);
@@ -162,6 +172,17 @@ impl<'a> Rows<'a> {
     fn at(&self, row: u32) -> (&'a SealedSegment, u32) {
         let (segment, ordinal) = self.plan[row as usize];
         (self.segments[segment as usize], ordinal)
+    }
+
+    /// A vector that was once accepted: of anything else, no new file shall vouch for it.
+    fn checked_vector(&self, row: u32, schema: &Schema) -> Result<&'a [f32]> {
+        let (segment, ordinal) = self.at(row);
+        let vector = segment.vector(ordinal)?;
+        schema.check_vector(vector).map_err(|error| {
+            let expected = format!("a valid vector at row {ordinal}");
+            Error::corruption(segment.path(), 0, expected, error.to_string())
+        })?;
+        Ok(vector)
     }
 
     /// No key twice. Compares hashes first, so that only 16 bytes per row are held.

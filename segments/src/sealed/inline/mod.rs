@@ -9,7 +9,9 @@
 //!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
 //! 2. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
+mod choose;
 mod halves;
+pub(super) mod join;
 mod refine;
 mod share;
 pub(super) mod write;
@@ -112,16 +114,8 @@ impl SealedSegment {
         let InlineWork { rotated, query: prepared, walk, near } = &mut scratch.inline;
         inline.space.query(kernels, query, rotated);
         prepared.prepare(kernels, rotated);
-        self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
-        let Some(entry) = self.inline_rows(&inline.entry) else { return Ok(None) };
-        let Some(rows) = self.inline_rows(&inline.rows) else { return Ok(None) };
-        let section = &inline.rows.section;
-        let touch = |row: u32| {
-            if row >= rows.count() {
-                return Err(self.bad_inline(section, row));
-            }
-            self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
-        };
+        let Some((entry, rows)) = self.inline_checked(inline)? else { return Ok(None) };
+        let touch = |row: u32| self.touch_inline(inline, row);
         let start = InlineStart::NeighboursOf(entry);
         let beam = InlineBeam { ef: beam, keep: beam.max(limit.saturating_mul(KEYS)) };
         inline_walk(kernels, &rows, prepared, beam, start, touch, walk)?;
@@ -149,6 +143,22 @@ impl SealedSegment {
             hits.push(Hit { distance: exact.distance(self.vector(ordinal)?), ordinal });
         }
         self.best(hits, limit).map(Some)
+    }
+
+    /// The entry, checked, and the rows, each of which is to be touched before it is read.
+    fn inline_checked(&self, inline: &Inline) -> Result<Option<(InlineRows<'_>, InlineRows<'_>)>> {
+        self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
+        Ok(self.inline_rows(&inline.entry).zip(self.inline_rows(&inline.rows)))
+    }
+
+    /// Makes sure that there is such a row, and that its blocks were checked.
+    #[inline]
+    fn touch_inline(&self, inline: &Inline, row: u32) -> Result<()> {
+        let section = &inline.rows.section;
+        if u64::from(row) >= section.count {
+            return Err(self.bad_inline(section, row));
+        }
+        self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
     }
 
     /// The bytes of a section as rows; unchecked, so that each is touched before it is read.

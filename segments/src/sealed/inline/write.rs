@@ -10,13 +10,15 @@
 
 use super::ENTRY_LINKS;
 use super::halves::Halves;
+use super::join::Join;
 use super::refine::refine;
 use super::share::share;
-use crate::graph::{FlatGraph, FlatLevel};
+use crate::graph::{FlatGraph, FlatLevel, attach_all};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
 use crate::sealed::writer::{Stream, step, vector};
 use crate::segment::RowSource;
+use crate::topk::Scratch;
 use half::f16;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
@@ -56,7 +58,7 @@ impl Prepared {
         let (Some(shape), Some(ground)) = (shape_of(schema, rows.rows()), graph.levels.first()) else {
             return Ok(None);
         };
-        let Some((space, numbers)) = rotate_all(schema, rows, cancel)? else { return Ok(None) };
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
         let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
         if !are_held(schema, rows, ground, &space, halves)? {
             return Ok(None);
@@ -69,6 +71,40 @@ impl Prepared {
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
 
         let Some(entry) = encode_entry(ENTRY_LINKS.min(ground.rows), halves) else { return Ok(None) };
+        Ok(Some(Prepared { space, shape, ground: bytes, entry, graph }))
+    }
+
+    /// The rows of a join along the graph that it finds; `None` for a segment that goes without.
+    pub(in crate::sealed) fn joined(
+        schema: &Schema,
+        rows: &dyn RowSource,
+        join: &Join<'_>,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
+        let t = std::time::Instant::now();
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        eprintln!("  rotate {:.2}", t.elapsed().as_secs_f64());
+        let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
+        let t = std::time::Instant::now();
+        let ground = join.ground(2 * schema.links(), halves, threads, cancel)?;
+        eprintln!("  ground {:.2}", t.elapsed().as_secs_f64());
+        if !are_held(schema, rows, &ground, &space, halves)? {
+            return Ok(None);
+        }
+        let mut graph = FlatGraph { levels: vec![ground] };
+        let t = std::time::Instant::now();
+        graph.levels.extend(join.upper(schema, halves, threads, cancel)?);
+        eprintln!("  upper {:.2}", t.elapsed().as_secs_f64());
+        let t = std::time::Instant::now();
+        attach_all(&mut graph, &halves, &mut Scratch::default())?;
+        eprintln!("  attach {:.2}", t.elapsed().as_secs_f64());
+        let t = std::time::Instant::now();
+        let Some(mut bytes) = zeros(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        encode(shape, &graph.levels[0], halves, &mut bytes, threads, cancel)?;
+        eprintln!("  encode {:.2}", t.elapsed().as_secs_f64());
+        let Some(entry) = encode_entry(ENTRY_LINKS.min(rows.rows()), halves) else { return Ok(None) };
         Ok(Some(Prepared { space, shape, ground: bytes, entry, graph }))
     }
 
@@ -131,6 +167,7 @@ fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)>
 fn rotate_all(
     schema: &Schema,
     rows: &dyn RowSource,
+    threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<(Space, Vec<f16>)>> {
     let mut longest = 0f64;
@@ -153,13 +190,12 @@ fn rotate_all(
         return Ok(None);
     }
     rotated.resize(all.len() * padded, f16::ZERO);
-    let mut work = Vec::new();
-    for ((row, vector), place) in (0u32..).zip(all).zip(rotated.chunks_exact_mut(padded)) {
-        if row.is_multiple_of(1 << 12) {
-            step(cancel)?;
+    share(&mut rotated, PIECE * padded, threads, cancel, |place, piece, work: &mut Vec<f32>| {
+        for (vector, out) in all[place / padded..].iter().zip(piece.chunks_exact_mut(padded)) {
+            space.row(vector, work, out);
         }
-        space.row(vector, &mut work, place);
-    }
+        Ok(())
+    })?;
     Ok(Some((space, rotated)))
 }
 
