@@ -91,7 +91,6 @@ impl Bench<'_> {
         let start = Instant::now();
         let joined = merged.join(&self.target(OUTPUT), &|| false)?;
         self.report(case, "join", start, joined, &truth, report)?;
-        if std::env::var("NOREBUILD").is_ok() {return Ok(())}
 
         let merged = merge()?;
         let start = Instant::now();

@@ -1,16 +1,20 @@
-//! The live rows of some sealed segments into one new file, with a new graph.
+//! The live rows of some sealed segments into one new file, with one graph.
 //!
 //! 1. Plan: all rows that aren't dead, input by input, numbered without gaps. A key that two inputs hold alive is
 //!    `Corruption`: the store never has two live rows of a key.
-//! 2. Link: the rows are put into a new graph by whatever threads the caller lends ([`Merge::link_some`]), straight
-//!    from the mapped inputs. Every block that is read is checked, so damage is an error and never copied.
-//! 3. Write: the graph is flattened, the file written, and each new row's origin handed back, so that the caller can
-//!    carry deaths over.
+//! 2. Join ([`Merge::join`]): where all inputs have inline rows, the graphs that they have become one, and the file is
+//!    written along it. That costs a fraction of what follows.
+//! 3. Else, or when the caller finds that the joined graph is no good, link: the rows are put into a new graph by
+//!    whatever threads the caller lends ([`Merge::link_some`]), straight from the mapped inputs. Then the graph is
+//!    flattened and the file written ([`Merge::write`]).
+//!
+//! Both ways hand back each new row's origin, so that the caller can carry deaths over. Every block that is read is
+//! checked, so damage is an error and never copied.
 //!
 //! Nothing is committed here, and the inputs are left as they are.
 
 use nearstone_base::sync::{AtomicU32, Ordering};
-use nearstone_base::{Error, KeyRef, Lsn, Metric, Result, Schema};
+use nearstone_base::{Error, ErrorKind, KeyRef, Lsn, Metric, Result, Schema};
 use nearstone_segments::graph::{Graph, VectorSource, flatten, level_for};
 use nearstone_segments::seal::{Join, LEVEL_SEED, SealTarget, write_joined, write_segment};
 use nearstone_segments::sealed::{inverse_norm, near, prefetch};
@@ -74,7 +78,6 @@ impl<'a> Merge<'a> {
         }
         rows.check_keys()?;
         let graph = Graph::new(schema.links(), schema.beam());
-        graph.ensure_room(rows.rows());
         let norms = if schema.metric() == Metric::Cosine { rows.rows() } else { 0 };
         let inverse_norms = (0..norms).map(|_| AtomicU32::new(0)).collect();
         let (next, linked) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -96,15 +99,19 @@ impl<'a> Merge<'a> {
         self.linked() == self.rows()
     }
 
-    /// Writes the new segment along the graphs that the inputs have, if that can be done; `None` (and no file) if not:
-    /// then the rows are to be linked. `cancel` is as for [`Merge::write`].
+    /// Joins the graphs of the inputs and writes the new segment, with the threads of the target. `None`, and no file,
+    /// when the rows are better linked from nothing: see [`Join::plan`]. `cancel` is also asked before each few hundred
+    /// rows, and may wait there.
     ///
     /// # Errors
-    /// As [`Merge::write`].
+    /// What reading the inputs and writing the file give, and `Cancelled`. No file stays behind then.
     pub fn join(&self, target: &SealTarget<'_>, cancel: &dyn Fn() -> bool) -> Result<Option<Merged>> {
         let join = Join::plan(&self.schema, &self.rows.segments, &self.rows.plan, LEVEL_SEED);
         let Some(join) = join else { return Ok(None) };
         for row in 0..self.rows() {
+            if row.is_multiple_of(1 << 12) && cancel() {
+                return Err(Error::new(ErrorKind::Cancelled, "the merge was cancelled"));
+            }
             self.rows.checked_vector(row, &self.schema)?;
         }
         let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
@@ -121,6 +128,8 @@ impl<'a> Merge<'a> {
         });
         let Ok(start) = taken else { return Ok(0) };
         let end = start.saturating_add(rows_max).min(rows);
+        // Not before: a merge that joins needs none.
+        self.graph.ensure_room(rows);
         for row in start..end {
             let vector = self.rows.checked_vector(row, &self.schema)?;
             if let Some(place) = self.inverse_norms.get(row as usize) {
@@ -272,7 +281,7 @@ mod tests {
     use super::*;
     use nearstone_base::random::SplitMix64;
     use nearstone_base::vfs::{MemoryVfs, OpenMode, Residency, Vfs};
-    use nearstone_base::{ErrorKind, KeyType, SegmentId, Uuid};
+    use nearstone_base::{KeyType, SegmentId, Uuid};
     use nearstone_segments::MutableSegment;
     use nearstone_segments::seal::{sampled_recall, seal_frozen};
     use std::collections::BTreeSet;

@@ -1,33 +1,40 @@
 //! The graph of several segments from the graphs that they have.
 //!
-//! A segment's links were chosen with care, and most of them stay right when others join it: what a row lacks is its
-//! neighbours in the other segments. So a merge is a refinement over several graphs ([`super::refine`]):
+//! The links of a segment stay right when others join it: what its rows lack is neighbours in the other segments. So a
+//! merge is a refinement over several graphs (see [`super::refine`]):
 //!
-//! 1. Each row is walked to, over the inline rows of other inputs, as if it were a query of theirs: brought to the
-//!    space of each. What the walks expand is measured again in the space of the new segment; together with the row's
-//!    own links, these are its candidates. Who walks where, and how far: [`Join::plan`].
-//! 2. Links that are lost with dead rows leave their place to what lies behind them. A row that lost many is walked to
-//!    in its own input as well.
-//! 3. Rows that chose a row of another input become its candidates in turn, and each one chooses again.
-//! 4. The rows above the ground, a few in a hundred, are linked there from nothing.
+//! 1. Each row is walked to, over the inline rows of other inputs and in the space of each, as if it were a query. What
+//!    the walks expand is measured again in the space of the new segment: together with the links that the row has, these
+//!    are its candidates. Rows of a much larger input are spared this; they are found by the rows of the smaller one.
+//! 2. Where a link leads to a row that is left out, what lies behind takes its place among the candidates.
+//! 3. Rows that chose a row of another input become its candidates in turn, and each one chooses a second time.
+//! 4. The few rows above the ground are linked there from nothing ([`super::upper`]).
+//!
+//! Nothing but numbers is taken from an input, and all of it is checked: a link that leads nowhere is `Corruption`.
 
 use super::choose::{Back, Choice};
 use super::halves::Halves;
 use super::share::share;
-use crate::graph::{FlatLevel, Graph, LEVEL_MAX, Links, NO_LINK, level_for, mix};
+use crate::graph::{FlatLevel, LEVEL_MAX, NO_LINK, level_for, mix};
 use crate::sealed::SealedSegment;
-use crate::topk::Scratch;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::{InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
 use std::cmp::Reverse;
 
-fn env(name: &str, default: f64) -> f64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
+/// The beam of a walk, were everything in the input that is walked: one that holds a share of all rows holds that share
+/// of a row's neighbours.
+const BEAM: u64 = 48;
+const BEAM_MIN: u64 = 16;
+/// What comes to the expansions of a beam until it is in the right region.
+const APPROACH: u64 = 16;
+/// Rows of an input that is more than so many times as large as another one do not walk that one.
+const MUCH_LARGER: u64 = 4;
+/// With more expansions a row than these, linking from nothing costs little more.
+const EXPANSIONS_MAX: u64 = 300;
+/// Of each input, one row in so many lives.
+const LIVE_MIN: u64 = 2;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 256;
-const UPPER_PIECE: usize = 32;
 
 /// Rows of some segments with inline rows, in the order in which a new segment will hold them.
 #[derive(Debug)]
@@ -44,14 +51,14 @@ struct Input<'a> {
     segment: &'a SealedSegment,
     /// The number that each row will have; [`NO_LINK`] for those that are left out.
     new: Vec<u32>,
-    /// Into which inputs its rows walk, and with which beam.
-    walks: Vec<(usize, usize)>,
+    /// Which inputs its rows walk, and with which beam.
+    walks: Vec<(u32, usize)>,
 }
 
 impl<'a> Join<'a> {
-    /// Rows are given by input and number there. `None` when the rows are better linked from nothing: when an input
-    /// has no inline rows, when too many of its rows are left out, or when there are so many inputs that walking them
-    /// all costs as much.
+    /// Rows are given by input and row there; `seed` is that of the levels. `None` when they are better linked from
+    /// nothing: when an input has no inline rows, when most of its rows are left out, or when there are so many inputs
+    /// that walking them costs nearly as much.
     pub fn plan(
         schema: &Schema,
         segments: &[&'a SealedSegment],
@@ -62,35 +69,34 @@ impl<'a> Join<'a> {
         for &(input, _) in rows {
             live[input as usize] += 1;
         }
-        let fit = |(segment, &live): (&&SealedSegment, &u64)| {
-            segment.inline.is_some() && live as f64 >= segment.rows() as f64 * env("J_LIVE", 0.5)
+        let fits = |(segment, &live): (&&SealedSegment, &u64)| {
+            segment.inline.is_some() && live * LIVE_MIN >= u64::from(segment.rows())
         };
-        if !segments.iter().zip(&live).all(fit) {
+        let walks: Vec<_> = (0..segments.len()).map(|input| walks_of(&live, input)).collect();
+        let expansions = |(walks, live): (&Vec<(u32, usize)>, &u64)| {
+            live * walks.iter().map(|&(_, beam)| beam as u64 + APPROACH).sum::<u64>()
+        };
+        let expansions: u64 = walks.iter().zip(&live).map(expansions).sum();
+        if !segments.iter().zip(&live).all(fits) || expansions > rows.len() as u64 * EXPANSIONS_MAX {
             return None;
         }
+
         let level = |row: u32| level_for(row, seed, schema.links());
         let mut order: Vec<u32> = (0..rows.len() as u32).collect();
-        // Walks begin at the first rows: those of one level come from all inputs, not from one after the other.
+        // Walks begin at the first rows. Those of one level come from all inputs in turn, so that no input is missed.
         order.sort_by_cached_key(|&row| {
             let level = level(row);
-            (Reverse(level), if level > 0 { mix(row, seed as u32) } else { 0 }, row)
+            (Reverse(level), if level > 0 { mix(seed as u32, row) } else { 0 }, row)
         });
         let upper = (1..=LEVEL_MAX).map(|wanted| order.partition_point(|&row| level(row) >= wanted) as u32);
         let upper = upper.take_while(|&rows| rows > 0).collect();
         let origin: Vec<(u32, u32)> = order.into_iter().map(|row| rows[row as usize]).collect();
-        let mut inputs: Vec<Input<'a>> = Vec::new();
-        for (number, &segment) in segments.iter().enumerate() {
-            let walks = (0..segments.len()).filter(|&other| {
-                other != number && live[other] as f64 * env("J_RATIO", 1000.0) >= live[number] as f64
-            });
-            let walks = walks
-                .map(|other| {
-                    let share = live[other] as f64 / rows.len() as f64;
-                    (other, (env("J_BEAM", 96.0) * share).max(env("J_MIN", 24.0)) as usize)
-                })
-                .collect();
-            inputs.push(Input { segment, new: vec![NO_LINK; segment.rows() as usize], walks });
-        }
+
+        let unknown = |(&segment, walks): (&&'a SealedSegment, _)| {
+            let new = vec![NO_LINK; segment.rows() as usize];
+            Input { segment, new, walks }
+        };
+        let mut inputs: Vec<Input<'a>> = segments.iter().zip(walks).map(unknown).collect();
         for (new, &(input, old)) in (0..).zip(&origin) {
             inputs[input as usize].new[old as usize] = new;
         }
@@ -102,38 +108,9 @@ impl<'a> Join<'a> {
         &self.origin
     }
 
-    /// The levels above the ground.
-    pub(super) fn upper(
-        &self,
-        schema: &Schema,
-        halves: Halves<'_>,
-        threads: usize,
-        cancel: &dyn Fn() -> bool,
-    ) -> Result<Vec<FlatLevel>> {
-        let Some(&rows) = self.upper.first() else { return Ok(Vec::new()) };
-        let graph = Graph::new(schema.links(), schema.beam());
-        graph.ensure_room(rows);
-        let mut done = vec![false; rows as usize];
-        share(&mut done, UPPER_PIECE, threads, cancel, |place, piece, scratch: &mut Scratch| {
-            for (row, done) in (place as u32..).zip(piece) {
-                let level = self.upper.partition_point(|&rows| row < rows);
-                graph.insert_above(row, level, &halves, scratch)?;
-                *done = true;
-            }
-            Ok(())
-        })?;
-        let mut list = Vec::new();
-        let level = |(level, &rows): (usize, &u32)| {
-            let stride = graph.degree(level);
-            let mut links = Vec::with_capacity(rows as usize * stride);
-            for row in 0..rows {
-                graph.links(level, row, &mut list)?;
-                links.extend_from_slice(&list);
-                links.resize((row as usize + 1) * stride, NO_LINK);
-            }
-            Ok(FlatLevel { rows, stride, links })
-        };
-        (1..).zip(&self.upper).map(level).collect()
+    /// How many rows are on level 1, on level 2 and so on.
+    pub(super) fn members(&self) -> &[u32] {
+        &self.upper
     }
 
     /// The ground, with so many places per row.
@@ -155,29 +132,36 @@ impl<'a> Join<'a> {
             Ok(())
         })?;
         let chosen = FlatLevel { rows, stride: places, links: chosen };
-        let cross = env("J_CROSS", 1.0) > 0.0;
-        let other_input =
-            |a: u32, b: u32| !cross || self.origin[a as usize].0 != self.origin[b as usize].0;
-        let back = Back::of(&chosen, other_input);
+        // Who links to it in its own input, a row knew when it chose its links there.
+        let joins = |a: u32, b: u32| self.origin[a as usize].0 != self.origin[b as usize].0;
+        let back = Back::of(&chosen, joins);
         let mut links = vec![NO_LINK; self.origin.len() * places];
         share(&mut links, PIECE * places, threads, cancel, |place, piece, work: &mut Work| {
             for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {
-                work.own.read(self, row, places)?;
+                let Work { own, choice, .. } = work;
+                own.read(self, row, places)?;
                 let (chosen, back) = (chosen.list(row), back.to(row));
-                if chosen.is_empty() && back.is_empty() && work.own.lost == 0 {
-                    out[..work.own.kept.len()].copy_from_slice(&work.own.kept);
+                if chosen.is_empty() && back.is_empty() && !own.lost && own.kept.len() <= places {
+                    out[..own.kept.len()].copy_from_slice(&own.kept);
                     continue;
                 }
-                work.choice.begin(row, rows, halves);
-                for others in [chosen, back, &work.own.kept] {
-                    work.choice.measure(others, halves);
+                choice.begin(row, rows, halves);
+                for others in [chosen, back, &own.kept] {
+                    choice.measure(others, halves);
                 }
-                work.choice.choose(row, halves, true, out);
+                choice.choose(row, halves, true, out);
             }
             Ok(())
         })?;
         Ok(FlatLevel { rows, stride: places, links })
     }
+}
+
+/// Which inputs the rows of one walk, and with which beam. Of two inputs, the rows of one at least walk the other.
+fn walks_of(live: &[u64], input: usize) -> Vec<(u32, usize)> {
+    let all: u64 = live.iter().sum();
+    let walked = (0..live.len()).filter(|&other| other != input && live[other] * MUCH_LARGER >= live[input]);
+    walked.map(|other| (other as u32, (BEAM * live[other] / all.max(1)).max(BEAM_MIN) as usize)).collect()
 }
 
 /// What one thread works with.
@@ -192,38 +176,35 @@ struct Work {
 }
 
 impl Work {
-    /// Candidates are the row's own links and what walks towards it expand; `false` when it has none to walk.
+    /// Candidates are the row's own links and what walks towards it expand; `false` for a row that walks nowhere.
     fn meet(&mut self, join: &Join<'_>, row: u32, places: usize, halves: Halves<'_>) -> Result<bool> {
         let (input, old) = join.origin[row as usize];
         let Input { segment, walks, .. } = &join.inputs[input as usize];
-        self.own.read(join, row, places)?;
-        let lost = self.own.lost as f64 > env("J_LOST", 0.25) * (self.own.lost + self.own.direct) as f64;
-        let own = if lost || env("J_OWN", 0.0) > 0.0 { Some((input as usize, env("J_OWNBEAM", 64.0) as usize)) } else { None };
-        if walks.is_empty() && own.is_none() {
+        if walks.is_empty() {
             return Ok(false);
         }
         let vector = segment.vector(old)?;
+        self.own.read(join, row, places)?;
         self.choice.begin(row, join.origin.len() as u32, halves);
         self.choice.measure(&self.own.kept, halves);
-        for &(other, beam) in walks.iter().chain(&own) {
-            let Input { segment, new, .. } = &join.inputs[other];
-            let start = if other == input as usize { Some(old) } else { None };
-            segment.inline_meet(vector, beam, start, &mut self.rotated, &mut self.query, &mut self.walk)?;
+        for &(other, beam) in walks {
+            let Input { segment, new, .. } = &join.inputs[other as usize];
+            segment.inline_meet(vector, beam, self)?;
             self.met.clear();
-            self.met.extend(self.walk.expanded().map(|met| new[met.id as usize]).filter(|&new| new != NO_LINK));
+            let met = self.walk.expanded().map(|met| new[met.id as usize]);
+            self.met.extend(met.filter(|&new| new != NO_LINK));
             self.choice.measure(&self.met, halves);
         }
         Ok(true)
     }
 }
 
-/// What remains of a row's links in its own input, in new numbers.
+/// What a row's links in its own input lead to, in new numbers.
 #[derive(Default)]
 struct Own {
     kept: Vec<u32>,
-    /// Links to rows that are left out, and to others.
-    lost: usize,
-    direct: usize,
+    /// Whether one of them led to a row that is left out.
+    lost: bool,
     gone: Vec<u32>,
     behind: Vec<u32>,
 }
@@ -234,63 +215,54 @@ impl Own {
         let Input { segment, new, .. } = &join.inputs[input as usize];
         self.kept.clear();
         self.gone.clear();
-        for link in segment.ground_links(old)? {
-            let link = link?;
-            match new[link as usize] {
-                NO_LINK => self.gone.push(link),
-                kept => self.kept.push(kept),
-            }
-        }
-        (self.lost, self.direct) = (self.gone.len(), self.kept.len());
-        // Two rings: behind a lost neighbour, and behind a lost neighbour of that.
+        segment.each_link(old, |link| match new[link as usize] {
+            NO_LINK => self.gone.push(link),
+            // A list may be taken over as it is, so it holds what a list may hold.
+            kept if kept != row && !self.kept.contains(&kept) => self.kept.push(kept),
+            _ => {}
+        })?;
+        self.lost = !self.gone.is_empty();
+        // Two rings: behind a lost neighbour, and behind a lost neighbour of that where there is still room.
         for _ in 0..2 {
-            if self.gone.is_empty() || (self.kept.len() >= places && self.lost < self.direct) {
-                break;
-            }
             self.behind.clear();
             for &gone in &self.gone {
-                for link in segment.ground_links(gone)? {
-                    let link = link?;
-                    match new[link as usize] {
-                        NO_LINK => self.behind.push(link),
-                        kept if kept != row && !self.kept.contains(&kept) => self.kept.push(kept),
-                        _ => {}
-                    }
-                }
+                segment.each_link(gone, |link| match new[link as usize] {
+                    NO_LINK => self.behind.push(link),
+                    kept if kept != row => self.kept.push(kept),
+                    _ => {}
+                })?;
+            }
+            if self.kept.len() >= places {
+                break;
             }
             std::mem::swap(&mut self.gone, &mut self.behind);
             self.gone.sort_unstable();
             self.gone.dedup();
-            if self.kept.len() >= places {
-                break;
-            }
         }
         Ok(())
     }
 }
 
 impl SealedSegment {
-    /// The links of a row on the ground level.
-    fn ground_links(&self, row: u32) -> Result<impl Iterator<Item = Result<u32>>> {
-        let links = self.places_of(0, row)?.iter().copied().take_while(|&link| link != NO_LINK);
-        Ok(links.map(|link| if link < self.rows() { Ok(link) } else { Err(self.bad_link(0, link)) }))
+    /// The links of a row on the ground.
+    fn each_link(&self, row: u32, mut f: impl FnMut(u32)) -> Result<()> {
+        for &link in self.places_of(0, row)?.iter().take_while(|&&link| link != NO_LINK) {
+            if link >= self.rows() {
+                return Err(self.bad_link(0, link));
+            }
+            f(link);
+        }
+        Ok(())
     }
 
-    /// Walks over inline rows towards a vector, from the entry or from a row.
-    fn inline_meet(
-        &self,
-        vector: &[f32],
-        beam: usize,
-        start: Option<u32>,
-        rotated: &mut Vec<f32>,
-        query: &mut InlineQuery,
-        walk: &mut InlineScratch,
-    ) -> Result<()> {
+    /// Walks over inline rows towards a vector; `work.walk` has what was expanded.
+    fn inline_meet(&self, vector: &[f32], beam: usize, work: &mut Work) -> Result<()> {
         let Some(inline) = &self.inline else { return Ok(()) };
+        let Work { rotated, query, walk, .. } = work;
         inline.space.query(kernels(), vector, rotated);
         query.prepare(kernels(), rotated);
         let Some((entry, rows)) = self.inline_checked(inline)? else { return Ok(()) };
-        let start = start.map_or(InlineStart::NeighboursOf(entry), InlineStart::Row);
+        let start = InlineStart::NeighboursOf(entry);
         inline_walk(kernels(), &rows, query, beam, start, |row| self.touch_inline(inline, row), walk)
     }
 }

@@ -14,6 +14,7 @@ mod halves;
 pub(super) mod join;
 mod refine;
 mod share;
+mod upper;
 pub(super) mod write;
 
 use super::format::{self, Section};

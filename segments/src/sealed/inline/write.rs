@@ -5,14 +5,18 @@
 //!    ([`super::refine`]), and encoded again.
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows.
 //!
+//! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once.
+//!
 //! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
-//! links while the graph is refined. A segment that would take more than [`BYTES_MAX`] goes without.
+//! links while the graph is refined. (Joining holds no more: what it has of its own, the upper rows and a number for
+//! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 
 use super::ENTRY_LINKS;
 use super::halves::Halves;
 use super::join::Join;
 use super::refine::refine;
 use super::share::share;
+use super::upper::upper;
 use crate::graph::{FlatGraph, FlatLevel, attach_all};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
@@ -83,27 +87,17 @@ impl Prepared {
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
         let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
-        let t = std::time::Instant::now();
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
-        eprintln!("  rotate {:.2}", t.elapsed().as_secs_f64());
         let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
-        let t = std::time::Instant::now();
         let ground = join.ground(2 * schema.links(), halves, threads, cancel)?;
-        eprintln!("  ground {:.2}", t.elapsed().as_secs_f64());
         if !are_held(schema, rows, &ground, &space, halves)? {
             return Ok(None);
         }
         let mut graph = FlatGraph { levels: vec![ground] };
-        let t = std::time::Instant::now();
-        graph.levels.extend(join.upper(schema, halves, threads, cancel)?);
-        eprintln!("  upper {:.2}", t.elapsed().as_secs_f64());
-        let t = std::time::Instant::now();
+        graph.levels.extend(upper(join, schema, halves, threads, cancel)?);
         attach_all(&mut graph, &halves, &mut Scratch::default())?;
-        eprintln!("  attach {:.2}", t.elapsed().as_secs_f64());
-        let t = std::time::Instant::now();
         let Some(mut bytes) = zeros(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         encode(shape, &graph.levels[0], halves, &mut bytes, threads, cancel)?;
-        eprintln!("  encode {:.2}", t.elapsed().as_secs_f64());
         let Some(entry) = encode_entry(ENTRY_LINKS.min(rows.rows()), halves) else { return Ok(None) };
         Ok(Some(Prepared { space, shape, ground: bytes, entry, graph }))
     }
