@@ -15,9 +15,12 @@
 use super::choose::{Back, Choice};
 use super::halves::Halves;
 use super::share::share;
+use super::write::shape_of;
 use crate::graph::{FlatLevel, LEVEL_MAX, NO_LINK, level_for, mix};
 use crate::sealed::SealedSegment;
-use nearstone_base::{Result, Schema};
+use crate::segment::{AcceptAll, SearchOptions};
+use crate::topk::Scratch;
+use nearstone_base::{Lsn, Result, Schema};
 use nearstone_kernels::{InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
 use std::cmp::Reverse;
 
@@ -31,12 +34,14 @@ const APPROACH: u64 = 16;
 const MUCH_LARGER: u64 = 4;
 /// With more expansions a row than these, linking from nothing costs little more.
 const EXPANSIONS_MAX: u64 = 300;
+/// At most one row in so many comes from inputs without inline rows, which are small ones as a rule.
+const PLAIN_SHARE: u64 = 4;
 /// Of each input, one row in so many lives.
 const LIVE_MIN: u64 = 2;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 256;
 
-/// Rows of some segments with inline rows, in the order in which a new segment will hold them.
+/// Rows of some segments, most of which have inline rows, in the order in which a new segment will hold them.
 #[derive(Debug)]
 pub struct Join<'a> {
     inputs: Vec<Input<'a>>,
@@ -57,8 +62,8 @@ struct Input<'a> {
 
 impl<'a> Join<'a> {
     /// Rows are given by input and row there; `seed` is that of the levels. `None` when they are better linked from
-    /// nothing: when an input has no inline rows, when most of its rows are left out, or when there are so many inputs
-    /// that walking them costs nearly as much.
+    /// nothing: when the new segment will have no inline rows, or many of the rows come from inputs that have none; when
+    /// most rows of an input are left out; or when there are so many inputs that walking them costs nearly as much.
     pub fn plan(
         schema: &Schema,
         segments: &[&'a SealedSegment],
@@ -69,15 +74,21 @@ impl<'a> Join<'a> {
         for &(input, _) in rows {
             live[input as usize] += 1;
         }
-        let fits = |(segment, &live): (&&SealedSegment, &u64)| {
-            segment.inline.is_some() && live * LIVE_MIN >= u64::from(segment.rows())
-        };
+        let all = rows.len() as u64;
+        let fits = |(segment, &live): (&&SealedSegment, &u64)| live * LIVE_MIN >= u64::from(segment.rows());
+        let plain = segments.iter().zip(&live).filter(|(segment, _)| segment.inline.is_none());
+        let plain: u64 = plain.map(|(_, live)| live).sum();
         let walks: Vec<_> = (0..segments.len()).map(|input| walks_of(&live, input)).collect();
         let expansions = |(walks, live): (&Vec<(u32, usize)>, &u64)| {
             live * walks.iter().map(|&(_, beam)| beam as u64 + APPROACH).sum::<u64>()
         };
         let expansions: u64 = walks.iter().zip(&live).map(expansions).sum();
-        if !segments.iter().zip(&live).all(fits) || expansions > rows.len() as u64 * EXPANSIONS_MAX {
+        let shaped = u32::try_from(rows.len()).is_ok_and(|rows| shape_of(schema, rows).is_some());
+        if !shaped
+            || plain * PLAIN_SHARE > all
+            || expansions > all * EXPANSIONS_MAX
+            || !segments.iter().zip(&live).all(fits)
+        {
             return None;
         }
 
@@ -171,6 +182,7 @@ struct Work {
     rotated: Vec<f32>,
     query: InlineQuery,
     walk: InlineScratch,
+    scratch: Scratch,
     met: Vec<u32>,
     choice: Choice,
 }
@@ -189,13 +201,34 @@ impl Work {
         self.choice.measure(&self.own.kept, halves);
         for &(other, beam) in walks {
             let Input { segment, new, .. } = &join.inputs[other as usize];
-            segment.inline_meet(vector, beam, self)?;
-            self.met.clear();
-            let met = self.walk.expanded().map(|met| new[met.id as usize]);
-            self.met.extend(met.filter(|&new| new != NO_LINK));
+            self.walk(segment, vector, beam)?;
+            for met in &mut self.met {
+                *met = new[*met as usize];
+            }
+            self.met.retain(|&new| new != NO_LINK);
             self.choice.measure(&self.met, halves);
         }
         Ok(true)
+    }
+
+    /// Leaves in `met` what a walk towards a vector expands, or finds where there are no inline rows.
+    fn walk(&mut self, segment: &SealedSegment, vector: &[f32], beam: usize) -> Result<()> {
+        self.met.clear();
+        let Some(inline) = &segment.inline else {
+            let options =
+                SearchOptions { limit: beam, ef: beam, exact: false, at: Lsn::MAX, accept: &AcceptAll };
+            let hits = segment.search(vector, &options, &mut self.scratch)?;
+            self.met.extend(hits.iter().map(|hit| hit.ordinal));
+            return Ok(());
+        };
+        let Some((entry, rows)) = segment.inline_checked(inline)? else { return Ok(()) };
+        inline.space.query(kernels(), vector, &mut self.rotated);
+        self.query.prepare(kernels(), &self.rotated);
+        let start = InlineStart::NeighboursOf(entry);
+        let touch = |row| segment.touch_inline(inline, row);
+        inline_walk(kernels(), &rows, &self.query, beam, start, touch, &mut self.walk)?;
+        self.met.extend(self.walk.expanded().map(|met| met.id));
+        Ok(())
     }
 }
 
@@ -253,16 +286,5 @@ impl SealedSegment {
             f(link);
         }
         Ok(())
-    }
-
-    /// Walks over inline rows towards a vector; `work.walk` has what was expanded.
-    fn inline_meet(&self, vector: &[f32], beam: usize, work: &mut Work) -> Result<()> {
-        let Some(inline) = &self.inline else { return Ok(()) };
-        let Work { rotated, query, walk, .. } = work;
-        inline.space.query(kernels(), vector, rotated);
-        query.prepare(kernels(), rotated);
-        let Some((entry, rows)) = self.inline_checked(inline)? else { return Ok(()) };
-        let start = InlineStart::NeighboursOf(entry);
-        inline_walk(kernels(), &rows, query, beam, start, |row| self.touch_inline(inline, row), walk)
     }
 }

@@ -112,7 +112,7 @@ impl Prepared {
 }
 
 /// The shape of a segment's inline rows, if such a segment has them.
-fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
+pub(super) fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
     if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
         return None;
     }
