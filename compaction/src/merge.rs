@@ -100,14 +100,15 @@ impl<'a> Merge<'a> {
     }
 
     /// Joins the graphs of the inputs and writes the new segment, with the threads of the target. `None`, and no file,
-    /// when the rows are better linked from nothing: see [`Join::plan`]. `cancel` is also asked before each few hundred
-    /// rows, and may wait there.
+    /// when the rows are better linked from nothing: see [`Join::plan`]. `cancel` is told how many rows have their links,
+    /// and asked about every few hundred rows and every megabyte; it may wait there, and `true` ends the work.
     ///
     /// # Errors
     /// What reading the inputs and writing the file give, and `Cancelled`. No file stays behind then.
-    pub fn join(&self, target: &SealTarget<'_>, cancel: &dyn Fn() -> bool) -> Result<Option<Merged>> {
+    pub fn join(&self, target: &SealTarget<'_>, cancel: &dyn Fn(u64) -> bool) -> Result<Option<Merged>> {
         let join = Join::plan(&self.schema, &self.rows.segments, &self.rows.plan, LEVEL_SEED);
         let Some(join) = join else { return Ok(None) };
+        let cancel = || cancel(join.done());
         for row in 0..self.rows() {
             if row.is_multiple_of(1 << 12) && cancel() {
                 return Err(Error::new(ErrorKind::Cancelled, "the merge was cancelled"));
@@ -115,7 +116,7 @@ impl<'a> Merge<'a> {
             self.rows.checked_vector(row, &self.schema)?;
         }
         let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
-        let meta = write_joined(target, &self.schema, &rows, &join, cancel)?;
+        let meta = write_joined(target, &self.schema, &rows, &join, &cancel)?;
         Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
     }
 

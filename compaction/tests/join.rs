@@ -81,7 +81,7 @@ impl Room {
     /// All rows but the dead, joined; checked against the inputs, and every row reachable.
     fn join(&self, inputs: &[&SealedSegment], dead: impl Fn(u64) -> bool) -> SealedSegment {
         let merge = merge(inputs, &dead);
-        let merged = merge.join(&self.target(), &|| false).unwrap().expect("inputs that can be joined");
+        let merged = merge.join(&self.target(), &|_| false).unwrap().expect("inputs that can be joined");
         let output = self.open(&merged);
         output.verify(&mut |_, _| true).unwrap();
         check(&output.graph().unwrap()).unwrap();
@@ -209,7 +209,7 @@ fn equal_vectors_stay_reachable() {
     // All rows equal: no inline rows, and nothing to join.
     let room = Room::new(|_| vec![0.5; DIMENSION]);
     let (a, b) = (room.sealed(0..1_100), room.sealed(1_100..2_200));
-    assert_eq!(merge(&[&a, &b], |_| false).join(&room.target(), &|| false).unwrap(), None);
+    assert_eq!(merge(&[&a, &b], |_| false).join(&room.target(), &|_| false).unwrap(), None);
     assert_eq!(room.files(), 2);
 }
 
@@ -219,7 +219,7 @@ fn what_cannot_be_joined_is_left_to_linking() {
     let (small, other, large) = (room.sealed(0..900), room.sealed(900..1_800), room.sealed(1_800..3_000));
     let none = |inputs: &[&SealedSegment], dead: fn(u64) -> bool| {
         let merge = merge(inputs, dead);
-        assert_eq!(merge.join(&room.target(), &|| panic!("asked before work")).unwrap(), None);
+        assert_eq!(merge.join(&room.target(), &|_| panic!("asked before work")).unwrap(), None);
     };
     none(&[&small, &other], |_| false);
     none(&[&large], |key| key % 3 > 0);
@@ -235,7 +235,10 @@ fn a_cancelled_join_leaves_no_file() {
     let mut cancelled = 0;
     for after in 0.. {
         let asked = Cell::new(0);
-        let cancel = || asked.replace(asked.get() + 1) >= after;
+        let cancel = |done| {
+            assert!(done <= 2_200);
+            asked.replace(asked.get() + 1) >= after
+        };
         match merge.join(&room.target(), &cancel) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
             Ok(merged) => {
@@ -265,7 +268,7 @@ fn damage_in_an_input_ends_the_join_or_changes_nothing() {
         let Ok(segment) = opened else { continue };
         let inputs = [&segment, &other].map(|segment| MergeInput { segment, dead: Default::default() });
         let merge = Merge::new(inputs.into(), schema());
-        match merge.and_then(|merge| merge.join(&damaged.target(), &|| false)) {
+        match merge.and_then(|merge| merge.join(&damaged.target(), &|_| false)) {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
                 assert_eq!(damaged.files(), 1);

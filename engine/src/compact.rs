@@ -156,12 +156,13 @@ impl Engine {
         target: &SealTarget<'_>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        report(progress, "join", 0, 1)?;
+        let total = u64::from(merge.rows());
         let progress = RefCell::new(progress);
         let failed = RefCell::new(None);
         // Asked between two pieces of work, with nothing locked.
-        let cancel = || {
-            let step = self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "join", 0, 1));
+        let cancel = |done| {
+            let step =
+                self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "join", done, total));
             let Err(error) = step else { return false };
             failed.borrow_mut().get_or_insert(error);
             true

@@ -20,6 +20,7 @@ use crate::graph::{FlatLevel, LEVEL_MAX, NO_LINK, level_for, mix};
 use crate::sealed::SealedSegment;
 use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
+use nearstone_base::sync::{AtomicU64, Ordering};
 use nearstone_base::{Lsn, Result, Schema};
 use nearstone_kernels::{InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
 use std::cmp::Reverse;
@@ -49,6 +50,8 @@ pub struct Join<'a> {
     origin: Vec<(u32, u32)>,
     /// Rows on level 1, on level 2 and so on.
     upper: Vec<u32>,
+    /// Rows that have chosen, and rows that have chosen again.
+    done: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -111,12 +114,17 @@ impl<'a> Join<'a> {
         for (new, &(input, old)) in (0..).zip(&origin) {
             inputs[input as usize].new[old as usize] = new;
         }
-        Some(Join { inputs, origin, upper })
+        Some(Join { inputs, origin, upper, done: AtomicU64::new(0) })
     }
 
     /// For each row of the new segment: which input, and the row there.
     pub fn origin(&self) -> &[(u32, u32)] {
         &self.origin
+    }
+
+    /// How far it is: the rows of the origin whose links are chosen, each of the two times counting half.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed) / 2
     }
 
     /// How many rows are on level 1, on level 2 and so on.
@@ -140,6 +148,7 @@ impl<'a> Join<'a> {
                     work.choice.choose(row, halves, false, out);
                 }
             }
+            self.count(piece.len() / places);
             Ok(())
         })?;
         let chosen = FlatLevel { rows, stride: places, links: chosen };
@@ -162,9 +171,14 @@ impl<'a> Join<'a> {
                 }
                 choice.choose(row, halves, true, out);
             }
+            self.count(piece.len() / places);
             Ok(())
         })?;
         Ok(FlatLevel { rows, stride: places, links })
+    }
+
+    fn count(&self, rows: usize) {
+        self.done.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }
 
