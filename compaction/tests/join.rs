@@ -178,6 +178,15 @@ fn inputs_of_very_different_size_join() {
 }
 
 #[test]
+fn an_input_whose_rows_are_nearly_all_dead_joins_a_large_one() {
+    let room = Room::new(vector);
+    let (large, dying, dead) = (room.sealed(0..3_000), room.sealed(3_000..4_200), room.sealed(4_200..4_300));
+    let is_dead = |key: u64| key >= 3_300;
+    let inputs = [&large, &dying, &dead];
+    compare("mostly dead", &room.join(&inputs, is_dead), &room.rebuild(&inputs, is_dead));
+}
+
+#[test]
 fn eight_equal_inputs_join() {
     let room = Room::new(vector);
     let inputs: Vec<SealedSegment> = (0..8).map(|n| room.sealed(n * 1_030..(n + 1) * 1_030)).collect();

@@ -35,10 +35,10 @@ const APPROACH: u64 = 16;
 const MUCH_LARGER: u64 = 4;
 /// With more expansions a row than these, linking from nothing costs little more.
 const EXPANSIONS_MAX: u64 = 300;
-/// At most one row in so many comes from inputs without inline rows, which are small ones as a rule.
-const PLAIN_SHARE: u64 = 4;
-/// Of each input, one row in so many lives.
+/// Of an input whose graph is worth keeping, one row in so many lives.
 const LIVE_MIN: u64 = 2;
+/// At most one row in so many comes from other inputs, or from those without inline rows, which are small as a rule.
+const POOR_SHARE: u64 = 4;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 256;
 
@@ -65,8 +65,8 @@ struct Input<'a> {
 
 impl<'a> Join<'a> {
     /// Rows are given by input and row there; `seed` is that of the levels. `None` when they are better linked from
-    /// nothing: when the new segment will have no inline rows, or many of the rows come from inputs that have none; when
-    /// most rows of an input are left out; or when there are so many inputs that walking them costs nearly as much.
+    /// nothing: when the new segment will have no inline rows, when many of the rows come from inputs that have none or
+    /// of which most rows are left out, or when there are so many inputs that walking them costs nearly as much.
     pub fn plan(
         schema: &Schema,
         segments: &[&'a SealedSegment],
@@ -78,20 +78,17 @@ impl<'a> Join<'a> {
             live[input as usize] += 1;
         }
         let all = rows.len() as u64;
-        let fits = |(segment, &live): (&&SealedSegment, &u64)| live * LIVE_MIN >= u64::from(segment.rows());
-        let plain = segments.iter().zip(&live).filter(|(segment, _)| segment.inline.is_none());
-        let plain: u64 = plain.map(|(_, live)| live).sum();
+        let is_poor = |(segment, live): &(&&SealedSegment, &u64)| {
+            segment.inline.is_none() || *live * LIVE_MIN < u64::from(segment.rows())
+        };
+        let poor: u64 = segments.iter().zip(&live).filter(is_poor).map(|(_, live)| live).sum();
         let walks: Vec<_> = (0..segments.len()).map(|input| walks_of(&live, input)).collect();
         let expansions = |(walks, live): (&Vec<(u32, usize)>, &u64)| {
             live * walks.iter().map(|&(_, beam)| beam as u64 + APPROACH).sum::<u64>()
         };
         let expansions: u64 = walks.iter().zip(&live).map(expansions).sum();
         let shaped = u32::try_from(rows.len()).is_ok_and(|rows| shape_of(schema, rows).is_some());
-        if !shaped
-            || plain * PLAIN_SHARE > all
-            || expansions > all * EXPANSIONS_MAX
-            || !segments.iter().zip(&live).all(fits)
-        {
+        if !shaped || poor * POOR_SHARE > all || expansions > all * EXPANSIONS_MAX {
             return None;
         }
 
