@@ -8,7 +8,8 @@
 //!    are its candidates. Rows of a much larger input are spared this; they are found by the rows of the smaller one.
 //! 2. Where a link leads to a row that is left out, what lies behind takes its place among the candidates.
 //! 3. Rows that chose a row of another input become its candidates in turn, and each one chooses a second time.
-//! 4. The few rows above the ground are linked there from nothing ([`super::upper`]).
+//! 4. The few rows above the ground are linked there from nothing ([`super::upper`]), and whatever is not reachable
+//!    is attached.
 //!
 //! Nothing but numbers is taken from an input, and all of it is checked: a link that leads nowhere is `Corruption`.
 
