@@ -2,14 +2,16 @@
 //! (`NEARSTONE_DATA`, or the usual place beside the workspace) and on generated ones otherwise.
 //!
 //! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
-//! `--keep FOLDER` leaves the store of `search` there for later runs, `--efs` says which beams it measures, `--segments N` how
-//! many segments of one size its rows lie in, `--heap` has it read them into memory instead of mapping them; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
+//! `--keep FOLDER` leaves the store of `search` and the inputs of `merge` there for later runs, `--efs` says which beams it
+//! measures, `--segments N` how many segments of one size the rows of `search` lie in, `--heap` has it read them into memory
+//! instead of mapping them; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
 //! another machine or hour: where it matters they are ratios.
 #![forbid(unsafe_code)]
 
 mod data;
 mod footprint;
 mod ingest;
+mod merge;
 mod opening;
 mod recall;
 mod report;
@@ -20,7 +22,7 @@ use report::Report;
 use std::path::Path;
 use std::process::ExitCode;
 
-const PARTS: [&str; 5] = ["search", "recall", "open", "ingest", "footprint"];
+const PARTS: [&str; 6] = ["search", "recall", "open", "ingest", "merge", "footprint"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -84,6 +86,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "recall" => recall::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,
+            "merge" => merge::run(&data, searched.keep, &mut report)?,
             _ => footprint::run(&data, &mut report)?,
         }
     }

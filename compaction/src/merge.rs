@@ -1,18 +1,22 @@
-//! The live rows of some sealed segments into one new file, with a new graph.
+//! The live rows of some sealed segments into one new file, with one graph.
 //!
 //! 1. Plan: all rows that aren't dead, input by input, numbered without gaps. A key that two inputs hold alive is
 //!    `Corruption`: the store never has two live rows of a key.
-//! 2. Link: the rows are put into a new graph by whatever threads the caller lends ([`Merge::link_some`]), straight
-//!    from the mapped inputs. Every block that is read is checked, so damage is an error and never copied.
-//! 3. Write: the graph is flattened, the file written, and each new row's origin handed back, so that the caller can
-//!    carry deaths over.
+//! 2. Join ([`Merge::join`]): where all inputs have inline rows, the graphs that they have become one, and the file is
+//!    written along it. That costs a fraction of what follows.
+//! 3. Else, or when the caller finds that the joined graph is no good, link: the rows are put into a new graph by
+//!    whatever threads the caller lends ([`Merge::link_some`]), straight from the mapped inputs. Then the graph is
+//!    flattened and the file written ([`Merge::write`]).
+//!
+//! Both ways hand back each new row's origin, so that the caller can carry deaths over. Every block that is read is
+//! checked, so damage is an error and never copied.
 //!
 //! Nothing is committed here, and the inputs are left as they are.
 
 use nearstone_base::sync::{AtomicU32, Ordering};
-use nearstone_base::{Error, KeyRef, Lsn, Metric, Result, Schema};
+use nearstone_base::{Error, ErrorKind, KeyRef, Lsn, Metric, Result, Schema};
 use nearstone_segments::graph::{Graph, VectorSource, flatten, level_for};
-use nearstone_segments::seal::{LEVEL_SEED, SealTarget, write_segment};
+use nearstone_segments::seal::{Join, LEVEL_SEED, SealTarget, write_joined, write_segment};
 use nearstone_segments::sealed::{inverse_norm, near, prefetch};
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{RowSource, SealedSegment, SegmentMeta};
@@ -74,7 +78,6 @@ impl<'a> Merge<'a> {
         }
         rows.check_keys()?;
         let graph = Graph::new(schema.links(), schema.beam());
-        graph.ensure_room(rows.rows());
         let norms = if schema.metric() == Metric::Cosine { rows.rows() } else { 0 };
         let inverse_norms = (0..norms).map(|_| AtomicU32::new(0)).collect();
         let (next, linked) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -96,6 +99,27 @@ impl<'a> Merge<'a> {
         self.linked() == self.rows()
     }
 
+    /// Joins the graphs of the inputs and writes the new segment, with the threads of the target. `None`, and no file,
+    /// when the rows are better linked from nothing: see [`Join::plan`]. `cancel` is told how many rows have their links,
+    /// and asked about every few hundred rows and every megabyte; it may wait there, and `true` ends the work.
+    ///
+    /// # Errors
+    /// What reading the inputs and writing the file give, and `Cancelled`. No file stays behind then.
+    pub fn join(&self, target: &SealTarget<'_>, cancel: &dyn Fn(u64) -> bool) -> Result<Option<Merged>> {
+        let join = Join::plan(&self.schema, &self.rows.segments, &self.rows.plan, LEVEL_SEED);
+        let Some(join) = join else { return Ok(None) };
+        let cancel = || cancel(join.done());
+        for row in 0..self.rows() {
+            if row.is_multiple_of(1 << 12) && cancel() {
+                return Err(Error::new(ErrorKind::Cancelled, "the merge was cancelled"));
+            }
+            self.rows.checked_vector(row, &self.schema)?;
+        }
+        let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
+        let meta = write_joined(target, &self.schema, &rows, &join, &cancel)?;
+        Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
+    }
+
     /// Takes up to `rows_max` rows that nobody has taken and links them; returns how many. 0 while rows are left
     /// means that other threads have them. After an error the merge can only be dropped.
     pub fn link_some(&self, rows_max: u32, scratch: &mut Scratch) -> Result<u32> {
@@ -105,14 +129,10 @@ impl<'a> Merge<'a> {
         });
         let Ok(start) = taken else { return Ok(0) };
         let end = start.saturating_add(rows_max).min(rows);
+        // Not before: a merge that joins needs none.
+        self.graph.ensure_room(rows);
         for row in start..end {
-            let vector = self.rows.vector(row)?;
-            if let Err(error) = self.schema.check_vector(vector) {
-                // Nothing that was ever accepted: no new file shall vouch for it.
-                let (segment, ordinal) = self.rows.at(row);
-                let expected = format!("a valid vector at row {ordinal}");
-                return Err(Error::corruption(segment.path(), 0, expected, error.to_string()));
-            }
+            let vector = self.rows.checked_vector(row, &self.schema)?;
             if let Some(place) = self.inverse_norms.get(row as usize) {
                 // Before the row can be met in the graph. Publishing its links orders this store.
                 let inverse = inverse_norm(self.schema.metric(), vector);
@@ -162,6 +182,17 @@ impl<'a> Rows<'a> {
     fn at(&self, row: u32) -> (&'a SealedSegment, u32) {
         let (segment, ordinal) = self.plan[row as usize];
         (self.segments[segment as usize], ordinal)
+    }
+
+    /// A vector that was once accepted: of anything else, no new file shall vouch for it.
+    fn checked_vector(&self, row: u32, schema: &Schema) -> Result<&'a [f32]> {
+        let (segment, ordinal) = self.at(row);
+        let vector = segment.vector(ordinal)?;
+        schema.check_vector(vector).map_err(|error| {
+            let expected = format!("a valid vector at row {ordinal}");
+            Error::corruption(segment.path(), 0, expected, error.to_string())
+        })?;
+        Ok(vector)
     }
 
     /// No key twice. Compares hashes first, so that only 16 bytes per row are held.
@@ -251,7 +282,7 @@ mod tests {
     use super::*;
     use nearstone_base::random::SplitMix64;
     use nearstone_base::vfs::{MemoryVfs, OpenMode, Residency, Vfs};
-    use nearstone_base::{ErrorKind, KeyType, SegmentId, Uuid};
+    use nearstone_base::{KeyType, SegmentId, Uuid};
     use nearstone_segments::MutableSegment;
     use nearstone_segments::seal::{sampled_recall, seal_frozen};
     use std::collections::BTreeSet;

@@ -19,13 +19,21 @@ use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
-use nearstone_segments::seal::SealTarget;
+use nearstone_segments::seal::{SealTarget, sampled_recall};
+use std::cell::RefCell;
 use std::time::Duration;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
 const LINK_PIECE: u32 = 64;
 /// More urgent work done between two pieces, at most: a merge goes on under the steadiest writers.
 const URGENT_STEPS: u32 = 4;
+/// A joined graph is looked at with so many of its rows as queries, each for so many neighbours, by a walk so wide.
+const GATE_SAMPLES: u32 = 20;
+const GATE_LIMIT: usize = 10;
+const GATE_EF: usize = 64;
+/// Good enough; below, it is compared with the inputs, which may have found so much more.
+const GATE_RECALL: f32 = 0.95;
+const GATE_SLACK: f32 = 0.05;
 /// How long a paused worker sleeps when writers need nothing.
 const PAUSED: Duration = Duration::from_millis(10);
 
@@ -120,9 +128,6 @@ impl Engine {
             .iter()
             .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
         let merge = Merge::new(merge_inputs.collect(), collection.schema)?;
-        self.link_merge(&merge, threads, progress)?;
-        failpoint("compact-linked");
-
         let dir = crate::layout::segments(&core.dir);
         let target = SealTarget {
             vfs: &*core.vfs,
@@ -132,11 +137,10 @@ impl Engine {
             created_secs: core.wall_secs(),
             threads,
         };
-        let cancel = || core.is_closed() || self.pace.is_cancelled();
-        report(progress, "write", 0, 1)?;
-        let merged = match merge.write(&target, &cancel)? {
-            Some(merged) => Some((core.open_segment(&merged.meta)?, merged.origin)),
-            None => None,
+        let merged = match self.join_merge(&merge, &inputs, &target, progress)? {
+            Some(joined) => Some(joined),
+            // Over the same name if a joined graph was no good: nobody knows that file.
+            None => self.rebuild_merge(&merge, &target, progress)?,
         };
         failpoint("compact-verified");
         let committed = self.commit_merge(id, &inputs, merged);
@@ -144,26 +148,83 @@ impl Engine {
         committed
     }
 
+    /// Joins the graphs of the inputs; `None` when all rows are to be linked from nothing.
+    fn join_merge(
+        self: &Arc<Self>,
+        merge: &Merge<'_>,
+        inputs: &[Arc<SealedHandle>],
+        target: &SealTarget<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
+        let total = u64::from(merge.rows());
+        let progress = RefCell::new(progress);
+        let failed = RefCell::new(None);
+        // Asked between two pieces of work, with nothing locked.
+        let cancel = |done| {
+            let step =
+                self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "join", done, total));
+            let Err(error) = step else { return false };
+            failed.borrow_mut().get_or_insert(error);
+            true
+        };
+        let merged = merge.join(target, &cancel);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        let Some(merged) = merged? else { return Ok(None) };
+        let handle = self.core.open_segment(&merged.meta)?;
+        if joined_well(&handle, inputs).inspect_err(|_| handle.set_obsolete())? {
+            return Ok(Some((handle, merged.origin)));
+        }
+        // Nothing names the file.
+        handle.set_obsolete();
+        Ok(None)
+    }
+
+    /// Links all rows from nothing, and writes them.
+    fn rebuild_merge(
+        self: &Arc<Self>,
+        merge: &Merge<'_>,
+        target: &SealTarget<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
+        let core = &self.core;
+        self.link_merge(merge, target.threads, progress)?;
+        failpoint("compact-linked");
+        let cancel = || core.is_closed() || self.pace.is_cancelled();
+        report(progress, "write", 0, 1)?;
+        match merge.write(target, &cancel)? {
+            Some(merged) => Ok(Some((core.open_segment(&merged.meta)?, merged.origin))),
+            None => Ok(None),
+        }
+    }
+
+    /// What a thread that merges does between two pieces of work: waits while paused, and does what is more urgent.
+    fn between_pieces(self: &Arc<Self>) -> Result<()> {
+        // A paused worker goes on with what writers wait for.
+        while self.workers.is_worker() && self.pace.is_paused() && !self.pace.is_cancelled() {
+            if !self.urgent_step()? {
+                thread::sleep(PAUSED);
+            }
+        }
+        self.pace.step()?;
+        self.check_healthy()?;
+        // One thread may be all there is: rows and seals of running writers come first, but not only.
+        for _ in 0..URGENT_STEPS {
+            if !self.workers.is_worker() || !self.urgent_step()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn link_merge(self: &Arc<Self>, merge: &Merge<'_>, threads: usize, progress: Progress<'_>) -> Result<()> {
         let total = u64::from(merge.rows());
         if threads <= 1 {
             while !merge.all_linked() {
-                // A paused worker goes on with what writers wait for.
-                while self.workers.is_worker() && self.pace.is_paused() && !self.pace.is_cancelled() {
-                    if !self.urgent_step()? {
-                        thread::sleep(PAUSED);
-                    }
-                }
-                self.pace.step()?;
-                self.check_healthy()?;
+                self.between_pieces()?;
                 report(progress, "link", u64::from(merge.linked()), total)?;
                 self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))?;
-                // One thread may be all there is: rows and seals of running writers come first, but not only.
-                for _ in 0..URGENT_STEPS {
-                    if !self.workers.is_worker() || !self.urgent_step()? {
-                        break;
-                    }
-                }
             }
             return Ok(());
         }
@@ -258,6 +319,21 @@ impl Engine {
         failpoint("compact-barrier-written");
         Ok(())
     }
+}
+
+/// Whether a joined graph is as good as those that it came from, as far as a few of its rows can tell.
+fn joined_well(joined: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bool> {
+    let recall = |segment| sampled_recall(segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF);
+    let found = recall(&joined.segment)?;
+    if found >= GATE_RECALL {
+        return Ok(true);
+    }
+    for input in inputs {
+        if found + GATE_SLACK < recall(&input.segment)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Lets the merged segment take the place of its inputs, with all deaths up to this moment.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 /// How far a long call is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Step {
-    /// What is being done: "link", "write", "verify", "copy".
+    /// What is being done: "join", "link", "write", "verify", "copy".
     pub phase: &'static str,
     /// Units done.
     pub done: u64,

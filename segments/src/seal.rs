@@ -16,7 +16,7 @@ use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::{Error, ErrorKind, Lsn, Result, Schema};
 
-pub use crate::sealed::{SealTarget, write_segment};
+pub use crate::sealed::{Join, SealTarget, write_joined, write_segment};
 
 /// A finished seal.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -133,6 +133,30 @@ impl Graph {
         vectors: &V,
         scratch: &mut Scratch,
     ) -> Result<()> {
+        self.insert_from(0, ordinal, level, vectors, scratch)
+    }
+
+    /// As [`Graph::insert`], but leaves the ground level without links: for a row of level 1 or more in a graph whose
+    /// rows are all inserted so.
+    pub fn insert_above<V: VectorSource + ?Sized>(
+        &self,
+        ordinal: u32,
+        level: usize,
+        vectors: &V,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        assert!(level > 0, "row {ordinal} is on the ground alone");
+        self.insert_from(1, ordinal, level, vectors, scratch)
+    }
+
+    fn insert_from<V: VectorSource + ?Sized>(
+        &self,
+        lowest: usize,
+        ordinal: u32,
+        level: usize,
+        vectors: &V,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         assert!(level <= LEVEL_MAX, "level {level} of row {ordinal}: the highest is {LEVEL_MAX}");
         let Some([node]) = self.nodes.row(ordinal) else { panic!("no room was made for row {ordinal}") };
         if level > 0 {
@@ -151,7 +175,7 @@ impl Graph {
             entry = self.entry();
         }
         if let Some((start, top)) = entry {
-            self.link(ordinal, level, start, top, vectors, scratch)?;
+            self.link(ordinal, (lowest, level), start, top, vectors, scratch)?;
         }
         if guard.is_some() && raises(entry) {
             self.entry.store((level as u64) << 32 | u64::from(ordinal), Ordering::Release);
@@ -162,7 +186,7 @@ impl Graph {
     fn link<V: VectorSource + ?Sized>(
         &self,
         ordinal: u32,
-        level: usize,
+        (lowest, level): (usize, usize),
         start: u32,
         top: usize,
         vectors: &V,
@@ -174,7 +198,7 @@ impl Graph {
         let mut starts = std::mem::take(&mut scratch.found);
         starts.clear();
         starts.push(start);
-        for level in (0..=level.min(top)).rev() {
+        for level in (lowest..=level.min(top)).rev() {
             let others = NotRow(ordinal);
             beam(self, &scorer, &others, level, &starts, NO_LINK, self.ef_construction, scratch)?;
             starts.clear();

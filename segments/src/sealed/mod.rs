@@ -21,9 +21,10 @@ mod verify;
 mod writer;
 
 pub(crate) use inline::InlineWork;
+pub use inline::join::Join;
 pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
-pub use writer::{SealTarget, write_segment};
+pub use writer::{SealTarget, write_joined, write_segment};
 
 use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;

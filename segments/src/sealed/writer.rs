@@ -11,6 +11,7 @@
 
 use super::filter;
 use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};
+use super::inline::join::Join;
 use super::inline::write::Prepared;
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
@@ -82,8 +83,47 @@ pub fn write_segment(
     cancel: &dyn Fn() -> bool,
 ) -> Result<SegmentMeta> {
     check_graph(schema, rows.rows(), graph)?;
+    let keys = Keys::read(schema, rows, cancel)?;
+    let inline = Prepared::new(schema, rows, graph, target.threads, cancel)?;
+    let graph = inline.as_ref().map_or(graph, |inline| &inline.graph);
+    write_contents(target, &Contents { schema, rows, keys, graph, inline: inline.as_ref() }, cancel)
+}
+
+/// As [`write_segment`], with the graph that a [`Join`] finds; `rows` are those of its origin. `None`, and no file, when
+/// such a segment has no inline rows.
+///
+/// # Errors
+/// As [`write_segment`]; `Corruption` for damage in an input.
+pub fn write_joined(
+    target: &SealTarget<'_>,
+    schema: &Schema,
+    rows: &dyn RowSource,
+    join: &Join<'_>,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<SegmentMeta>> {
+    let keys = Keys::read(schema, rows, cancel)?;
+    let Some(inline) = Prepared::joined(schema, rows, join, target.threads, cancel)? else { return Ok(None) };
+    check_graph(schema, rows.rows(), &inline.graph)?;
+    let contents = Contents { schema, rows, keys, graph: &inline.graph, inline: Some(&inline) };
+    write_contents(target, &contents, cancel).map(Some)
+}
+
+/// What goes into a file.
+struct Contents<'a> {
+    schema: &'a Schema,
+    rows: &'a dyn RowSource,
+    keys: Keys,
+    graph: &'a FlatGraph,
+    inline: Option<&'a Prepared>,
+}
+
+fn write_contents(
+    target: &SealTarget<'_>,
+    contents: &Contents<'_>,
+    cancel: &dyn Fn() -> bool,
+) -> Result<SegmentMeta> {
     let tmp = target.tmp_path();
-    let written = write_tmp(target, &tmp, schema, rows, graph, cancel)
+    let written = write_tmp(target, &tmp, contents, cancel)
         .and_then(|meta| target.vfs.rename(&tmp, &target.path()).map(|()| meta));
     match written {
         Ok(meta) => {
@@ -105,20 +145,16 @@ pub fn write_segment(
 fn write_tmp(
     target: &SealTarget<'_>,
     tmp: &Path,
-    schema: &Schema,
-    rows: &dyn RowSource,
-    graph: &FlatGraph,
+    contents: &Contents<'_>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<SegmentMeta> {
-    let keys = Keys::read(schema, rows, cancel)?;
-    let inline = Prepared::new(schema, rows, graph, target.threads, cancel)?;
-    let graph = inline.as_ref().map_or(graph, |inline| &inline.graph);
+    let &Contents { schema, rows, ref keys, graph, inline } = contents;
     let file = target.vfs.open(tmp, OpenMode::Truncate)?;
     failpoint("segment-begun");
     let mut out = Stream::new(file, target.uuid, cancel);
     out.bytes(&[0; BLOCK as usize])?;
 
-    write_keys(&mut out, schema, rows, &keys)?;
+    write_keys(&mut out, schema, rows, keys)?;
     let (lsn_min, lsn_max) = write_versions(&mut out, rows)?;
     let payload_bytes = write_payloads(&mut out, rows)?;
     write_codes(&mut out, schema, rows)?;

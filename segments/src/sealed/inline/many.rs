@@ -92,7 +92,7 @@ impl InlineWalks for Batch<'_> {
 
     #[inline(always)]
     fn touch(&mut self, row: u32) -> Result<()> {
-        self.segment.touch_inline(&self.ground, row)
+        self.segment.touch_inline(self.ground.inline, row)
     }
 
     #[inline(never)]

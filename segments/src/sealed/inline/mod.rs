@@ -11,11 +11,14 @@
 //!    in those that were asked before.
 //! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
+mod choose;
 mod growth;
 mod halves;
+pub(super) mod join;
 mod many;
 mod refine;
 mod share;
+mod upper;
 pub(super) mod write;
 
 use self::growth::Growth;
@@ -177,7 +180,7 @@ impl SealedSegment {
         let kernels = kernels();
         let InlineWork { rotated, query: prepared, walk, near, order, .. } = &mut scratch.inline;
         ground.inline.prepare(query, known, rotated, prepared);
-        let touch = |row| self.touch_inline(&ground, row);
+        let touch = |row| self.touch_inline(ground.inline, row);
         inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, touch, walk)?;
         if !self.nearest_expanded(prepared, walk, visible, wish.limit, (near, order)) {
             return Ok(None);
@@ -192,25 +195,13 @@ impl SealedSegment {
         if ef > BEAM_MAX {
             return Ok(None);
         }
-        self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
-        let Some(entry) = self.inline_rows(&inline.entry) else { return Ok(None) };
-        let Some(rows) = self.inline_rows(&inline.rows) else { return Ok(None) };
+        let Some((entry, rows)) = self.inline_checked(inline)? else { return Ok(None) };
         let beam = InlineBeam {
             ef,
             keep: ef.max(near.saturating_mul(KEYS)),
             enough: Enough { rows: near, share: inline.growth.share(near, ef), least: wish.expected() },
         };
         Ok(Some(Ground { inline, rows, start: InlineStart::NeighboursOf(entry), beam }))
-    }
-
-    /// Asked about each row of a walk before it is read.
-    #[inline(always)]
-    fn touch_inline(&self, ground: &Ground<'_>, row: u32) -> Result<()> {
-        let section = &ground.inline.rows.section;
-        if row >= ground.rows.count() {
-            return Err(self.bad_inline(section, row));
-        }
-        self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
     }
 
     /// Leaves in `near` the visible rows that may be, by bound, among the `limit` nearest of all that is known, and asks for
@@ -254,6 +245,22 @@ impl SealedSegment {
             hits.push(Hit { distance: exact.distance(self.vector(ordinal)?), ordinal });
         }
         self.best(hits, limit)
+    }
+
+    /// The entry, checked, and the rows, each of which is to be touched before it is read.
+    fn inline_checked(&self, inline: &Inline) -> Result<Option<(InlineRows<'_>, InlineRows<'_>)>> {
+        self.blocks.touch(inline.entry.section.offset, inline.entry.section.len)?;
+        Ok(self.inline_rows(&inline.entry).zip(self.inline_rows(&inline.rows)))
+    }
+
+    /// Makes sure that there is such a row, and that its blocks were checked.
+    #[inline(always)]
+    fn touch_inline(&self, inline: &Inline, row: u32) -> Result<()> {
+        let section = &inline.rows.section;
+        if u64::from(row) >= section.count {
+            return Err(self.bad_inline(section, row));
+        }
+        self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
     }
 
     /// The bytes of a section as rows; unchecked, so that each is touched before it is read.

@@ -6,19 +6,25 @@
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
 //!    grow from neighbour to neighbour ([`super::growth`]).
 //!
+//! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once.
+//!
 //! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
-//! links while the graph is refined. A segment that would take more than [`BYTES_MAX`] goes without.
+//! links while the graph is refined. (Joining holds no more: what it has of its own, the upper rows and a number for
+//! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 
 use super::growth::Growth;
 use super::halves::Halves;
+use super::join::Join;
 use super::refine::refine;
 use super::share::share;
+use super::upper::upper;
 use super::{ENTRY_LINKS, ENTRY_SHARE};
-use crate::graph::{FlatGraph, FlatLevel};
+use crate::graph::{FlatGraph, FlatLevel, attach_all};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
 use crate::sealed::writer::{Stream, step, vector};
 use crate::segment::RowSource;
+use crate::topk::Scratch;
 use half::f16;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
@@ -59,7 +65,7 @@ impl Prepared {
         let (Some(shape), Some(ground)) = (shape_of(schema, rows.rows()), graph.levels.first()) else {
             return Ok(None);
         };
-        let Some((space, numbers)) = rotate_all(schema, rows, cancel)? else { return Ok(None) };
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
         let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
         if !are_held(schema, rows, ground, &space, halves)? {
             return Ok(None);
@@ -68,13 +74,46 @@ impl Prepared {
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
         let graph = refine(graph, &built, halves, threads, cancel)?;
+        Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
+    }
+
+    /// The rows, encoded along the ground of a finished graph, and what walks begin with.
+    fn along(
+        graph: FlatGraph,
+        space: Space,
+        (shape, mut bytes): (InlineShape, Vec<u8>),
+        halves: Halves<'_>,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
         let Some(ground) = graph.levels.first() else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
-
-        let Some(refined) = InlineRows::new(shape, &bytes) else { return Ok(None) };
-        let growth = Growth::learn(&refined, |row, out| halves.widened(row, out))?;
+        let Some(rows) = InlineRows::new(shape, &bytes) else { return Ok(None) };
+        let growth = Growth::learn(&rows, |row, out| halves.widened(row, out))?;
         let Some(entry) = encode_entry(ground.rows, halves) else { return Ok(None) };
         Ok(Some(Prepared { space, shape, ground: bytes, entry, growth, graph }))
+    }
+
+    /// The rows of a join along the graph that it finds; `None` for a segment that goes without.
+    pub(in crate::sealed) fn joined(
+        schema: &Schema,
+        rows: &dyn RowSource,
+        join: &Join<'_>,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
+        let ground = join.ground(2 * schema.links(), halves, threads, cancel)?;
+        if !are_held(schema, rows, &ground, &space, halves)? {
+            return Ok(None);
+        }
+        let mut graph = FlatGraph { levels: vec![ground] };
+        graph.levels.extend(upper(join, schema, halves, threads, cancel)?);
+        attach_all(&mut graph, &halves, &mut Scratch::default())?;
+        let Some(bytes) = zeros(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
     }
 
     /// Writes the sections.
@@ -88,7 +127,7 @@ impl Prepared {
 }
 
 /// The shape of a segment's inline rows, if such a segment has them.
-fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
+pub(super) fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
     if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
         return None;
     }
@@ -138,6 +177,7 @@ fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)>
 fn rotate_all(
     schema: &Schema,
     rows: &dyn RowSource,
+    threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<(Space, Vec<f16>)>> {
     let mut longest = 0f64;
@@ -160,13 +200,12 @@ fn rotate_all(
         return Ok(None);
     }
     rotated.resize(all.len() * padded, f16::ZERO);
-    let mut work = Vec::new();
-    for ((row, vector), place) in (0u32..).zip(all).zip(rotated.chunks_exact_mut(padded)) {
-        if row.is_multiple_of(1 << 12) {
-            step(cancel)?;
+    share(&mut rotated, PIECE * padded, threads, cancel, |place, piece, work: &mut Vec<f32>| {
+        for (vector, out) in all[place / padded..].iter().zip(piece.chunks_exact_mut(padded)) {
+            space.row(vector, work, out);
         }
-        space.row(vector, &mut work, place);
-    }
+        Ok(())
+    })?;
     Ok(Some((space, rotated)))
 }
 
