@@ -15,6 +15,7 @@ pub use flatten::flatten;
 pub(crate) use select::mix;
 pub use walk::walk;
 
+use crate::topk::Candidate;
 use nearstone_base::Result;
 
 /// Marks an unused place in a fixed-width list of links.
@@ -66,6 +67,16 @@ pub trait VectorSource: Sync {
 
     /// Replaces `out` by the distances from row `a` to `others`, prefetching ahead.
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()>;
+
+    /// Whether one of `others` is nearer to row `a` than `bound`.
+    fn any_nearer(&self, a: u32, others: &[Candidate], bound: f32) -> Result<bool> {
+        for other in others {
+            if self.distance(a, other.ordinal)? < bound {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Measures from a stored row.

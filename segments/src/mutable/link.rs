@@ -5,6 +5,7 @@
 //! row is found in one of the two ways, never in both and never in neither.
 
 use super::MutableSegment;
+use super::shadow::OnCodes;
 use crate::append::AppendBuffer;
 use crate::graph::{Scorer, VectorSource, level_for};
 use crate::topk::Scratch;
@@ -102,7 +103,11 @@ impl MutableSegment {
         let linked = claim.len() as u32;
         for row in claim {
             let level = level_for(row, self.id.0, self.graph.m());
-            if let Err(error) = self.graph.insert(row, level, self, scratch) {
+            let inserted = match &self.shadow {
+                Some(shadow) => self.graph.insert(row, level, &OnCodes { segment: self, shadow }, scratch),
+                None => self.graph.insert(row, level, self, scratch),
+            };
+            if let Err(error) = inserted {
                 unreachable!("rows in memory can always be read: {error}");
             }
             self.progress.finish(row);
