@@ -31,7 +31,7 @@ pub use inline::{
     BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Expanded, InlineBeam, InlineQuery, InlineRows,
     InlineScratch, InlineShape, InlineStart, NO_NEIGHBOUR, inline_walk,
 };
-pub use prefetch::prefetch_read;
+pub use prefetch::{prefetch_at, prefetch_read};
 pub use rotation::Rotation;
 
 /// Rows of 8-bit codes have a multiple of so many bytes.

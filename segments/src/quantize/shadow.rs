@@ -19,6 +19,7 @@
 
 use nearstone_base::Metric;
 use nearstone_kernels::{CODE_ALIGN, Kernels, Rotation, kernels};
+use std::f64::consts::SQRT_2;
 
 /// Vectors of fewer numbers are hardly larger than their codes.
 const DIMENSION_MIN: usize = 48;
@@ -32,6 +33,8 @@ const SHARPNESS: f64 = 0.02;
 const ROUNDING: f64 = 4e-7;
 /// A number of this size has no room for fractions: adding it rounds, and leaves the integer in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
+/// The byte of the code 0.
+const ZERO: u8 = 128;
 /// Sums that do not wait for each other.
 const LANES: usize = 8;
 
@@ -45,24 +48,49 @@ pub(crate) struct ShadowSpace {
     kernels: Kernels,
 }
 
-/// What of a row goes into estimates beside its codes.
+/// What of a row goes into estimates beside its codes, in the metric's own scale: the factors of it are in here, so
+/// that an estimate is the same few operations under every metric.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Factors {
+    /// Times the root of what the product is multiplied with: 2, 1 and 1 (Euclidean, cosine, inner product).
     step: f32,
-    /// `|y|^2 - r^2`.
+    /// `|y|^2 - r^2`, half of it under cosine; 0 under inner product.
     square: f32,
-    /// The row's share of the squared distance below which codes do not tell rows apart.
+    /// The row's share of the distance below which codes do not tell rows apart; no distance is under inner product.
     blur: f32,
     /// Sum of the codes.
     sum: i32,
+}
+
+impl Factors {
+    /// Bytes beside the codes.
+    const BYTES: usize = 16;
+
+    fn write(self, out: &mut [u8]) {
+        out[..4].copy_from_slice(&self.step.to_le_bytes());
+        out[4..8].copy_from_slice(&self.square.to_le_bytes());
+        out[8..12].copy_from_slice(&self.blur.to_le_bytes());
+        out[12..16].copy_from_slice(&self.sum.to_le_bytes());
+    }
+
+    #[inline]
+    fn read(bytes: &[u8; Factors::BYTES]) -> Factors {
+        let (words, _) = bytes.as_chunks::<4>();
+        Factors {
+            step: f32::from_le_bytes(words[0]),
+            square: f32::from_le_bytes(words[1]),
+            blur: f32::from_le_bytes(words[2]),
+            sum: i32::from_le_bytes(words[3]),
+        }
+    }
 }
 
 /// The codes being made.
 #[derive(Default, Debug)]
 pub(crate) struct ShadowWork {
     numbers: Vec<f32>,
-    /// The codes after [`ShadowSpace::encode`].
-    pub(crate) codes: Vec<u8>,
+    /// The row after [`ShadowSpace::encode`].
+    pub(crate) row: Vec<u8>,
 }
 
 impl ShadowSpace {
@@ -78,30 +106,38 @@ impl ShadowSpace {
         })
     }
 
-    /// Bytes of a row's codes, a multiple of 64.
+    /// Bytes of a row: its codes, a multiple of 64 bytes, and their factors.
     pub(crate) fn row_bytes(&self) -> usize {
+        self.code_bytes() + Factors::BYTES
+    }
+
+    fn code_bytes(&self) -> usize {
         self.rotated.next_multiple_of(CODE_ALIGN)
     }
 
-    /// Encodes a vector into `work.codes`. Panics for another dimension.
+    /// Encodes a vector into `work.row`. Panics for another dimension.
     ///
-    /// Whatever the numbers, no later estimate is NaN: factors out of the range of `f32` make pairs that have to be
-    /// measured on the vectors.
-    pub(crate) fn encode(&self, vector: &[f32], work: &mut ShadowWork) -> Factors {
+    /// Whatever the numbers, no later estimate is wrong without saying so: factors out of the range of `f32` make pairs
+    /// that have to be measured on the vectors.
+    pub(crate) fn encode(&self, vector: &[f32], work: &mut ShadowWork) {
         assert_eq!(vector.len(), self.dimension);
-        let ShadowWork { numbers, codes } = work;
+        let ShadowWork { numbers, row } = work;
         let largest = vector.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-        codes.clear();
-        codes.resize(self.row_bytes(), 128);
+        row.clear();
+        row.resize(self.row_bytes(), ZERO);
+        let (codes, factors) = row.split_at_mut(self.code_bytes());
         if largest == 0.0 {
-            return Factors { step: 0.0, square: 0.0, blur: 0.0, sum: 0 };
+            let blur = if self.metric == Metric::InnerProduct { f32::NEG_INFINITY } else { 0.0 };
+            return Factors { step: 0.0, square: 0.0, blur, sum: 0 }.write(factors);
         }
         // Between -1 and 1, so that a rotation leaves the range of f32 for no vector.
         numbers.clear();
         numbers.extend(vector.iter().map(|x| x / largest));
+        let unit = match self.metric {
+            Metric::Cosine => self.kernels.dot_precise(numbers, numbers).sqrt().recip(),
+            _ => f64::from(largest),
+        };
         numbers.resize(self.rotated, 0.0);
-        let length = if self.metric == Metric::Cosine { self.kernels.dot_precise(numbers, numbers).sqrt() } else { 1.0 };
-        let unit = if self.metric == Metric::Cosine { 1.0 / length } else { f64::from(largest) };
         self.rotation.apply(self.kernels, numbers);
         let top = numbers.iter().fold(0f32, |top, x| top.max(x.abs()));
         let (step, inverse) = (top / 127.0, 127.0 / top);
@@ -109,39 +145,50 @@ impl ShadowSpace {
         for (numbers, codes) in numbers.chunks_exact(LANES).zip(codes.chunks_exact_mut(LANES)) {
             for lane in 0..LANES {
                 let rounded = numbers[lane] * inverse + ROUND;
-                let code = i32::from(rounded.to_bits() as u8 as i8);
+                let code = i32::from(rounded.to_bits() as i8);
                 let rest = numbers[lane] - step * (rounded - ROUND);
-                codes[lane] = (code + 128) as u8;
+                codes[lane] = (code as u8).wrapping_add(ZERO);
                 sums[lane] += code;
                 squares[lane] += code * code;
                 lost[lane] += rest * rest;
             }
         }
-        let sum = sums.iter().sum();
         let squares: i32 = squares.iter().sum();
         let lost = lost.iter().map(|&lost| f64::from(lost)).sum::<f64>() * unit * unit;
         let step = f64::from(step) * unit;
         let square = step * step * f64::from(squares);
         let blur = lost * 4.0 / (self.rotated as f64 * SHARPNESS * SHARPNESS) + square * ROUNDING / SHARPNESS;
-        Factors { step: step as f32, square: (square - lost) as f32, blur: blur as f32, sum }
+        let (step, square, blur) = match self.metric {
+            Metric::L2 => (step * SQRT_2, square - lost, blur),
+            Metric::Cosine => (step, (square - lost) / 2.0, blur / 2.0),
+            Metric::InnerProduct => (step, 0.0, f64::NEG_INFINITY),
+        };
+        let sum = sums.iter().sum();
+        Factors { step: step as f32, square: square as f32, blur: blur as f32, sum }.write(factors);
     }
 
-    /// The estimated distance, in the metric's own scale, of two rows with these factors, of which
-    /// [`Kernels::dots_biased`] said `product`, being given the codes of `a` as those it subtracts from; `None` when the
-    /// codes can't tell.
+    /// The estimated distances, in the metric's own scale, from a row to four others; NaN where the codes can't tell.
     #[inline]
-    pub(crate) fn estimate(&self, a: Factors, b: Factors, product: i32) -> Option<f32> {
-        // At most 65,536 * 127^2: the sum of both terms is exact in 32 bits.
-        let dot = product.wrapping_sub(a.sum.wrapping_mul(128)) as f32;
-        // The steps one after the other: the product of two may leave the range of f32 where the result does not.
-        let dot = a.step * dot * b.step;
-        if self.metric == Metric::InnerProduct {
-            return dot.is_finite().then_some(-dot);
+    pub(crate) fn estimates(&self, from: &[u8], rows: [&[u8]; 4]) -> [f32; 4] {
+        let [a, b, c, d] = rows;
+        let codes = self.code_bytes();
+        let products =
+            self.kernels.dots_biased(&[&a[..codes], &b[..codes], &c[..codes], &d[..codes]], &from[..codes]);
+        let factors = |row: &[u8]| Factors::read(row[codes..].first_chunk().expect("factors follow the codes"));
+        let from = factors(from);
+        let others = [factors(a), factors(b), factors(c), factors(d)];
+        let mut estimates = [f32::NAN; 4];
+        for lane in 0..4 {
+            let other = others[lane];
+            // At most 65,536 * 127^2 after the subtraction, and below 2^31 before.
+            let dot = products[lane].wrapping_sub(from.sum.wrapping_mul(128)) as f32;
+            // The steps one after the other: the product of two may leave the range of f32 where the result does not.
+            let estimate = from.square + other.square - from.step * dot * other.step;
+            // Also for what is not finite.
+            let known = estimate > from.blur + other.blur && estimate < f32::MAX;
+            estimates[lane] = if known { estimate } else { f32::NAN };
         }
-        let square = a.square + b.square - 2.0 * dot;
-        let scale = if self.metric == Metric::Cosine { 0.5 } else { 1.0 };
-        // Also for what is not finite.
-        (square > a.blur + b.blur && square < f32::MAX).then_some(square * scale)
+        estimates
     }
 
     /// Bytes of memory held beside the value itself.
