@@ -9,7 +9,7 @@
 //! measure more rows than match, and they are scanned instead.
 
 use super::MutableSegment;
-use super::link::FromQuery;
+use super::shadow::FromQuery;
 use crate::distance::ExactDistance;
 use crate::graph::{NO_LINK, Scorer, walk};
 use crate::segment::{Accept, Hit, SearchOptions, Visible};

@@ -296,7 +296,7 @@ fn flattening_keeps_recall_when_rows_are_dropped() {
     let (mut scratch, mut found, mut right) = (Scratch::default(), Vec::new(), 0);
     for _ in 0..100 {
         let query = gaussian(&mut rng, 32);
-        let scorer = Ordered { scorer: link::FromQuery::new(&segment, &query), order: &order };
+        let scorer = Ordered { scorer: shadow::FromQuery::new(&segment, &query), order: &order };
         found.clear();
         crate::graph::walk(&flat, &scorer, &AcceptAll, 3_500, 64, &mut scratch, &mut found).unwrap();
         let accept = Kept(keep);
@@ -316,7 +316,7 @@ impl<F: Fn(u32) -> bool + Sync> Accept for Kept<F> {
 }
 
 struct Ordered<'a> {
-    scorer: link::FromQuery<'a>,
+    scorer: shadow::FromQuery<'a>,
     order: &'a [u32],
 }
 
