@@ -23,8 +23,8 @@ use super::{FromRow, LEVEL_MAX, Links, NO_LINK, VectorSource};
 use crate::segment::Accept;
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::Result;
-use nearstone_kernels::prefetch_at;
 use nearstone_base::sync::{AtomicU8, AtomicU32, AtomicU64, CHECKED, Mutex, OnceLock, Ordering};
+use nearstone_kernels::prefetch_at;
 
 /// Links per cache line; few under a checker, which weighs each load.
 const LINE: usize = if CHECKED { 4 } else { 16 };

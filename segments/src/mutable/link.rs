@@ -105,7 +105,11 @@ impl MutableSegment {
         for row in claim {
             let level = level_for(row, self.id.0, self.graph.m());
             let inserted = match &on_codes {
-                Some((shadow, source)) if shadow.serves(row) => self.graph.insert(row, level, source, scratch),
+                Some((shadow, source)) if shadow.serves(row) => {
+                    let inserted = self.graph.insert(row, level, source, scratch);
+                    source.report();
+                    inserted
+                }
                 _ => self.graph.insert(row, level, self, scratch),
             };
             if let Err(error) = inserted {

@@ -18,7 +18,7 @@ const PROBE: u32 = 64;
 /// Pairs after which the older half of the notes begins to fade.
 const MEMORY: u32 = 1 << 20;
 /// How many rows ahead of those being measured are fetched.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 
 /// One code per row, readable without a lock while others are appended.
 #[derive(Debug)]
@@ -54,8 +54,9 @@ impl Shadow {
     }
 
     /// Whether codes tell nearly all pairs apart.
-    fn are_clear(&self) -> bool {
-        let (measured, unclear) = (self.measured.load(Ordering::Relaxed), self.unclear.load(Ordering::Relaxed));
+    pub(super) fn are_clear(&self) -> bool {
+        let (measured, unclear) =
+            (self.measured.load(Ordering::Relaxed), self.unclear.load(Ordering::Relaxed));
         unclear <= measured / CLEAR_SHARE
     }
 
@@ -130,18 +131,22 @@ impl<'a> OnCodes<'a> {
 
     fn note(&self, measured: usize, unclear: u32) {
         let add = |total: &AtomicU32, more: u32| {
-            total.store(total.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+            total.store(total.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
         };
         add(&self.measured, measured as u32);
         if unclear > 0 {
             add(&self.unclear, unclear);
         }
     }
-}
 
-impl Drop for OnCodes<'_> {
-    fn drop(&mut self) {
-        self.shadow.note(self.measured.load(Ordering::Relaxed), self.unclear.load(Ordering::Relaxed));
+    /// Tells the segment how well codes did since the last time.
+    pub(super) fn report(&self) {
+        let take = |total: &AtomicU32| {
+            let count = total.load(Ordering::Relaxed);
+            total.store(0, Ordering::Relaxed);
+            count
+        };
+        self.shadow.note(take(&self.measured), take(&self.unclear));
     }
 }
 

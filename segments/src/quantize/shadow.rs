@@ -164,6 +164,8 @@ impl ShadowSpace {
             Metric::InnerProduct => (step, 0.0, f64::NEG_INFINITY),
         };
         let sum = sums.iter().sum();
+        // A step without its digits makes every estimate NaN.
+        let step = if step < f64::from(f32::MIN_POSITIVE) { f64::NAN } else { step };
         Factors { step: step as f32, square: square as f32, blur: blur as f32, sum }.write(factors);
     }
 
@@ -174,7 +176,8 @@ impl ShadowSpace {
         let codes = self.code_bytes();
         let products =
             self.kernels.dots_biased(&[&a[..codes], &b[..codes], &c[..codes], &d[..codes]], &from[..codes]);
-        let factors = |row: &[u8]| Factors::read(row[codes..].first_chunk().expect("factors follow the codes"));
+        let factors =
+            |row: &[u8]| Factors::read(row[codes..].first_chunk().expect("factors follow the codes"));
         let from = factors(from);
         let others = [factors(a), factors(b), factors(c), factors(d)];
         let mut estimates = [f32::NAN; 4];
@@ -194,5 +197,150 @@ impl ShadowSpace {
     /// Bytes of memory held beside the value itself.
     pub(crate) fn bytes(&self) -> u64 {
         self.rotation.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distance::ExactDistance;
+    use nearstone_base::random::SplitMix64;
+
+    const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
+
+    fn gaussian(rng: &mut SplitMix64, dimension: usize) -> Vec<f32> {
+        let one = |rng: &mut SplitMix64| (0..12).map(|_| rng.unit_f64()).sum::<f64>() - 6.0;
+        (0..dimension).map(|_| one(rng) as f32).collect()
+    }
+
+    fn encoded(space: &ShadowSpace, vector: &[f32]) -> Vec<u8> {
+        let mut work = ShadowWork::default();
+        space.encode(vector, &mut work);
+        work.row
+    }
+
+    fn estimate(space: &ShadowSpace, a: &[f32], b: &[f32]) -> f32 {
+        let (a, b) = (encoded(space, a), encoded(space, b));
+        let estimates = space.estimates(&a, [&b; 4]);
+        assert!(estimates.iter().all(|e| e.to_bits() == estimates[0].to_bits()));
+        estimates[0]
+    }
+
+    fn length(vector: &[f32]) -> f64 {
+        vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn estimates_are_close_at_every_dimension_and_magnitude() {
+        let mut rng = SplitMix64::new(1);
+        for dimension in (DIMENSION_MIN..=130).chain([384, 768, 1_000, 4_097]) {
+            for metric in METRICS {
+                let space = ShadowSpace::new(metric, dimension).unwrap();
+                for magnitude in [1.0, 1e-12, 1e15] {
+                    let mut vector = || -> Vec<f32> {
+                        gaussian(&mut rng, dimension).iter().map(|x| x * magnitude).collect()
+                    };
+                    let (a, mut b) = (vector(), vector());
+                    // An outlier, and another length.
+                    b[dimension / 2] *= 20.0;
+                    b.iter_mut().for_each(|x| *x *= 3.0);
+                    let (found, truth) =
+                        (estimate(&space, &a, &b), ExactDistance::new(metric, &a).distance(&b));
+                    let scale = match metric {
+                        Metric::InnerProduct => length(&a) * length(&b),
+                        _ => f64::from(truth),
+                    };
+                    let error = f64::from(found - truth).abs() / scale;
+                    assert!(error < 0.01, "{metric:?}, {dimension} times {magnitude:e}: {error}");
+                }
+            }
+        }
+        assert!(METRICS.iter().all(|&metric| ShadowSpace::new(metric, DIMENSION_MIN - 1).is_none()));
+    }
+
+    /// Pairs from far to nearly equal: as long as codes claim to know the distance, they do.
+    #[test]
+    fn what_codes_cannot_tell_apart_they_do_not_estimate() {
+        let mut rng = SplitMix64::new(2);
+        for metric in [Metric::L2, Metric::Cosine] {
+            for dimension in [64, 100, 384] {
+                let space = ShadowSpace::new(metric, dimension).unwrap();
+                let (mut known, mut errors) = (0, 0f64);
+                for step in 0..400 {
+                    let a = gaussian(&mut rng, dimension);
+                    let apart = 0.97f32.powi(step);
+                    let b: Vec<f32> = a
+                        .iter()
+                        .zip(gaussian(&mut rng, dimension))
+                        .map(|(a, noise)| a + apart * noise)
+                        .collect();
+                    let found = f64::from(estimate(&space, &a, &b));
+                    let truth = f64::from(ExactDistance::new(metric, &a).distance(&b));
+                    if !found.is_nan() {
+                        let error = (found - truth).abs() / truth;
+                        assert!(error < 5.0 * SHARPNESS, "{metric:?} of {dimension}: {error} at {truth}");
+                        known += 1;
+                        errors += error * error;
+                    }
+                    assert!(step < 200 || found.is_nan(), "{metric:?} of {dimension}: {truth} is too near");
+                }
+                let error = (errors / f64::from(known)).sqrt();
+                assert!(known > 50 && error < SHARPNESS, "{metric:?} of {dimension}: {error}, {known} known");
+                let a = gaussian(&mut rng, dimension);
+                assert!(estimate(&space, &a, &a).is_nan());
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_the_numbers_an_estimate_is_finite_or_unknown() {
+        let dimension = 64;
+        let constant = |x: f32| vec![x; dimension];
+        let alternating =
+            |x: f32| (0..dimension).map(|i| if i % 2 == 0 { x } else { -x }).collect::<Vec<_>>();
+        let mut single = constant(0.0);
+        single[5] = f32::MAX;
+        let mut rows = vec![single, constant(0.0)];
+        for x in [f32::MAX, f32::MIN_POSITIVE, f32::from_bits(1), 1e-30, 1e-19, 1e19, 1e30, 127.0, 1.0] {
+            rows.extend([constant(x), constant(-x), alternating(x)]);
+        }
+        for metric in METRICS {
+            let space = ShadowSpace::new(metric, dimension).unwrap();
+            for a in &rows {
+                for b in &rows {
+                    let found = estimate(&space, a, b);
+                    assert!(!found.is_infinite());
+                    let scale = match metric {
+                        Metric::L2 => length(a).max(length(b)).powi(2),
+                        Metric::InnerProduct => length(a) * length(b),
+                        Metric::Cosine => 1.0,
+                    };
+                    if found.is_nan()
+                        || scale == 0.0
+                        || (metric == Metric::Cosine && length(a) * length(b) == 0.0)
+                    {
+                        continue;
+                    }
+                    let truth = f64::from(ExactDistance::new(metric, a).distance(b));
+                    let error = (f64::from(found) - truth).abs();
+                    // Products below the smallest normal number lose digits in any order.
+                    let bound = 0.02 * scale + 1e-36;
+                    assert!(error <= bound, "{metric:?} of {} and {}: {found} is not {truth}", a[0], b[0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_backend_encodes_to_the_same_estimates_nearly() {
+        let mut rng = SplitMix64::new(4);
+        let (a, b) = (gaussian(&mut rng, 200), gaussian(&mut rng, 200));
+        let all: Vec<f32> = Kernels::supported()
+            .into_iter()
+            .map(|kernels| {
+                estimate(&ShadowSpace { kernels, ..ShadowSpace::new(Metric::L2, 200).unwrap() }, &a, &b)
+            })
+            .collect();
+        assert!(all.iter().all(|e| (e - all[0]).abs() < 1e-3 * all[0]), "{all:?}");
     }
 }
