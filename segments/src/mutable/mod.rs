@@ -2,7 +2,8 @@
 //!
 //! 1. [`MutableSegment::append`] copies a row in and publishes it: from then on it is found by key and scanned by
 //!    searches, if its birth is not later than their snapshot.
-//! 2. [`MutableSegment::link_some`] puts rows into the graph, from as many threads as the caller gives.
+//! 2. [`MutableSegment::link_some`] puts rows into the graph, from as many threads as the caller gives. From 48 dimensions
+//!    on it measures on 8-bit codes, made with the append, and on the vectors where codes can't tell rows apart.
 //! 3. [`MutableSegment::search`] walks the graph and scans the rows that were not linked when it began.
 //! 4. [`MutableSegment::freeze`] ends the appends; the rows are then read through [`FrozenRows`] by a seal.
 //!

@@ -1,4 +1,14 @@
-//! The codes of a mutable segment's rows, and distances measured on them.
+//! The codes of a mutable segment's rows, and distances measured on them: between rows while the graph is linked, and
+//! from queries.
+//!
+//! Linking waits for memory more than for arithmetic, and a code is a quarter of a vector. Pairs that codes can't tell
+//! apart are measured on the vectors, one by one, which keeps the order of near rows right where only some are so near.
+//! Where many are (tight clusters, data far from the origin), that would cost more than codes save, and ranks of rows
+//! that lie together far away are random on codes; so the segment counts such pairs, and rows are linked and queries
+//! walked on the vectors, as if there were no codes, for as long as they are more than a few. Pairs of equal vectors don't
+//! count: nothing tells those apart, and they are measured on the vectors rarely enough.
+//!
+//! What a search reports was measured on the vectors in double precision in any case.
 
 use super::MutableSegment;
 use crate::append::AppendBuffer;
@@ -14,9 +24,9 @@ const FOUR: usize = 4;
 /// Codes serve as long as one of so many pairs is unclear at most.
 const CLEAR_SHARE: u32 = 1024;
 /// Where codes don't serve, one of so many rows is linked on them nevertheless.
-const PROBE: u32 = 64;
+const PROBE: u32 = 32;
 /// Pairs after which the older half of the notes begins to fade.
-const MEMORY: u32 = 1 << 20;
+const MEMORY: u32 = 1 << 17;
 /// How many rows ahead of those being measured are fetched.
 const AHEAD: usize = 16;
 
