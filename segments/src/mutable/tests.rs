@@ -323,6 +323,9 @@ fn with_and_without_codes(metric: Metric, dimension: usize, rows: &[Vec<f32>]) -
     })
 }
 
+/// A name, a metric, rows, and whether codes serve for them; `None` where they nearly do.
+type Case = (&'static str, Metric, Vec<Vec<f32>>, Option<bool>);
+
 /// Recall of graphs linked on codes, and whether they were in the end, for kinds of rows that are hard for codes.
 #[test]
 fn graphs_linked_on_codes_find_what_those_linked_on_vectors_do() {
@@ -349,7 +352,7 @@ fn graphs_linked_on_codes_find_what_those_linked_on_vectors_do() {
     };
     let twice: Vec<Vec<f32>> =
         turned(64).into_iter().take(count / 2).flat_map(|row| [row.clone(), row]).collect();
-    let cases: [(&str, Metric, Vec<Vec<f32>>, Option<bool>); 11] = [
+    let cases: [Case; 11] = [
         ("plain", Metric::Cosine, plain, Some(true)),
         ("a plane", Metric::L2, turned(100), Some(true)),
         ("clusters", Metric::L2, near(0.3), Some(true)),
@@ -371,7 +374,6 @@ fn graphs_linked_on_codes_find_what_those_linked_on_vectors_do() {
         let dimension = rows[0].len();
         let [on_codes, on_vectors] = with_and_without_codes(metric, dimension, &rows);
         let are_clear = on_codes.shadow.as_ref().unwrap().are_clear();
-        // `None` where they nearly are.
         assert!(clear.is_none_or(|clear| clear == are_clear), "{name}: {are_clear}");
         // Halfway between rows that are near each other where there are clusters.
         let halfway = |i: usize| -> Vec<f32> {
