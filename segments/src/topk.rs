@@ -8,6 +8,7 @@
 //! A [`Scratch`] belongs to one search at a time and is kept by the caller between searches: once it has grown to
 //! the size of the segment, a search allocates nothing.
 
+use crate::graph::Frontier;
 use crate::sealed::InlineWork;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -217,10 +218,10 @@ impl Visited {
 /// two calls means nothing.
 #[derive(Clone, Default, Debug)]
 pub struct Scratch {
-    /// The results of the beam.
+    /// The state of a beam.
+    pub(crate) frontier: Frontier,
+    /// The results of a scan.
     pub(crate) nearest: Nearest,
-    /// Candidates not yet expanded.
-    pub(crate) open: Open,
     /// Rows seen.
     pub(crate) visited: Visited,
     /// The links of one node.

@@ -68,5 +68,15 @@ fn main() {
                 }
             })
         });
+        row("dots_biased", backend, |d| {
+            let codes: Vec<u8> = (0..d * (ROWS + 1)).map(|i| (i * 7) as u8).collect();
+            let (from, codes) = codes.split_at(d);
+            rate(d, || {
+                for four in codes.chunks_exact(4 * d) {
+                    let rows = std::array::from_fn(|row| &four[row * d..][..d]);
+                    black_box(backend.dots_biased(&rows, black_box(from)));
+                }
+            })
+        });
     }
 }

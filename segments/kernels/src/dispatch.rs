@@ -13,6 +13,7 @@ pub(crate) struct Table {
     pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) dot_norm_precise: unsafe fn(&[f32], &[f32]) -> (f64, f64),
     pub(crate) dot_u8i8: unsafe fn(&[u8], &[i8]) -> i32,
+    pub(crate) dots_biased: unsafe fn(&[&[u8]; 4], &[u8]) -> [i32; 4],
 }
 
 /// The kernels of one backend that this processor has. A value of this type is the proof that it does.
@@ -100,6 +101,17 @@ impl Kernels {
         assert!(codes.len() == query.len() && codes.len().is_multiple_of(64) && codes.len() <= 65_536);
         // SAFETY: as in `dot`; the length is a multiple of 64.
         unsafe { (self.0.dot_u8i8)(codes, query) }
+    }
+
+    /// `sum codes_i (from_i - 128)` for four rows at a time, exact up to 65,536 bytes: the products of rows of one kind,
+    /// codes of 128 being zero, that lack only `128 * sum(from_i - 128)`. Panics when the lengths differ, are no
+    /// multiple of 64, or are larger than that.
+    #[inline]
+    pub fn dots_biased(self, codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
+        assert!(from.len().is_multiple_of(64) && from.len() <= 65_536);
+        assert!(codes.iter().all(|row| row.len() == from.len()));
+        // SAFETY: as in `dot_u8i8`, for each row.
+        unsafe { (self.0.dots_biased)(codes, from) }
     }
 }
 

@@ -32,7 +32,7 @@ pub use inline::{
     InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWalks, NO_NEIGHBOUR, inline_walk,
     inline_walk_many,
 };
-pub use prefetch::prefetch_read;
+pub use prefetch::{prefetch_at, prefetch_read};
 pub use rotation::Rotation;
 
 /// Rows of 8-bit codes have a multiple of so many bytes.

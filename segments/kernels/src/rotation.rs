@@ -42,6 +42,11 @@ impl Rotation {
         Rotation { dimension, signs: signs.collect() }
     }
 
+    /// Bytes of memory held beside the value itself.
+    pub fn bytes(&self) -> u64 {
+        size_of_val(&self.signs[..]) as u64
+    }
+
     /// Rotates in place. Panics for another length.
     pub fn apply(&self, kernels: Kernels, numbers: &mut [f32]) {
         assert_eq!(numbers.len(), self.dimension);

@@ -69,6 +69,37 @@ fn bytes_agree_exactly_also_at_the_extremes() {
 }
 
 #[test]
+fn four_rows_at_a_time_agree_exactly_at_every_length_alignment_and_extreme() {
+    let reference = |codes: &[u8], from: &[u8]| -> i32 {
+        codes.iter().zip(from).map(|(&c, &f)| i32::from(c) * (i32::from(f) - 128)).sum()
+    };
+    let check = |four: [&[u8]; 4], from: &[u8]| {
+        let expected = std::array::from_fn(|row| reference(four[row], from));
+        for k in Kernels::supported() {
+            assert_eq!(k.dots_biased(&four, from), expected, "{} at {}", k.name(), from.len());
+        }
+    };
+    let bytes: Vec<u8> = (0..5 * 1200u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
+    for len in (0..=1152).step_by(64) {
+        for shift in [0, 1, 17, 33] {
+            let row = |row: usize| &bytes[row * 1200 + shift..][..len];
+            check(std::array::from_fn(row), row(4));
+        }
+    }
+    let constant = |byte: u8| vec![byte; 65_536];
+    let (low, one, middle, high) = (constant(0), constant(1), constant(128), constant(255));
+    for from in [&low, &one, &middle, &high] {
+        check([&high, &low, &one, &middle], from);
+    }
+}
+
+#[test]
+#[should_panic(expected = "row.len() == from.len()")]
+fn rows_of_another_length_are_refused() {
+    crate::kernels().dots_biased(&[&[0; 64], &[0; 64], &[0; 128], &[0; 64]], &[0; 64]);
+}
+
+#[test]
 fn the_portable_backend_is_always_there() {
     assert_eq!(Kernels::supported().last().unwrap().name(), "portable");
 }

@@ -24,6 +24,7 @@ use crate::segment::Accept;
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::Result;
 use nearstone_base::sync::{AtomicU8, AtomicU32, AtomicU64, CHECKED, Mutex, OnceLock, Ordering};
+use nearstone_kernels::prefetch_at;
 
 /// Links per cache line; few under a checker, which weighs each load.
 const LINE: usize = if CHECKED { 4 } else { 16 };
@@ -200,12 +201,14 @@ impl Graph {
         starts.push(start);
         for level in (lowest..=level.min(top)).rev() {
             let others = NotRow(ordinal);
-            beam(self, &scorer, &others, level, &starts, NO_LINK, self.ef_construction, scratch)?;
+            let mut found = std::mem::take(&mut scratch.candidates);
+            found.clear();
+            let ef = self.ef_construction;
+            beam(self, &scorer, &others, level, &starts, NO_LINK, ef, scratch, &mut found)?;
             starts.clear();
-            scratch.nearest.drain_sorted(&mut starts);
+            starts.extend_from_slice(&found);
+            scratch.candidates = found;
             let mut selected = std::mem::take(&mut scratch.selected);
-            scratch.candidates.clear();
-            scratch.candidates.extend_from_slice(&starts);
             sort_candidates(ordinal, &mut scratch.candidates);
             select(
                 vectors,
@@ -297,6 +300,16 @@ impl Links for Graph {
         }
         Ok(())
     }
+
+    fn prefetch(&self, level: usize, ordinal: u32) {
+        if CHECKED {
+            // To find the list is to load atomics: more orders to look at, none of them different.
+            return;
+        }
+        for line in self.list(level, ordinal).into_iter().flatten() {
+            prefetch_at(line);
+        }
+    }
 }
 
 /// Every row but one: a row being inserted may be met, since others link to it as soon as it is on a level.
@@ -314,14 +327,20 @@ fn slot(list: &[Line], place: usize) -> &AtomicU32 {
 
 /// Appends the links of a list to `out`: a line at a time, since this is half of what a walk does beside measuring.
 fn read(list: &[Line], out: &mut Vec<u32>) {
+    let mut end = out.len();
+    out.resize(end + list.len() * LINE, NO_LINK);
     for line in list {
         let links: [u32; LINE] = std::array::from_fn(|place| line.0[place].load(Ordering::Acquire));
-        let used = links.iter().position(|&link| link == NO_LINK).unwrap_or(LINE);
-        out.extend_from_slice(&links[..used]);
+        // A copy of fixed size, and no branch on where the list ends but one.
+        out[end..end + LINE].copy_from_slice(&links);
+        let unused = (0..LINE).fold(0u32, |mask, place| mask | u32::from(links[place] == NO_LINK) << place);
+        let used = (unused | 1 << LINE).trailing_zeros() as usize;
+        end += used;
         if used < LINE {
             break;
         }
     }
+    out.truncate(end);
 }
 
 /// Writes links from the first place on and ends the list; the caller holds the node's lock.

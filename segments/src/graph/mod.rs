@@ -4,6 +4,7 @@
 mod build;
 mod check;
 mod flatten;
+mod frontier;
 mod pages;
 mod select;
 mod walk;
@@ -12,9 +13,11 @@ pub use build::{Graph, level_for};
 pub use check::check;
 pub(crate) use flatten::attach_all;
 pub use flatten::flatten;
+pub(crate) use frontier::Frontier;
 pub(crate) use select::mix;
 pub use walk::walk;
 
+use crate::topk::Candidate;
 use nearstone_base::Result;
 
 /// Marks an unused place in a fixed-width list of links.
@@ -31,6 +34,9 @@ pub trait Links {
     /// Replaces `out` by the neighbours of a node on a level. Ids from disk are bounded here: what comes out is a
     /// valid ordinal.
     fn links(&self, level: usize, ordinal: u32, out: &mut Vec<u32>) -> Result<()>;
+
+    /// Asks for the neighbours of a node to be brought near.
+    fn prefetch(&self, _level: usize, _ordinal: u32) {}
 }
 
 /// How a walk measures: the distance from one query (or one stored row) to stored rows, possibly on codes.
@@ -66,6 +72,16 @@ pub trait VectorSource: Sync {
 
     /// Replaces `out` by the distances from row `a` to `others`, prefetching ahead.
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()>;
+
+    /// Whether one of `others` is nearer to row `a` than `bound`.
+    fn any_nearer(&self, a: u32, others: &[Candidate], bound: f32) -> Result<bool> {
+        for other in others {
+            if self.distance(a, other.ordinal)? < bound {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Measures from a stored row.

@@ -33,17 +33,12 @@ pub(crate) fn select<V: VectorSource + ?Sized>(
 ) -> Result<()> {
     selected.clear();
     pruned.clear();
-    'candidates: for &candidate in candidates {
+    for &candidate in candidates {
         if selected.len() >= limit {
             break;
         }
-        for chosen in &*selected {
-            if vectors.distance(candidate.ordinal, chosen.ordinal)? < candidate.distance {
-                pruned.push(candidate);
-                continue 'candidates;
-            }
-        }
-        selected.push(candidate);
+        let passed_over = vectors.any_nearer(candidate.ordinal, selected, candidate.distance)?;
+        if passed_over { pruned.push(candidate) } else { selected.push(candidate) }
     }
     if fill {
         let room = limit.saturating_sub(selected.len());

@@ -12,7 +12,7 @@
 
 use super::{Links, Scorer};
 use crate::segment::Accept;
-use crate::topk::{Candidate, Nearest, Open, Scratch, Visited};
+use crate::topk::{Candidate, Scratch, Visited};
 use nearstone_base::Result;
 
 /// Appends to `out`, nearest first, up to `ef` accepted rows near the scorer's query.
@@ -39,9 +39,7 @@ where
         return Ok(());
     }
     let start = descend(links, scorer, entry, top, 0, rows, scratch)?;
-    beam(links, scorer, accept, 0, &[start], rows, ef, scratch)?;
-    scratch.nearest.drain_sorted(out);
-    Ok(())
+    beam(links, scorer, accept, 0, &[start], rows, ef, scratch, out)
 }
 
 /// Greedy descent from `entry` on level `top` down to, but not on, level `to`: the nearest row it came to. Measures
@@ -78,7 +76,7 @@ where
     Ok(best)
 }
 
-/// The beam search of one level, from measured starts. The results are left in `scratch.nearest`.
+/// The beam search of one level, from measured starts. Appends the results to `out`, nearest first.
 #[expect(clippy::too_many_arguments, reason = "the walk's arguments, a level and where to start")]
 pub(crate) fn beam<L, S, A>(
     links: &L,
@@ -89,34 +87,39 @@ pub(crate) fn beam<L, S, A>(
     rows: u32,
     ef: usize,
     scratch: &mut Scratch,
+    out: &mut Vec<Candidate>,
 ) -> Result<()>
 where
     L: Links + ?Sized,
     S: Scorer + ?Sized,
     A: Accept + ?Sized,
 {
-    let Scratch { nearest, open, visited, links: neighbours, batch, distances, .. } = scratch;
-    nearest.reset(ef);
-    open.clear();
+    let Scratch { frontier, visited, links: neighbours, batch, distances, .. } = scratch;
+    frontier.reset(ef);
     visited.reset(0);
     for &start in starts {
-        if visited.insert(start.ordinal) {
-            open.push(start);
-            if accept.accept(start.ordinal) {
-                nearest.push(start);
-            }
+        if visited.insert(start.ordinal) && frontier.admits(start) {
+            frontier.push(start, accept.accept(start.ordinal));
         }
     }
-    while let Some(next) = open.pop() {
-        if nearest.is_full() && nearest.worst().is_none_or(|worst| next > worst) {
-            break;
-        }
+    while let Some(next) = frontier.pop() {
         links.links(level, next.ordinal, neighbours)?;
+        if let Some(behind) = frontier.peek() {
+            // Most often the one that is expanded next; its links come while these are measured.
+            links.prefetch(level, behind.ordinal);
+        }
         unvisited(neighbours, rows, visited, batch);
         scorer.score(batch, distances)?;
         debug_assert_eq!(batch.len(), distances.len(), "a scorer gives one distance per row");
-        open_nearer(batch, distances, accept, nearest, open);
+        for (&ordinal, &distance) in batch.iter().zip(&*distances) {
+            let candidate = Candidate::new(distance, ordinal);
+            // What may still lead to a result.
+            if frontier.admits(candidate) {
+                frontier.push(candidate, accept.accept(ordinal));
+            }
+        }
     }
+    frontier.drain_sorted(out);
     Ok(())
 }
 
@@ -131,23 +134,4 @@ fn unvisited(neighbours: &[u32], rows: u32, visited: &mut Visited, batch: &mut V
         new += usize::from(neighbour < rows && visited.insert(neighbour));
     }
     batch.truncate(new);
-}
-
-/// Opens what may still lead to a result and keeps what is one.
-fn open_nearer<A: Accept + ?Sized>(
-    batch: &[u32],
-    distances: &[f32],
-    accept: &A,
-    nearest: &mut Nearest,
-    open: &mut Open,
-) {
-    for (&ordinal, &distance) in batch.iter().zip(distances) {
-        let candidate = Candidate::new(distance, ordinal);
-        if nearest.admits(candidate) {
-            open.push(candidate);
-            if accept.accept(ordinal) {
-                nearest.push(candidate);
-            }
-        }
-    }
 }

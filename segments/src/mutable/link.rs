@@ -5,8 +5,9 @@
 //! row is found in one of the two ways, never in both and never in neither.
 
 use super::MutableSegment;
+use super::shadow::OnCodes;
 use crate::append::AppendBuffer;
-use crate::graph::{Scorer, VectorSource, level_for};
+use crate::graph::{VectorSource, level_for};
 use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use nearstone_base::{Metric, Result};
@@ -100,9 +101,18 @@ impl MutableSegment {
         let claim = self.progress.claim(rows_max, self.rows());
         self.graph.ensure_room(claim.end);
         let linked = claim.len() as u32;
+        let on_codes = self.shadow.as_ref().map(|shadow| (shadow, OnCodes::new(self, shadow)));
         for row in claim {
             let level = level_for(row, self.id.0, self.graph.m());
-            if let Err(error) = self.graph.insert(row, level, self, scratch) {
+            let inserted = match &on_codes {
+                Some((shadow, source)) if shadow.serves(row) => {
+                    let inserted = self.graph.insert(row, level, source, scratch);
+                    source.report();
+                    inserted
+                }
+                _ => self.graph.insert(row, level, self, scratch),
+            };
+            if let Err(error) = inserted {
                 unreachable!("rows in memory can always be read: {error}");
             }
             self.progress.finish(row);
@@ -119,13 +129,23 @@ impl MutableSegment {
         }
     }
 
+    /// The distance in single precision between two rows.
+    pub(super) fn near_rows(&self, a: u32, b: u32) -> f32 {
+        self.near_row(self.vector(a), self.inverse_norm(a), b)
+    }
+
+    /// The distance in single precision from a vector with the inverse of its length to a row.
+    pub(super) fn near_row(&self, from: &[f32], inverse: f32, row: u32) -> f32 {
+        self.near(from, inverse, self.vector(row), self.inverse_norm(row))
+    }
+
     fn inverse_norm(&self, row: u32) -> f32 {
         if self.schema.metric() == Metric::Cosine { *self.inverse_norms.get(row) } else { 1.0 }
     }
 
     /// Replaces `out` by the distances in single precision from a vector to rows, asking for each row while those
     /// before it are measured.
-    fn near_all(&self, from: &[f32], inverse: f32, rows: &[u32], out: &mut Vec<f32>) {
+    pub(super) fn near_all(&self, from: &[f32], inverse: f32, rows: &[u32], out: &mut Vec<f32>) {
         out.clear();
         out.reserve(rows.len());
         for &row in rows.iter().take(AHEAD) {
@@ -135,40 +155,18 @@ impl MutableSegment {
             if let Some(&ahead) = rows.get(i + AHEAD) {
                 prefetch_read(self.vector(ahead).as_bytes());
             }
-            out.push(self.near(from, inverse, self.vector(row), self.inverse_norm(row)));
+            out.push(self.near_row(from, inverse, row));
         }
     }
 }
 
 impl VectorSource for MutableSegment {
     fn distance(&self, a: u32, b: u32) -> Result<f32> {
-        Ok(self.near(self.vector(a), self.inverse_norm(a), self.vector(b), self.inverse_norm(b)))
+        Ok(self.near_rows(a, b))
     }
 
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
         self.near_all(self.vector(a), self.inverse_norm(a), others, out);
-        Ok(())
-    }
-}
-
-/// Measures from a query, in single precision.
-pub(super) struct FromQuery<'a> {
-    segment: &'a MutableSegment,
-    query: &'a [f32],
-    inverse_norm: f32,
-}
-
-impl<'a> FromQuery<'a> {
-    pub(super) fn new(segment: &'a MutableSegment, query: &'a [f32]) -> FromQuery<'a> {
-        let square: f64 = query.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        // Only cosine uses it, and refuses queries without a direction.
-        FromQuery { segment, query, inverse_norm: square.sqrt().recip() as f32 }
-    }
-}
-
-impl Scorer for FromQuery<'_> {
-    fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        self.segment.near_all(self.query, self.inverse_norm, ordinals, out);
         Ok(())
     }
 }

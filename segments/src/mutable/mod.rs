@@ -2,7 +2,8 @@
 //!
 //! 1. [`MutableSegment::append`] copies a row in and publishes it: from then on it is found by key and scanned by
 //!    searches, if its birth is not later than their snapshot.
-//! 2. [`MutableSegment::link_some`] puts rows into the graph, from as many threads as the caller gives.
+//! 2. [`MutableSegment::link_some`] puts rows into the graph, from as many threads as the caller gives. From 48 dimensions
+//!    on it measures on 8-bit codes, made with the append, and on the vectors where codes can't tell rows apart.
 //! 3. [`MutableSegment::search`] walks the graph and scans the rows that were not linked when it began.
 //! 4. [`MutableSegment::freeze`] ends the appends; the rows are then read through [`FrozenRows`] by a seal.
 //!
@@ -18,17 +19,20 @@ mod frozen;
 mod keys;
 mod link;
 mod search;
+mod shadow;
 
 pub use frozen::FrozenRows;
 
 use crate::append::AppendBuffer;
 use crate::deaths::Deaths;
 use crate::graph::{Graph, NO_LINK};
+use crate::quantize::shadow::ShadowWork;
 use keys::KeyIndex;
 use link::Progress;
 use nearstone_base::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use nearstone_base::{Key, KeyRef, Lsn, Metric, Schema, SegmentId};
 use nearstone_kernels::{Kernels, kernels};
+use shadow::Shadow;
 
 /// A segment in memory.
 #[derive(Debug)]
@@ -37,13 +41,15 @@ pub struct MutableSegment {
     schema: Schema,
     kernels: Kernels,
     /// Held during an append.
-    appending: Mutex<()>,
+    appending: Mutex<ShadowWork>,
     /// Rows that readers may touch: all buffers below hold at least as many.
     rows: AtomicU32,
     frozen: AtomicBool,
     vectors: AppendBuffer<f32>,
     /// One over the length of each vector; only under cosine.
     inverse_norms: AppendBuffer<f32>,
+    /// What the graph is linked and walked on, where codes pay.
+    shadow: Option<Shadow>,
     births: AppendBuffer<Lsn>,
     entries: AppendBuffer<Entry>,
     index: KeyIndex,
@@ -73,11 +79,12 @@ impl MutableSegment {
             id,
             schema,
             kernels: kernels(),
-            appending: Mutex::new(()),
+            appending: Mutex::default(),
             rows: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
             vectors: AppendBuffer::aligned(schema.dimension()),
             inverse_norms: AppendBuffer::new(),
+            shadow: Shadow::new(&schema),
             births: AppendBuffer::new(),
             entries: AppendBuffer::new(),
             index: KeyIndex::default(),
@@ -97,7 +104,7 @@ impl MutableSegment {
     /// Panics when the segment is frozen, when the vector has another dimension, when births descend, or after
     /// `u32::MAX - 1` rows.
     pub fn append(&self, key: KeyRef<'_>, hash: u64, vector: &[f32], payload: &[u8], birth: Lsn) -> u32 {
-        let guard = self.appending.lock();
+        let mut guard = self.appending.lock();
         assert!(!self.is_frozen(), "segment {} is frozen and takes no more rows", self.id);
         assert!(
             birth >= self.lsn_max.load(Ordering::Relaxed),
@@ -115,6 +122,9 @@ impl MutableSegment {
         if self.schema.metric() == Metric::Cosine {
             let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             self.inverse_norms.push(square.sqrt().recip() as f32);
+        }
+        if let Some(shadow) = &self.shadow {
+            shadow.push(vector, &mut guard);
         }
         self.births.push(birth);
         self.entries.push(entry);
@@ -226,11 +236,12 @@ impl MutableSegment {
         (self.rows() > 0).then(|| self.lsn_max.load(Ordering::Relaxed))
     }
 
-    /// Bytes of memory held: rows, keys, payloads, index, deaths and graph.
+    /// Bytes of memory held: rows, their codes, keys, payloads, index, deaths and graph.
     pub fn bytes(&self) -> u64 {
         size_of::<MutableSegment>() as u64
             + self.vectors.bytes()
             + self.inverse_norms.bytes()
+            + self.shadow.as_ref().map_or(0, Shadow::bytes)
             + self.births.bytes()
             + self.entries.bytes()
             + self.progress.bytes()

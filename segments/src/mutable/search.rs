@@ -1,7 +1,7 @@
 //! Searching a mutable segment.
 //!
-//! 1. Note the floor of linking; then walk the graph for the rows below it and scan the rows from it on, both in
-//!    single precision and both keeping the `ef` nearest visible ones.
+//! 1. Note the floor of linking; then walk the graph for the rows below it and scan the rows from it on, both on codes
+//!    (where these don't serve: on the vectors, in single precision) and both keeping the `ef` nearest visible ones.
 //! 2. Measure what was kept in double precision, order it by distance and key, and cut it to the limit.
 //! 3. When that gives fewer hits than asked for, scan every row: hits are `min(limit, visible rows)`, always.
 //!
@@ -9,7 +9,7 @@
 //! measure more rows than match, and they are scanned instead.
 
 use super::MutableSegment;
-use super::link::FromQuery;
+use super::shadow::FromQuery;
 use crate::distance::ExactDistance;
 use crate::graph::{NO_LINK, Scorer, walk};
 use crate::segment::{Accept, Hit, SearchOptions, Visible};

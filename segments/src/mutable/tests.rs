@@ -296,7 +296,7 @@ fn flattening_keeps_recall_when_rows_are_dropped() {
     let (mut scratch, mut found, mut right) = (Scratch::default(), Vec::new(), 0);
     for _ in 0..100 {
         let query = gaussian(&mut rng, 32);
-        let scorer = Ordered { scorer: link::FromQuery::new(&segment, &query), order: &order };
+        let scorer = Ordered { scorer: shadow::FromQuery::new(&segment, &query), order: &order };
         found.clear();
         crate::graph::walk(&flat, &scorer, &AcceptAll, 3_500, 64, &mut scratch, &mut found).unwrap();
         let accept = Kept(keep);
@@ -305,6 +305,124 @@ fn flattening_keeps_recall_when_rows_are_dropped() {
         right += near.filter(|&row| truth.iter().any(|hit| hit.ordinal == row)).count();
     }
     assert!(right >= 950, "recall@10 after dropping 30 % is {}", right as f64 / 1_000.0);
+}
+
+/// The same rows linked on codes and on the vectors.
+fn with_and_without_codes(metric: Metric, dimension: usize, rows: &[Vec<f32>]) -> [MutableSegment; 2] {
+    [true, false].map(|codes| {
+        let mut segment = MutableSegment::new(SegmentId(3), Schema::new(dimension, metric));
+        assert!(segment.shadow.is_some());
+        if !codes {
+            segment.shadow = None;
+        }
+        for (key, row) in (0..).zip(rows) {
+            put(&segment, key, row, 1);
+        }
+        link_all(&segment);
+        segment
+    })
+}
+
+/// A name, a metric, rows, and whether codes serve for them; `None` where they nearly do.
+type Case = (&'static str, Metric, Vec<Vec<f32>>, Option<bool>);
+
+/// Recall of graphs linked on codes, and whether they were in the end, for kinds of rows that are hard for codes.
+#[test]
+fn graphs_linked_on_codes_find_what_those_linked_on_vectors_do() {
+    let mut rng = SplitMix64::new(21);
+    let count = 4_000;
+    let mut gaussians =
+        |dimension: usize| -> Vec<Vec<f32>> { (0..count).map(|_| gaussian(&mut rng, dimension)).collect() };
+    let latent = gaussians(12);
+    let (plain, centres) = (gaussians(96), gaussians(128));
+    let turned = |dimension: usize| -> Vec<Vec<f32>> {
+        let number = |row: &[f32], i: usize| (0..12).map(|j| row[j] * centres[j][i]).sum::<f32>();
+        latent.iter().map(|row| (0..dimension).map(|i| number(row, i)).collect()).collect()
+    };
+    let near = |spread: f32| -> Vec<Vec<f32>> {
+        let noise = turned(128);
+        let row = |i: usize| centres[i % 40].iter().zip(&noise[i]).map(|(c, x)| c + spread * x).collect();
+        (0..count).map(row).collect()
+    };
+    let changed = |change: &dyn Fn(usize, usize, f32) -> f32| -> Vec<Vec<f32>> {
+        let numbers = |(i, row): (usize, Vec<f32>)| {
+            row.into_iter().enumerate().map(|(j, x)| change(i, j, x)).collect::<Vec<f32>>()
+        };
+        turned(100).into_iter().enumerate().map(numbers).collect()
+    };
+    let twice: Vec<Vec<f32>> =
+        turned(64).into_iter().take(count / 2).flat_map(|row| [row.clone(), row]).collect();
+    let cases: [Case; 11] = [
+        ("plain", Metric::Cosine, plain, Some(true)),
+        ("a plane", Metric::L2, turned(100), Some(true)),
+        ("clusters", Metric::L2, near(0.3), Some(true)),
+        ("clusters", Metric::Cosine, near(0.3), Some(true)),
+        ("tight clusters", Metric::L2, near(1e-3), Some(false)),
+        (
+            "products of many lengths",
+            Metric::InnerProduct,
+            changed(&|i, _, x| x * (0.5 + (i % 97) as f32 / 60.0)),
+            Some(true),
+        ),
+        ("duplicates", Metric::L2, twice, Some(true)),
+        ("outliers", Metric::L2, changed(&|_, j, x| if j == 7 { x * 30.0 } else { x }), None),
+        ("far from the origin", Metric::L2, changed(&|_, _, x| x + 1e3), Some(false)),
+        ("constant but for three", Metric::L2, changed(&|_, j, x| if j % 40 == 0 { x } else { 2.5 }), None),
+        ("constant but for one", Metric::L2, changed(&|_, j, x| if j == 3 { x } else { 0.25 }), Some(false)),
+    ];
+    for (name, metric, rows, clear) in cases {
+        let dimension = rows[0].len();
+        let [on_codes, on_vectors] = with_and_without_codes(metric, dimension, &rows);
+        let are_clear = on_codes.shadow.as_ref().unwrap().are_clear();
+        assert!(clear.is_none_or(|clear| clear == are_clear), "{name}: {are_clear}");
+        // Halfway between rows that are near each other where there are clusters.
+        let halfway = |i: usize| -> Vec<f32> {
+            rows[i].iter().zip(&rows[(i + 40) % rows.len()]).map(|(a, b)| (a + b) / 2.0).collect()
+        };
+        let queries: Vec<Vec<f32>> = (0..rows.len()).step_by(10).map(halfway).collect();
+        let recall = |segment: &MutableSegment| {
+            let mut found = 0;
+            for query in &queries {
+                let truth = run(segment, query, &options(10, 0, true));
+                let hits = run(segment, query, &options(10, 64, false));
+                found += hits.iter().filter(|hit| hit.distance <= truth[9].distance).count().min(10);
+            }
+            found as f64 / (queries.len() * 10) as f64
+        };
+        let (on_codes, on_vectors) = (recall(&on_codes), recall(&on_vectors));
+        eprintln!("{name} under {}: {on_codes} on codes, {on_vectors} on vectors", metric.name());
+        assert!(on_codes >= on_vectors - 0.003, "{name}: {on_codes} on codes, {on_vectors} on vectors");
+    }
+}
+
+#[test]
+fn codes_are_counted_as_memory() {
+    let rows: Vec<Vec<f32>> = (0..500).map(|i| vec![i as f32; 200]).collect();
+    let [with, without] = with_and_without_codes(Metric::L2, 200, &rows);
+    // 224 numbers after the rotation, as 256 codes, and the factors: 320 bytes.
+    assert!(with.bytes() >= without.bytes() + 500 * 320, "{} and {}", with.bytes(), without.bytes());
+    assert_eq!(with.vector_bytes(), without.vector_bytes());
+}
+
+#[test]
+fn the_largest_numbers_do_no_harm_on_codes() {
+    for metric in [Metric::L2, Metric::InnerProduct] {
+        let rows: Vec<Vec<f32>> = (0..600)
+            .map(|i| {
+                (0..64)
+                    .map(|j| [f32::MAX, -f32::MAX, 1.0, f32::MIN_POSITIVE][(i * 7 + j * (i % 5)) % 4])
+                    .collect()
+            })
+            .collect();
+        for segment in with_and_without_codes(metric, 64, &rows) {
+            for query in rows.iter().step_by(50) {
+                let hits = run(&segment, query, &options(20, 30, false));
+                assert_eq!(hits.len(), 20);
+            }
+            let (_, flat) = flatten(segment.graph(), 600, |_| true, &segment).unwrap();
+            check(&flat).unwrap();
+        }
+    }
 }
 
 struct Kept<F>(F);
@@ -316,7 +434,7 @@ impl<F: Fn(u32) -> bool + Sync> Accept for Kept<F> {
 }
 
 struct Ordered<'a> {
-    scorer: link::FromQuery<'a>,
+    scorer: shadow::FromQuery<'a>,
     order: &'a [u32],
 }
 

@@ -134,12 +134,38 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
+    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.cast()));
+            let f = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()));
+            let f = _mm256_sub_epi16(f, _mm256_set1_epi16(128));
+            Products(_mm256_add_epi32(self.0, _mm256_madd_epi16(c, f)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> i32 {
         // SAFETY: see above.
         unsafe {
             let half = _mm_add_epi32(_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0));
             let pair = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
             _mm_cvtsi128_si32(_mm_add_epi32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [i32; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let pairs = _mm256_hadd_epi32(
+                _mm256_hadd_epi32(four[0].0, four[1].0),
+                _mm256_hadd_epi32(four[2].0, four[3].0),
+            );
+            let sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+            let mut out = [0i32; 4];
+            _mm_storeu_si128(out.as_mut_ptr().cast(), sums);
+            out
         }
     }
 }

@@ -133,8 +133,35 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
+    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
+        // SAFETY: see above. To subtract 128 is to flip the highest bit.
+        unsafe {
+            let c = _mm512_loadu_si512(codes.cast());
+            let f = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(-128));
+            Products(_mm512_dpbusd_epi32(self.0, c, f))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> i32 {
         // SAFETY: see above.
         unsafe { _mm512_reduce_add_epi32(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [i32; 4] {
+        // SAFETY: see above.
+        unsafe {
+            // Interleaved and added until each quarter of a vector holds one number of each sum.
+            let [Products(a), Products(b), Products(c), Products(d)] = four;
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+            let sums = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            let mut out = [0i32; 4];
+            _mm_storeu_si128(out.as_mut_ptr().cast(), sums);
+            out
+        }
     }
 }

@@ -105,6 +105,14 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
+    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
+        // SAFETY: the caller's promise: sixteen bytes can be read from both.
+        let (c, f) =
+            unsafe { (codes.cast::<[u8; 16]>().read_unaligned(), from.cast::<[u8; 16]>().read_unaligned()) };
+        Products(std::array::from_fn(|i| self.0[i] + i32::from(c[i]) * (i32::from(f[i]) - 128)))
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> i32 {
         self.0.iter().sum()
     }
