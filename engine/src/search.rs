@@ -17,7 +17,10 @@ use std::slice;
 const LIMIT_DEFAULT: usize = 10;
 /// Beam width when the caller sets none.
 const EF_DEFAULT: usize = 64;
-/// Queries that are asked of a segment together, at most: enough of them for those that wait to be few.
+/// More threads than any machine has cores.
+const THREADS_MAX: usize = 1024;
+/// Queries that are asked of a segment together: enough of them for those that wait to be few.
+const TOGETHER_MIN: usize = 16;
 const TOGETHER_MAX: usize = 256;
 
 /// A search that is being put together: for one query, or for [`Queries`]. `run` runs it.
@@ -58,14 +61,15 @@ impl<'a> Search<'a, Queries<'a>> {
         Search::new(core, view, Queries { matrix, threads: cores() })
     }
 
-    /// Threads that share the queries, the calling one among them; by default as many as the process has cores. None
-    /// outlives the call.
+    /// Threads that share the queries, the calling one among them; by default as many as the process has cores, and never
+    /// more than there is work for. None outlives the call.
     pub fn threads(mut self, threads: usize) -> Self {
         self.query.threads = threads;
         self
     }
 
-    /// Runs it: for each query what [`Search::run`] gives for one; all see the same moment.
+    /// Runs it: for each query as many hits, as exactly measured, as [`Search::run`] gives for one; all see the same moment. Of
+    /// searches that are not exact, a few hits may be others: walks go other ways when they take turns.
     ///
     /// # Errors
     ///
@@ -96,9 +100,14 @@ impl<'a> Search<'a, Queries<'a>> {
         if options.limit == 0 {
             return Ok(lists);
         }
-        let together = queries.len().div_ceil(4 * threads).clamp(1, TOGETHER_MAX);
+        let threads = threads.min(queries.len()).min(THREADS_MAX);
+        let together = match threads {
+            0 | 1 => TOGETHER_MAX,
+            _ => queries.len().div_ceil(4 * threads).clamp(TOGETHER_MIN, TOGETHER_MAX),
+        };
+        let threads = threads.min(queries.len().div_ceil(together));
         let parts = Mutex::new(queries.chunks(together).zip(lists.chunks_mut(together)));
-        on_threads(threads.min(queries.len()), || {
+        on_threads(threads, || {
             loop {
                 let Some((queries, lists)) = parts.lock().next() else { return Ok(()) };
                 let answered = wishes.answer(core, &view, queries, &options, lists);
@@ -286,7 +295,8 @@ fn search_segments<'v>(
     found: &mut [Vec<Found<'v>>],
 ) -> Result<()> {
     let mut segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
-    segments.sort_by_key(|s| std::cmp::Reverse(s.rows()));
+    // Rows may be appended meanwhile: each is asked once.
+    segments.sort_by_cached_key(|s| std::cmp::Reverse(s.rows()));
     let rows: u64 = segments.iter().map(|segment| u64::from(segment.rows())).sum();
     core.with_scratch(|scratch| {
         for segment in &segments {
@@ -303,6 +313,9 @@ fn search_segments<'v>(
                     }
                 }
             }
+            for found in found.iter_mut().filter(|found| found.len() / 2 > options.limit) {
+                drop_farther(found, options.limit);
+            }
         }
         Ok::<(), Error>(())
     })?;
@@ -313,6 +326,13 @@ fn search_segments<'v>(
         }
     }
     Ok(())
+}
+
+/// Drops what is farther than the `limit`-th; more than that are there.
+fn drop_farther(found: &mut Vec<Found<'_>>, limit: usize) {
+    let by_distance = |a: &Found<'_>, b: &Found<'_>| a.distance.total_cmp(&b.distance);
+    let last = found.select_nth_unstable_by(limit - 1, by_distance).1.distance;
+    found.retain(|found| found.distance.total_cmp(&last).is_le());
 }
 
 /// Keys are only read where distances tie.

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 /// More threads than any machine has cores: what is asked for beyond that is a mistake.
 pub(crate) const THREADS_MAX: usize = 1024;
 
-/// Queries that a thread asks together, at most; a few milliseconds of work.
+/// Queries that a thread asks together, at most, and about the time that they may take.
 const TOGETHER_MAX: usize = 128;
+const PIECE_TIME: Duration = Duration::from_millis(10);
 
 /// Cores that this process may use.
 pub(crate) fn cores() -> usize {
@@ -143,14 +144,14 @@ pub(crate) fn search_all(
         Ok(())
     })
     .or_raise(py)?;
-    // Slow queries go one by one: signals are looked for between two pieces.
-    let slow = wishes.exact || filter.is_some();
-    let piece = if slow { 1 } else { rows.div_ceil(4 * threads.max(1)).clamp(1, TOGETHER_MAX) };
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = |mut look: Option<&mut dyn FnMut() -> bool>| {
         let mut found = Vec::new();
+        // Signals are looked for between two pieces: slow queries go one by one.
+        let mut piece = 1;
         loop {
+            let began = Instant::now();
             let row = next.fetch_add(piece, Ordering::Relaxed);
             let failed = filter.is_some_and(|filter| filter.failed.load(Ordering::Relaxed));
             if failed
@@ -171,6 +172,11 @@ pub(crate) fn search_all(
                     });
                 }
             }
+            piece = match began.elapsed() {
+                spent if spent < PIECE_TIME / 2 => (piece * 2).min(TOGETHER_MAX),
+                spent if spent > PIECE_TIME => (piece / 2).max(1),
+                _ => piece,
+            };
         }
     };
     let mut interrupt = None;

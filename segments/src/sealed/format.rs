@@ -49,6 +49,7 @@
 //! | 13 | inline space | bytes x 1 | how vectors are brought to the inline rows; only together with these |
 //! | 14 | inline rows | n x stride | the vector and the links of each row, with codes of the vectors they lead to |
 //! | 15 | inline entry | 1 x stride | the middle of all vectors, linked to the first rows: where walks begin |
+//! | 16 | inline growth | 1 x 4 | the exponent with which squared distances grow from neighbour to neighbour; may be missing |
 //! | 256 + l | links | rows(l) x 4 places | level `l`: `2 m` places on level 0, `m` above; unused ones `u32::MAX`, last |
 
 use crate::graph::LEVEL_MAX;

@@ -45,7 +45,8 @@ impl SealedSegment {
     ) -> Result<()> {
         let mut left = vec![true; queries.len()];
         let dimension = self.meta().schema.dimension();
-        if let Some(walk) = self.inline_wish(options, part)
+        let walk = self.inline_wish(options, part);
+        if let Some(walk) = walk
             && queries.len() > 1
             && queries.iter().all(|query| query.len() == dimension)
         {
@@ -55,7 +56,9 @@ impl SealedSegment {
         let mut known = Vec::new();
         for (number, query) in queries.iter().enumerate().filter(|&(number, _)| left[number]) {
             known.clear();
-            answers.known(number, &mut known);
+            if walk.is_some() {
+                answers.known(number, &mut known);
+            }
             let hits = self.search_beside(query, options, (part, &known), scratch)?;
             answers.found(number, hits)?;
         }

@@ -75,7 +75,6 @@ unsafe fn in_turn<B: Backend, W: InlineWalks>(
     }
     let Some(last) = lanes[..active].last() else { return Ok(()) };
     let mut next = rows.row(last.row).as_ptr();
-    let mut after = next;
     while active > 0 {
         turn = if turn < active { turn } else { 0 };
         let lane = &mut lanes[turn];
@@ -97,7 +96,7 @@ unsafe fn in_turn<B: Backend, W: InlineWalks>(
             }
         };
         if goes_on {
-            (next, after) = (after, rows.row(lane.row).as_ptr());
+            next = rows.row(lane.row).as_ptr();
             turn += 1;
         } else {
             active -= 1;

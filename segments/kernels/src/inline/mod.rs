@@ -155,7 +155,8 @@ pub fn inline_walk<E>(
     }
 }
 
-/// Walks for several queries at once, as many as there are lanes; each begins at `start`. Panics as [`inline_walk`] does.
+/// Walks for several queries at once, as many as there are lanes; each begins at `start`. Panics as [`inline_walk`] does, and
+/// without a lane.
 ///
 /// Costs less than one walk after another wherever the rows are not in a cache, since a walk scans while others wait for
 /// memory. What is found differs from [`inline_walk`]'s where that one looked ahead and guessed wrong.
@@ -168,6 +169,7 @@ pub fn inline_walk_many<W: InlineWalks>(
     walks: &mut W,
 ) -> Result<(), W::Error> {
     let beam = beam.into();
+    assert!(!lanes.is_empty());
     if let InlineStart::NeighboursOf(entry) = start {
         assert!(entry.count == 1 && entry.shape.dimension == rows.shape.dimension);
     }

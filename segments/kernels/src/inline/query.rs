@@ -21,7 +21,7 @@ pub struct InlineQuery {
     /// What a sum of table entries is short of: the lowest sums, less half the sum of the query.
     pub(super) offset: f32,
     length: f32,
-    /// Keys of rows that were found elsewhere.
+    /// Keys of rows that were found elsewhere, ascending.
     pub(super) known: Vec<u64>,
 }
 
@@ -46,10 +46,12 @@ impl InlineQuery {
         }
     }
 
-    /// Rows that were found elsewhere, by their squared distances in the rotated space: they count for
+    /// Rows that were found elsewhere, by their squared distances in the rotated space; the nearest `most` of them count for
     /// [`Enough`](super::Enough) until the next query is prepared.
-    pub fn know(&mut self, distances: impl Iterator<Item = f32>) {
+    pub fn know(&mut self, distances: impl Iterator<Item = f32>, most: usize) {
         self.known.extend(distances.map(|distance| key_of(distance.max(0.0), 0)));
+        self.known.sort_unstable();
+        self.known.truncate(most);
     }
 
     /// The squared distances of the rows that were found elsewhere.

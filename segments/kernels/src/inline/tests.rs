@@ -331,7 +331,7 @@ fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
     assert!(expanded(&query, Enough { least: 100, ..early }) >= 100);
     assert_eq!(expanded(&query, Enough { rows: 2_000, ..early }), all, "there are never so many");
     // Ten rows elsewhere that nothing here comes near.
-    query.know([1e-3; 10].into_iter());
+    query.know([1e-3; 20].into_iter(), 10);
     assert!(expanded(&query, early) < fewer / 2);
     assert!((30..all).contains(&expanded(&query, Enough { least: 30, ..early })));
     assert_eq!(expanded(&query, Enough::NEVER), all);

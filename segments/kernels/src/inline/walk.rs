@@ -47,13 +47,14 @@ pub struct Enough {
     pub rows: usize,
     /// Of squared distances; 0 for a walk that goes on to its end.
     pub share: f32,
-    /// But not before so many expanded rows are nearer than everything that is left: it may still be on its way.
+    /// But where rows were found elsewhere, not before so many expanded ones are nearer than everything that is left: it may
+    /// still be on its way.
     pub least: usize,
 }
 
 impl Enough {
     /// Goes on to its end.
-    pub const NEVER: Enough = Enough { rows: 1, share: 0.0, least: 0 };
+    pub const NEVER: Enough = Enough { rows: usize::MAX, share: 0.0, least: 0 };
 }
 
 impl From<usize> for InlineBeam {
@@ -102,6 +103,11 @@ impl InlineScratch {
     /// Everything that the last walk expanded, in the order in which it did.
     pub fn expanded(&self) -> impl ExactSizeIterator<Item = Expanded> + Clone {
         self.expanded.iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
+    }
+
+    /// How near the nearest row is that the last walk met and did not expand, by its estimate; `None` when there is none.
+    pub fn left(&self) -> Option<f32> {
+        (self.nearest != NONE).then(|| distance_of(self.nearest))
     }
 
     fn start(&mut self, rows: u32, keep: usize) {
@@ -325,11 +331,12 @@ impl<'a> Walk<'a> {
             let near = key_of(distance_of(key) * self.enough.share, 0);
             // SAFETY: the caller's promise.
             let (nearer, much_nearer) = unsafe {
-                let much_nearer = B::below(&scratch.expanded, near) + B::below(known, near);
-                (B::below(&scratch.expanded, key), much_nearer)
+                let much_nearer = B::below(&scratch.expanded, near);
+                (B::below(&scratch.expanded, key), much_nearer + known.partition_point(|&key| key < near))
             };
             let enough = self.enough.share > 0.0 && much_nearer >= self.enough.rows;
-            if nearer + waiting >= self.ef || (enough && nearer >= self.enough.least) {
+            let arrived = known.is_empty() || nearer >= self.enough.least;
+            if nearer + waiting >= self.ef || (enough && arrived) {
                 return Ok(None);
             }
         }

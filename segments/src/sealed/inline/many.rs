@@ -11,7 +11,7 @@ use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
 use nearstone_kernels::{InlineQuery, InlineScratch, InlineWalks, inline_walk_many, kernels};
 
-/// Walks that take turns. While one row travels, so many less one are scanned.
+/// Walks that take turns: while the row of one travels, the others scan theirs.
 const LANES: usize = 4;
 
 impl SealedSegment {
@@ -85,7 +85,7 @@ impl InlineWalks for Batch<'_> {
         let Some(query) = self.queries.get(self.next) else { return Ok(None) };
         self.known.clear();
         self.answers.known(self.next, &mut self.known);
-        self.ground.inline.prepare(query, &self.known, self.rotated, prepared);
+        self.ground.inline.prepare(query, (&self.known, self.limit), self.rotated, prepared);
         self.next += 1;
         Ok(Some(self.next - 1))
     }
@@ -99,7 +99,7 @@ impl InlineWalks for Batch<'_> {
     fn done(&mut self, number: usize, query: &InlineQuery, walk: &InlineScratch) -> Result<()> {
         self.measure_last()?;
         let lists = (&mut *self.near, &mut *self.order);
-        if self.segment.nearest_expanded(query, walk, self.visible, self.limit, lists) {
+        if self.segment.nearest_expanded(query, walk, self.visible, (self.limit, self.ground.beam), lists) {
             self.unmeasured = Some(number);
         }
         Ok(())

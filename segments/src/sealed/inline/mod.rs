@@ -154,12 +154,18 @@ impl Inline {
 
 impl Inline {
     /// Prepares a query, when rows at the `known` distances were found in other segments.
-    fn prepare(&self, query: &[f32], known: &[f32], rotated: &mut Vec<f32>, prepared: &mut InlineQuery) {
+    fn prepare(
+        &self,
+        query: &[f32],
+        (known, limit): (&[f32], usize),
+        rotated: &mut Vec<f32>,
+        prepared: &mut InlineQuery,
+    ) {
         let kernels = kernels();
         self.space.query(kernels, query, rotated);
         prepared.prepare(kernels, rotated);
         if !known.is_empty() {
-            prepared.know(self.space.squares(kernels, query, known));
+            prepared.know(self.space.squares(kernels, query, known), limit);
         }
     }
 }
@@ -176,16 +182,23 @@ impl SealedSegment {
         wish: InlineWish,
         scratch: &mut Scratch,
     ) -> Result<Option<Vec<Hit>>> {
-        let Some(ground) = self.inline_ground(wish)? else { return Ok(None) };
+        let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
         let InlineWork { rotated, query: prepared, walk, near, order, .. } = &mut scratch.inline;
-        ground.inline.prepare(query, known, rotated, prepared);
-        let touch = |row| self.touch_inline(ground.inline, row);
-        inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, touch, walk)?;
-        if !self.nearest_expanded(prepared, walk, visible, wish.limit, (near, order)) {
-            return Ok(None);
+        ground.inline.prepare(query, (known, wish.limit), rotated, prepared);
+        let inline = ground.inline;
+        loop {
+            let touch = |row| self.touch_inline(inline, row);
+            inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, touch, walk)?;
+            if self.nearest_expanded(prepared, walk, visible, (wish.limit, ground.beam), (near, order)) {
+                return self.measure(exact, near, wish.limit).map(Some);
+            }
+            // Enough of them were dead: once more, to the end.
+            if ground.beam.enough == Enough::NEVER {
+                return Ok(None);
+            }
+            ground.beam.enough = Enough::NEVER;
         }
-        self.measure(exact, near, wish.limit).map(Some)
     }
 
     /// What a walk reads; `None` when there are no inline rows, or none for beams so wide.
@@ -196,35 +209,47 @@ impl SealedSegment {
             return Ok(None);
         }
         let Some((entry, rows)) = self.inline_checked(inline)? else { return Ok(None) };
-        let beam = InlineBeam {
-            ef,
-            keep: ef.max(near.saturating_mul(KEYS)),
-            enough: Enough { rows: near, share: inline.growth.share(near, ef), least: wish.expected() },
+        let enough = match inline.growth.share(near, ef) {
+            share if share > 0.0 => Enough { rows: near, share, least: wish.expected() },
+            _ => Enough::NEVER,
         };
+        let beam = InlineBeam { ef, keep: ef.max(near.saturating_mul(KEYS)), enough };
         Ok(Some(Ground { inline, rows, start: InlineStart::NeighboursOf(entry), beam }))
     }
 
     /// Leaves in `near` the visible rows that may be, by bound, among the `limit` nearest of all that is known, and asks for
     /// what is read of them next; `false` when too little is known.
+    ///
+    /// A walk counts rows that are dead. Those around a query may all be, and then it ended where nothing was found: so as many
+    /// as are wanted, visible here or known from elsewhere, must be nearer than what is left; half as many after a walk to
+    /// its end, since the beam is as much wider as there are dead rows, on average.
     fn nearest_expanded(
         &self,
         query: &InlineQuery,
         walk: &InlineScratch,
         visible: &dyn Accept,
-        limit: usize,
+        (limit, beam): (usize, InlineBeam),
         (near, order): (&mut Vec<(f32, u32)>, &mut Vec<f32>),
     ) -> bool {
         near.clear();
-        near.extend(
-            walk.expanded()
-                .filter(|row| row.distance.is_finite())
-                .map(|row| (row.distance, row.id))
-                .filter(|&(_, row)| visible.accept(row)),
-        );
+        near.extend(walk.expanded().map(|row| (row.distance, row.id)));
+        // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
+        if near.is_empty() || near.iter().any(|(distance, _)| !distance.is_finite()) {
+            return false;
+        }
+        near.retain(|&(_, row)| visible.accept(row));
         order.clear();
         order.extend(near.iter().map(|&(distance, _)| distance));
-        order.extend(query.known());
-        if order.len() < limit {
+        let settled = match walk.left() {
+            // Everything that can be reached was expanded.
+            None => near.len() >= limit,
+            Some(left) => {
+                order.extend(query.known());
+                let wanted = if beam.enough == Enough::NEVER { limit.div_ceil(2) } else { limit };
+                order.len() >= limit && order.iter().filter(|&&distance| distance < left).count() >= wanted
+            }
+        };
+        if !settled {
             return false;
         }
         let (_, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
@@ -235,7 +260,7 @@ impl SealedSegment {
             self.prefetch_names(row);
             prefetch_read(self.vector_unchecked(row));
         }
-        true
+        last.is_finite()
     }
 
     /// Exact distances of the rows, the best `limit` of them.

@@ -371,6 +371,80 @@ fn what_other_segments_had_shortens_a_search_and_costs_no_hit() {
     }
 }
 
+/// Rows that lie around a query are often deleted together, and say nothing of those behind them.
+#[test]
+fn the_living_behind_a_group_of_dead_rows_are_found() {
+    let schema = schema(64, Metric::L2);
+    let mut rows = rows_of(&schema, 2_000, 5);
+    let mut rng = SplitMix64::new(12);
+    // Ten groups of 30, each tightly around one of the rows.
+    for row in 0..300 {
+        let centre = rows.rows[1_000 + row % 10].vector.clone();
+        rows.rows[row].vector = centre.iter().map(|x| x + rng.unit_f64() as f32 * 0.01).collect();
+    }
+    let centres: Vec<Vec<f32>> = (1_000..1_010).map(|row| rows.rows[row].vector.clone()).collect();
+    let group = |vector: &[f32]| {
+        let near =
+            |centre: &Vec<f32>| centre.iter().zip(vector).map(|(a, b)| (a - b).abs()).sum::<f32>() < 1.0;
+        centres.iter().any(near)
+    };
+    let (rows, graph) = graph_of(&schema, &rows);
+    let vfs = folder();
+    let meta = write_segment(&target(&vfs), &schema, &rows, &graph, &|| false).unwrap();
+    let made = Made { vfs, meta, rows };
+    let segment = made.open();
+    let dead: Vec<u32> = (0..made.rows.rows()).filter(|&row| group(made.rows.vector(row).unwrap())).collect();
+    assert_eq!(dead.len(), 310);
+    for &row in &dead {
+        segment.deaths().set(row, 500);
+    }
+    let (mut found, mut wanted, mut scratch) = (0, 0, Scratch::default());
+    for centre in &centres {
+        for limit in [1, 3, 10] {
+            let right = truth(&made.rows, centre, limit, |row| !dead.contains(&row));
+            let last = right[limit - 1].distance;
+            let queries: [&[f32]; 2] = [centre, centre];
+            let mut gathered = Gathered::default();
+            let options = options(limit, 32);
+            segment.search_many(&queries, &options, 1.0, &mut scratch, &mut gathered).unwrap();
+            // And where ten poor rows are known from elsewhere.
+            gathered.known = vec![last * 3.0; 10];
+            segment.search_many(&queries[..1], &options, 0.5, &mut scratch, &mut gathered).unwrap();
+            gathered.found.push((9, segment.search(centre, &options, &mut scratch).unwrap()));
+            for (_, hits) in &gathered.found {
+                assert!(hits.iter().all(|hit| !dead.contains(&hit.ordinal)));
+                found += hits.iter().filter(|hit| hit.distance <= last).count();
+                wanted += limit;
+            }
+        }
+    }
+    assert!(found * 100 >= wanted * 95, "{found} of {wanted}");
+}
+
+/// In the space of this segment the query is farther away than single precision can say.
+#[test]
+fn a_walk_that_cannot_measure_is_no_answer_though_other_segments_had_one() {
+    let schema = schema(64, Metric::L2);
+    let mut rows = rows_of(&schema, 1_500, 5);
+    rows.rows.iter_mut().flat_map(|row| &mut row.vector).for_each(|x| *x *= 1e-3);
+    let (rows, graph) = graph_of(&schema, &rows);
+    let vfs = folder();
+    let meta = write_segment(&target(&vfs), &schema, &rows, &graph, &|| false).unwrap();
+    let made = Made { vfs, meta, rows };
+    assert!(has_inline_rows(&made));
+    let query = vec![2.5e15f32; 64];
+    let mut gathered = Gathered { known: vec![9e32; 10], found: Vec::new() };
+    let queries: [&[f32]; 2] = [&query, &query];
+    for count in [1, 2] {
+        let scratch = &mut Scratch::default();
+        made.open().search_many(&queries[..count], &options(10, 64), 0.5, scratch, &mut gathered).unwrap();
+    }
+    assert_eq!(gathered.found.len(), 3);
+    for (_, hits) in &gathered.found {
+        assert!(hits.len() == 10 && hits.iter().all(|hit| hit.distance < 5e32), "{hits:?}");
+    }
+}
+
 #[test]
 fn segments_say_how_distances_grow_and_are_read_without_that_too() {
     let growth = |made: &Made| {
