@@ -2,7 +2,7 @@
 //!
 //! 1. Plan: all rows that aren't dead, input by input, numbered without gaps. A key that two inputs hold alive is
 //!    `Corruption`: the store never has two live rows of a key.
-//! 2. Join ([`Merge::join`]): where all inputs have inline rows, the graphs that they have become one, and the file is
+//! 2. Join ([`Merge::join`]): where most rows come from inputs with inline rows, the graphs become one, and the file is
 //!    written along it. That costs a fraction of what follows.
 //! 3. Else, or when the caller finds that the joined graph is no good, link: the rows are put into a new graph by
 //!    whatever threads the caller lends ([`Merge::link_some`]), straight from the mapped inputs. Then the graph is
@@ -101,7 +101,7 @@ impl<'a> Merge<'a> {
 
     /// Joins the graphs of the inputs and writes the new segment, with the threads of the target. `None`, and no file,
     /// when the rows are better linked from nothing: see [`Join::plan`]. `cancel` is told how many rows have their links,
-    /// and asked about every few hundred rows and every megabyte; it may wait there, and `true` ends the work.
+    /// and asked about every few hundred rows and every two megabytes; it may wait there, and `true` ends the work.
     ///
     /// # Errors
     /// What reading the inputs and writing the file give, and `Cancelled`. No file stays behind then.

@@ -38,6 +38,7 @@ fn vector(key: u64) -> Vec<f32> {
 struct Room {
     vfs: MemoryVfs,
     next: Cell<u64>,
+    schema: Schema,
     vector: fn(u64) -> Vec<f32>,
 }
 
@@ -45,7 +46,7 @@ impl Room {
     fn new(vector: fn(u64) -> Vec<f32>) -> Room {
         let vfs = MemoryVfs::new();
         vfs.create_dir(Path::new(DIR)).unwrap();
-        Room { vfs, next: Cell::new(1), vector }
+        Room { vfs, next: Cell::new(1), schema: schema(), vector }
     }
 
     fn target(&self) -> SealTarget<'_> {
@@ -62,7 +63,7 @@ impl Room {
 
     fn sealed(&self, keys: Range<u64>) -> SealedSegment {
         let target = self.target();
-        let segment = MutableSegment::new(target.id, schema());
+        let segment = MutableSegment::new(target.id, self.schema);
         for n in keys {
             let key = KeyRef::U64(n);
             segment.append(key, key.hash64(), &(self.vector)(n), n.to_string().as_bytes(), 1 + n);
@@ -121,7 +122,7 @@ fn merge<'a>(inputs: &[&'a SealedSegment], dead: impl Fn(u64) -> bool) -> Merge<
         let dead = (0..segment.rows()).filter(|&row| dead(number(segment, row))).collect();
         MergeInput { segment, dead }
     };
-    Merge::new(inputs.iter().map(input).collect(), schema()).unwrap()
+    Merge::new(inputs.iter().map(input).collect(), inputs[0].meta().schema).unwrap()
 }
 
 /// The share of the ten nearest that is found, over queries that are no rows.
@@ -205,6 +206,33 @@ fn ten_merges_in_a_row_cost_no_recall() {
         all = room.join(&[&all, &fresh], |key| key < old + 60);
     }
     compare("ten merges", &all, &room.rebuild(&[&all], |_| false));
+}
+
+/// By inner product a row asks for the longest rows, not for those around it: a join that walked towards these left short
+/// rows with hardly a link to the other half.
+#[test]
+fn rows_of_all_lengths_are_linked_across_inputs_under_inner_product() {
+    fn lengths(key: u64) -> Vec<f32> {
+        let scale = 0.5 + (key % 97) as f32 / 60.0;
+        vector(key).iter().map(|x| x * scale).collect()
+    }
+    let mut room = Room::new(lengths);
+    room.schema = Schema::new(DIMENSION, Metric::InnerProduct).m(8).ef_construction(64);
+    let (a, b) = (room.sealed(0..2_000), room.sealed(2_000..4_000));
+    let joined = room.join(&[&a, &b], |_| false);
+    compare("products", &joined, &room.rebuild(&[&a, &b], |_| false));
+    let half = |row| number(&joined, row) < 2_000;
+    let graph = joined.graph().unwrap();
+    for short in [true, false] {
+        let (mut across, mut all) = (0, 0);
+        for row in (0..joined.rows()).filter(|&row| (number(&joined, row) % 97 < 48) == short) {
+            for &link in graph.levels[0].list(row) {
+                across += u32::from(half(link) != half(row));
+                all += 1;
+            }
+        }
+        assert!(across * 10 >= all * 4, "{across} of {all}, short: {short}");
+    }
 }
 
 #[test]

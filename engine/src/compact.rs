@@ -16,7 +16,7 @@ use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
-use nearstone_base::{CollectionId, Lsn, Result, SegmentId};
+use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
 use nearstone_segments::seal::{SealTarget, sampled_recall};
@@ -34,6 +34,8 @@ const GATE_EF: usize = 64;
 /// Good enough; below, it is compared with the inputs, which may have found so much more.
 const GATE_RECALL: f32 = 0.95;
 const GATE_SLACK: f32 = 0.05;
+/// With inputs that have at least one row for so many.
+const GATE_SHARE: u32 = 4;
 /// How long a paused worker sleeps when writers need nothing.
 const PAUSED: Duration = Duration::from_millis(10);
 
@@ -139,8 +141,11 @@ impl Engine {
         };
         let merged = match self.join_merge(&merge, &inputs, &target, progress)? {
             Some(joined) => Some(joined),
-            // Over the same name if a joined graph was no good: nobody knows that file.
-            None => self.rebuild_merge(&merge, &target, progress)?,
+            None => {
+                // Not the name of a joined file that was thrown away: whoever still holds that one removes it in the end.
+                let target = SealTarget { id: core.take_segment_id(), uuid: core.random.uuid(), ..target };
+                self.rebuild_merge(&merge, &target, progress)?
+            }
         };
         failpoint("compact-verified");
         let committed = self.commit_merge(id, &inputs, merged);
@@ -171,13 +176,28 @@ impl Engine {
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
-        let Some(merged) = merged? else { return Ok(None) };
+        // Graphs that cannot be read are no reason to keep them: what a merge needs of the rows is elsewhere.
+        let unless_damaged = |error: Error| match error.kind() {
+            ErrorKind::Corruption => {
+                self.note_error(error.context("joining graphs, which are built anew instead"));
+                Ok(None)
+            }
+            _ => Err(error),
+        };
+        let merged = match merged.or_else(unless_damaged)? {
+            Some(merged) => merged,
+            None => return Ok(None),
+        };
         let handle = self.core.open_segment(&merged.meta)?;
-        if joined_well(&handle, inputs).inspect_err(|_| handle.set_obsolete())? {
-            return Ok(Some((handle, merged.origin)));
+        match joined_well(&handle, inputs) {
+            Ok(true) => return Ok(Some((handle, merged.origin))),
+            // Nothing names the file.
+            Ok(false) => handle.set_obsolete(),
+            Err(error) => {
+                handle.set_obsolete();
+                unless_damaged(error)?;
+            }
         }
-        // Nothing names the file.
-        handle.set_obsolete();
         Ok(None)
     }
 
@@ -328,7 +348,9 @@ fn joined_well(joined: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bo
     if found >= GATE_RECALL {
         return Ok(true);
     }
-    for input in inputs {
+    // Small ones are easy, whatever their graph.
+    let large = |input: &&Arc<SealedHandle>| input.segment.rows() >= joined.segment.rows() / GATE_SHARE;
+    for input in inputs.iter().filter(large) {
         if found + GATE_SLACK < recall(&input.segment)? {
             return Ok(false);
         }

@@ -104,7 +104,7 @@ impl Kernels {
     }
 
     /// `sum codes_i (from_i - 128)` for four rows at a time, exact up to 65,536 bytes: the products of rows of one kind,
-    /// codes of 128 being zero, that lack only `128 * sum(from_i - 128)`. Panics when the lengths differ, are no
+    /// codes of 128 being zero, and `128 * sum(from_i - 128)` more. Panics when the lengths differ, are no
     /// multiple of 64, or are larger than that.
     #[inline]
     pub fn dots_biased(self, codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {

@@ -23,6 +23,8 @@ use std::ops::Range;
 
 /// Rows shown to the condition to estimate its share.
 const SAMPLE: u32 = if CHECKED { 2 } else { 64 };
+/// Scans keep so many rows more than are wanted, and an eighth, to be measured exactly.
+const SCAN_MORE: usize = 16;
 /// Rows measured at a time by a scan.
 const SCAN_ROWS: usize = 64;
 /// How many rows a scan passes over in the time of one distance.
@@ -67,24 +69,26 @@ impl MutableSegment {
         }
 
         let ef = options.ef.max(options.limit);
+        // Codes are a little wrong about which rows are the last of these.
+        let kept = ef.saturating_add(ef / 8).saturating_add(SCAN_MORE);
         let scorer = FromQuery::new(self, query);
         let mut found = std::mem::take(&mut scratch.found);
         found.clear();
         let all = self.scan_is_cheaper(rows, ef, &visible);
         if all {
-            self.scan(&scorer, 0..rows, ef, &visible, scratch, &mut found)?;
+            self.scan(&scorer, 0..rows, kept, &visible, scratch, &mut found)?;
         } else {
             walk(&self.graph, &scorer, &visible, NO_LINK, ef, scratch, &mut found)?;
             found.retain(|candidate| candidate.ordinal < floor);
-            self.scan(&scorer, floor..rows, ef, &visible, scratch, &mut found)?;
+            self.scan(&scorer, floor..rows, kept, &visible, scratch, &mut found)?;
         }
         if !all && found.len() < options.limit && found.len() < rows as usize {
             found.clear();
-            self.scan(&scorer, 0..rows, ef, &visible, scratch, &mut found)?;
+            self.scan(&scorer, 0..rows, kept, &visible, scratch, &mut found)?;
         }
-        // Walk and scan kept `ef` each.
+        // Of what walk and scan kept.
         found.sort_unstable();
-        found.truncate(ef);
+        found.truncate(kept);
         let mut ranked: Vec<Ranked<'_>> =
             found.iter().map(|candidate| self.rank(&exact, candidate.ordinal)).collect();
         scratch.found = found;
@@ -98,13 +102,13 @@ impl MutableSegment {
         &self,
         scorer: &FromQuery<'_>,
         mut range: Range<u32>,
-        ef: usize,
+        kept: usize,
         visible: &dyn Accept,
         scratch: &mut Scratch,
         found: &mut Vec<Candidate>,
     ) -> Result<()> {
         let Scratch { nearest, batch, distances, .. } = scratch;
-        nearest.reset(ef);
+        nearest.reset(kept);
         loop {
             batch.clear();
             batch.extend(range.by_ref().filter(|&row| visible.accept(row)).take(SCAN_ROWS));

@@ -352,7 +352,7 @@ fn graphs_linked_on_codes_find_what_those_linked_on_vectors_do() {
     };
     let twice: Vec<Vec<f32>> =
         turned(64).into_iter().take(count / 2).flat_map(|row| [row.clone(), row]).collect();
-    let cases: [Case; 11] = [
+    let cases: [Case; 14] = [
         ("plain", Metric::Cosine, plain, Some(true)),
         ("a plane", Metric::L2, turned(100), Some(true)),
         ("clusters", Metric::L2, near(0.3), Some(true)),
@@ -364,6 +364,9 @@ fn graphs_linked_on_codes_find_what_those_linked_on_vectors_do() {
             changed(&|i, _, x| x * (0.5 + (i % 97) as f32 / 60.0)),
             Some(true),
         ),
+        ("clusters", Metric::InnerProduct, near(0.3), Some(true)),
+        ("tight clusters", Metric::InnerProduct, near(1e-3), Some(false)),
+        ("far from the origin", Metric::InnerProduct, changed(&|_, _, x| x + 1e3), Some(false)),
         ("duplicates", Metric::L2, twice, Some(true)),
         ("outliers", Metric::L2, changed(&|_, j, x| if j == 7 { x * 30.0 } else { x }), None),
         ("far from the origin", Metric::L2, changed(&|_, _, x| x + 1e3), Some(false)),

@@ -54,9 +54,9 @@ pub(crate) struct ShadowSpace {
 pub(crate) struct Factors {
     /// Times the root of what the product is multiplied with: 2, 1 and 1 (Euclidean, cosine, inner product).
     step: f32,
-    /// `|y|^2 - r^2`, half of it under cosine; 0 under inner product.
+    /// `|y|^2 - r^2`, half of it under cosine.
     square: f32,
-    /// The row's share of the distance below which codes do not tell rows apart; no distance is under inner product.
+    /// The row's share of the distance below which codes do not tell rows apart.
     blur: f32,
     /// Sum of the codes.
     sum: i32,
@@ -127,8 +127,7 @@ impl ShadowSpace {
         row.resize(self.row_bytes(), ZERO);
         let (codes, factors) = row.split_at_mut(self.code_bytes());
         if largest == 0.0 {
-            let blur = if self.metric == Metric::InnerProduct { f32::NEG_INFINITY } else { 0.0 };
-            return Factors { step: 0.0, square: 0.0, blur, sum: 0 }.write(factors);
+            return Factors { step: 0.0, square: 0.0, blur: 0.0, sum: 0 }.write(factors);
         }
         // Between -1 and 1, so that a rotation leaves the range of f32 for no vector.
         numbers.clear();
@@ -161,7 +160,7 @@ impl ShadowSpace {
         let (step, square, blur) = match self.metric {
             Metric::L2 => (step * SQRT_2, square - lost, blur),
             Metric::Cosine => (step, (square - lost) / 2.0, blur / 2.0),
-            Metric::InnerProduct => (step, 0.0, f64::NEG_INFINITY),
+            Metric::InnerProduct => (step, square - lost, blur),
         };
         let sum = sums.iter().sum();
         // A step without its digits makes every estimate NaN.
@@ -186,9 +185,17 @@ impl ShadowSpace {
             // At most 65,536 * 127^2 after the subtraction, and below 2^31 before.
             let dot = products[lane].wrapping_sub(from.sum.wrapping_mul(128)) as f32;
             // The steps one after the other: the product of two may leave the range of f32 where the result does not.
-            let estimate = from.square + other.square - from.step * dot * other.step;
+            let product = from.step * dot * other.step;
+            // Products are known to as much of the distance between the rows as that is itself.
+            let (apart, estimate) = match self.metric {
+                Metric::InnerProduct => (from.square + other.square - 2.0 * product, -product),
+                _ => {
+                    let apart = from.square + other.square - product;
+                    (apart, apart)
+                }
+            };
             // Also for what is not finite.
-            let known = estimate > from.blur + other.blur && estimate < f32::MAX;
+            let known = apart > from.blur + other.blur && apart < f32::MAX && estimate.is_finite();
             estimates[lane] = if known { estimate } else { f32::NAN };
         }
         estimates

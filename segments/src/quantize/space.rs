@@ -151,6 +151,14 @@ impl Space {
         self.rotate(kernels, out);
     }
 
+    /// Rotates a row as a query for what lies near it. (As a query of its own it asks for the largest products, which are
+    /// those with the longest rows.)
+    pub(crate) fn beside(&self, kernels: Kernels, row: &[f32], out: &mut Vec<f32>) {
+        self.lift_row(row, out);
+        self.centre(out);
+        self.rotate(kernels, out);
+    }
+
     /// The squared distances in this space of rows at certain distances from a query, as callers see them.
     pub(crate) fn squares<'a>(
         &self,

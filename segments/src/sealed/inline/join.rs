@@ -22,7 +22,7 @@ use crate::sealed::SealedSegment;
 use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicU64, Ordering};
-use nearstone_base::{Lsn, Result, Schema};
+use nearstone_base::{Lsn, Metric, Result, Schema};
 use nearstone_kernels::{InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
 use std::cmp::Reverse;
 
@@ -40,6 +40,8 @@ const EXPANSIONS_MAX: u64 = 300;
 const LIVE_MIN: u64 = 2;
 /// At most one row in so many comes from other inputs, or from those without inline rows, which are small as a rule.
 const POOR_SHARE: u64 = 4;
+/// More inputs are linked from nothing in any case.
+const INPUTS_MAX: usize = 256;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 256;
 
@@ -74,6 +76,9 @@ impl<'a> Join<'a> {
         rows: &[(u32, u32)],
         seed: u64,
     ) -> Option<Join<'a>> {
+        if segments.len() > INPUTS_MAX {
+            return None;
+        }
         let mut live = vec![0u64; segments.len()];
         for &(input, _) in rows {
             live[input as usize] += 1;
@@ -88,7 +93,10 @@ impl<'a> Join<'a> {
             live * walks.iter().map(|&(_, beam)| beam as u64 + APPROACH).sum::<u64>()
         };
         let expansions: u64 = walks.iter().zip(&live).map(expansions).sum();
-        let shaped = u32::try_from(rows.len()).is_ok_and(|rows| shape_of(schema, rows).is_some());
+        // Searches by inner product find long rows, not near ones.
+        let blind =
+            schema.metric() == Metric::InnerProduct && segments.iter().any(|one| one.inline.is_none());
+        let shaped = u32::try_from(rows.len()).is_ok_and(|rows| shape_of(schema, rows).is_some()) && !blind;
         if !shaped || poor * POOR_SHARE > all || expansions > all * EXPANSIONS_MAX {
             return None;
         }
@@ -234,12 +242,20 @@ impl Work {
             return Ok(());
         };
         let Some((entry, rows)) = segment.inline_checked(inline)? else { return Ok(()) };
-        inline.space.query(kernels(), vector, &mut self.rotated);
-        self.query.prepare(kernels(), &self.rotated);
-        let start = InlineStart::NeighboursOf(entry);
-        let touch = |row| segment.touch_inline(inline, row);
-        inline_walk(kernels(), &rows, &self.query, beam, start, touch, &mut self.walk)?;
-        self.met.extend(self.walk.expanded().map(|met| met.id));
+        // By inner product, what a query asks for are long rows, which searches need links to; and what lies near a row is
+        // something else.
+        let twice = segment.meta().schema.metric() == Metric::InnerProduct;
+        for beside in [false, true].into_iter().take(1 + usize::from(twice)) {
+            match beside {
+                true => inline.space.beside(kernels(), vector, &mut self.rotated),
+                false => inline.space.query(kernels(), vector, &mut self.rotated),
+            }
+            self.query.prepare(kernels(), &self.rotated);
+            let start = InlineStart::NeighboursOf(entry);
+            let touch = |row| segment.touch_inline(inline, row);
+            inline_walk(kernels(), &rows, &self.query, beam, start, touch, &mut self.walk)?;
+            self.met.extend(self.walk.expanded().map(|met| met.id));
+        }
         Ok(())
     }
 }
