@@ -99,7 +99,7 @@ impl InlineWalks for Batch<'_> {
     fn done(&mut self, number: usize, query: &InlineQuery, walk: &InlineScratch) -> Result<()> {
         self.measure_last()?;
         let lists = (&mut *self.near, &mut *self.order);
-        if self.segment.nearest_expanded(query, walk, self.visible, (self.limit, self.ground.beam), lists) {
+        if self.segment.nearest_expanded(query, walk, self.visible, self.limit, lists) {
             self.unmeasured = Some(number);
         }
         Ok(())

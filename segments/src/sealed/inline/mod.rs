@@ -190,7 +190,7 @@ impl SealedSegment {
         loop {
             let touch = |row| self.touch_inline(inline, row);
             inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, touch, walk)?;
-            if self.nearest_expanded(prepared, walk, visible, (wish.limit, ground.beam), (near, order)) {
+            if self.nearest_expanded(prepared, walk, visible, wish.limit, (near, order)) {
                 return self.measure(exact, near, wish.limit).map(Some);
             }
             // Enough of them were dead: once more, to the end.
@@ -220,15 +220,15 @@ impl SealedSegment {
     /// Leaves in `near` the visible rows that may be, by bound, among the `limit` nearest of all that is known, and asks for
     /// what is read of them next; `false` when too little is known.
     ///
-    /// A walk counts rows that are dead. Those around a query may all be, and then it ended where nothing was found: so as many
-    /// as are wanted, visible here or known from elsewhere, must be nearer than what is left; half as many after a walk to
-    /// its end, since the beam is as much wider as there are dead rows, on average.
+    /// A walk counts rows that are dead. Those around a query may all be, and then it ended where nothing was found: so where
+    /// rows are dead, half of those that are wanted, visible here or known from elsewhere, must be nearer than what is left.
+    /// (All of them seldom are when the beam is hardly wider than what is wanted, dead rows or not.)
     fn nearest_expanded(
         &self,
         query: &InlineQuery,
         walk: &InlineScratch,
         visible: &dyn Accept,
-        (limit, beam): (usize, InlineBeam),
+        limit: usize,
         (near, order): (&mut Vec<(f32, u32)>, &mut Vec<f32>),
     ) -> bool {
         near.clear();
@@ -245,7 +245,7 @@ impl SealedSegment {
             None => near.len() >= limit,
             Some(left) => {
                 order.extend(query.known());
-                let wanted = if beam.enough == Enough::NEVER { limit.div_ceil(2) } else { limit };
+                let wanted = if self.deaths().count() == 0 { 0 } else { limit.div_ceil(2) };
                 order.len() >= limit && order.iter().filter(|&&distance| distance < left).count() >= wanted
             }
         };
