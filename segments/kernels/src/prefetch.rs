@@ -21,8 +21,9 @@ pub fn prefetch_read(bytes: &[u8]) {
     }
 }
 
+/// Asks for the cache line at an address, which need not be one of anything.
 #[inline(always)]
-fn fetch(address: *const u8) {
+pub(crate) fn fetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program can see and never faults, whatever the address; SSE is
     // part of every x86-64.

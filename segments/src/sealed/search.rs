@@ -43,18 +43,22 @@ impl SealedSegment {
         scratch: &mut Scratch,
         answers: &mut dyn Answers,
     ) -> Result<()> {
-        let mut left = vec![true; queries.len()];
+        // Nothing is allocated for a single query.
+        let mut left = Vec::new();
         let dimension = self.meta().schema.dimension();
         let walk = self.inline_wish(options, part);
         if let Some(walk) = walk
             && queries.len() > 1
             && queries.iter().all(|query| query.len() == dimension)
         {
+            left.resize(queries.len(), true);
             let visible = self.visible(options);
             self.inline_search_many(queries, &visible, walk, scratch, answers, &mut left)?;
         }
         let mut known = Vec::new();
-        for (number, query) in queries.iter().enumerate().filter(|&(number, _)| left[number]) {
+        for (number, query) in
+            queries.iter().enumerate().filter(|&(number, _)| left.get(number) != Some(&false))
+        {
             known.clear();
             if walk.is_some() {
                 answers.known(number, &mut known);

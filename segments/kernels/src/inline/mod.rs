@@ -32,6 +32,7 @@ mod walk;
 mod x86;
 
 use crate::Kernels;
+use crate::prefetch::fetch as prefetch;
 
 pub use encode::EncodeWork;
 pub use many::{InlineLane, InlineWalks};
@@ -183,15 +184,4 @@ pub fn inline_walk_many<W: InlineWalks>(
         // SAFETY: every processor has this one.
         _ => unsafe { many::walk_many::<portable::Portable, W>(rows, beam, start, lanes, walks) },
     }
-}
-
-#[inline(always)]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program can see and never faults, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }

@@ -49,7 +49,7 @@ pub(in crate::sealed) struct Prepared {
     ground: Vec<u8>,
     entry: (InlineShape, Vec<u8>),
     growth: Growth,
-    /// The graph that was given, with a refined ground.
+    /// The graph that was given, with a refined ground, or the joined one.
     pub(in crate::sealed) graph: FlatGraph,
 }
 
