@@ -4,7 +4,7 @@
 //! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
 //! `--keep FOLDER` leaves the store of `search` and the inputs of `merge` there for later runs, `--efs` says which beams it
 //! measures, `--segments N` how many segments of one size the rows of `search` lie in, `--heap` has it read them into memory
-//! instead of mapping them; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
+//! instead of mapping them, `--alone` leaves out queries that are asked together; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
 //! another machine or hour: where it matters they are ratios.
 #![forbid(unsafe_code)]
 
@@ -49,6 +49,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "--json" => json = true,
             "--keep" => searched.keep = Some(Path::new(args.next().ok_or("--keep wants a folder")?)),
             "--heap" => searched.heap = true,
+            "--alone" => searched.alone = true,
             "--segments" => {
                 searched.segments = number("--segments", args.next().ok_or("--segments wants a number")?)?;
             }
@@ -62,7 +63,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             other => {
                 return Err(format!(
                     "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --segments N, --keep FOLDER, --heap, \
-                     --json"
+                     --alone, --json"
                 )
                 .into());
             }

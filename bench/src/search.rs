@@ -25,11 +25,13 @@ pub(crate) struct Options<'a> {
     pub(crate) segments: usize,
     pub(crate) keep: Option<&'a Path>,
     pub(crate) heap: bool,
+    /// Only queries one after another.
+    pub(crate) alone: bool,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { widths: WIDTHS.to_vec(), segments: 1, keep: None, heap: false }
+        Options { widths: WIDTHS.to_vec(), segments: 1, keep: None, heap: false, alone: false }
     }
 }
 
@@ -63,7 +65,7 @@ pub(crate) fn run(data: &Data, options: &Options<'_>, report: &mut Report) -> Re
     let truth = data.truth(LIMIT, None);
     let mut curve = Vec::new();
     for &ef in &options.widths {
-        let (recall, us) = measure(data, &collection, &truth, ef, report)?;
+        let (recall, us) = measure(data, &collection, &truth, (ef, options.alone), report)?;
         curve.push((recall, us));
     }
     for wanted in RECALLS {
@@ -80,7 +82,7 @@ fn measure(
     data: &Data,
     collection: &Collection,
     truth: &[Vec<f64>],
-    ef: usize,
+    (ef, alone): (usize, bool),
     report: &mut Report,
 ) -> Result<(f64, f64), Box<dyn Error>> {
     let (mut best, mut latency, mut found) = (f64::INFINITY, Percentiles::of(vec![0.0]), 0.0);
@@ -103,7 +105,7 @@ fn measure(
             });
         }
     }
-    for threads in [1, 2] {
+    for threads in (1..=2).filter(|_| !alone) {
         let us = measure_many(data, collection, ef, threads)?;
         report.figure(&format!("search_ef{ef}_many_{threads}_threads_us"), us);
     }
