@@ -154,7 +154,7 @@ impl Collection {
 
     /// Starts a search for the rows nearest to `query`.
     pub fn search<'a>(&'a self, query: &'a [f32]) -> Search<'a> {
-        let view = self.present().map(|(view, collection)| (collection, view.lsn));
+        let view = self.found().map(|(view, collection)| (collection, view.lsn));
         Search::new(&self.handle.engine.core, view, query)
     }
 
@@ -163,7 +163,7 @@ impl Collection {
     /// Faster than one search after another, also on one thread: while the memory that one query needs next is on its way,
     /// others are worked on.
     pub fn search_many<'a>(&'a self, matrix: &'a [f32]) -> Search<'a, Queries<'a>> {
-        let view = self.present().map(|(view, collection)| (collection, view.lsn));
+        let view = self.found().map(|(view, collection)| (collection, view.lsn));
         Search::many(&self.handle.engine.core, view, matrix)
     }
 
@@ -244,9 +244,13 @@ impl Collection {
     }
 
     fn present(&self) -> Result<(Arc<View>, Arc<CollectionView>)> {
-        let core = &self.handle.engine.core;
-        core.check_open()?;
-        let view = core.view.load_full();
+        self.handle.engine.core.check_open()?;
+        self.found()
+    }
+
+    /// As `present`, for who asks later whether the store is open: that is a system call.
+    fn found(&self) -> Result<(Arc<View>, Arc<CollectionView>)> {
+        let view = self.handle.engine.core.view.load_full();
         let collection = view.lists.get(self.id, &self.name)?.clone();
         Ok((view, collection))
     }

@@ -29,10 +29,10 @@ mod vector;
 pub use dispatch::{Kernels, kernels};
 pub use inline::{
     BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineLane,
-    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWalks, NO_NEIGHBOUR, inline_walk,
-    inline_walk_many,
+    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWalks, InlineWatch, NO_NEIGHBOUR,
+    inline_walk, inline_walk_many,
 };
-pub use prefetch::{prefetch_at, prefetch_read};
+pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};
 pub use rotation::Rotation;
 
 /// Rows of 8-bit codes have a multiple of so many bytes.

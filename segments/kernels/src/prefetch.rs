@@ -21,6 +21,14 @@ pub fn prefetch_read(bytes: &[u8]) {
     }
 }
 
+/// As [`prefetch_read`] for all of `bytes`, however many.
+#[inline(always)]
+pub fn prefetch_whole(bytes: &[u8]) {
+    for line in 0..bytes.len().div_ceil(LINE) {
+        fetch(bytes.as_ptr().wrapping_add(line * LINE));
+    }
+}
+
 /// Asks for the cache line at an address, which need not be one of anything.
 #[inline(always)]
 pub(crate) fn fetch(address: *const u8) {

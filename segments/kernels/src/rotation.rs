@@ -57,7 +57,7 @@ impl Rotation {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             "avx2" => unsafe { rotate_avx2(&self.signs, numbers) },
-            _ => rotate(&self.signs, numbers, small_portable),
+            _ => rotate(&self.signs, numbers, |numbers, signs| transform(numbers, signs, small_portable)),
         }
     }
 }
@@ -65,24 +65,37 @@ impl Rotation {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
 fn rotate_avx512(signs: &[f32], numbers: &mut [f32]) {
-    rotate(signs, numbers, |block| small_avx512(block));
+    rotate(signs, numbers, |numbers, signs| {
+        let (blocks, _) = numbers.as_chunks_mut::<LARGE>();
+        if blocks.is_empty() {
+            return transform(numbers, signs, |block| small_avx512(block));
+        }
+        let scale = 1.0 / ((LARGE * blocks.len()) as f32).sqrt();
+        for (block, signs) in blocks.iter_mut().zip(signs.as_chunks::<LARGE>().0) {
+            large_avx512(block, signs, scale);
+        }
+        butterflies(numbers, LARGE);
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn rotate_avx2(signs: &[f32], numbers: &mut [f32]) {
-    rotate(signs, numbers, |block| small_avx2(block));
+    rotate(signs, numbers, |numbers, signs| transform(numbers, signs, |block| small_avx2(block)));
 }
 
+/// `transform` takes `2^k` numbers and their signs to the orthogonal Hadamard transform of their products.
 #[inline(always)]
-fn rotate(signs: &[f32], numbers: &mut [f32], small: impl Fn(&mut [f32; SMALL])) {
+fn rotate(signs: &[f32], numbers: &mut [f32], transform: impl Fn(&mut [f32], &[f32])) {
     let power = 1 << numbers.len().ilog2();
     for (round, signs) in signs.chunks_exact(numbers.len()).enumerate() {
-        for (x, sign) in numbers.iter_mut().zip(signs) {
+        let rest = numbers.len() - power;
+        let (part, rest) =
+            if round % 2 == 0 { (0..power, power..numbers.len()) } else { (rest..numbers.len(), 0..rest) };
+        for (x, sign) in numbers[rest.clone()].iter_mut().zip(&signs[rest]) {
             *x *= sign;
         }
-        let from = if round % 2 == 0 { 0 } else { numbers.len() - power };
-        hadamard(&mut numbers[from..from + power], &small);
+        transform(&mut numbers[part.clone()], &signs[part]);
         if power < numbers.len() {
             let (front, back) = numbers.split_at_mut(numbers.len() / 2);
             for (a, b) in front.iter_mut().zip(back) {
@@ -94,19 +107,25 @@ fn rotate(signs: &[f32], numbers: &mut [f32], small: impl Fn(&mut [f32; SMALL]))
 
 /// Numbers that are transformed within one or two registers.
 const SMALL: usize = 16;
+/// Numbers that are transformed within sixteen registers of AVX-512.
+#[cfg(target_arch = "x86_64")]
+const LARGE: usize = 256;
 
-/// The orthogonal Hadamard transform of `2^k` numbers, at least 16. `small` transforms 16 without the scale.
+/// The orthogonal Hadamard transform of `2^k` numbers, at least 16, times their signs. `small` transforms 16 without the scale.
 #[inline(always)]
-fn hadamard(numbers: &mut [f32], small: impl Fn(&mut [f32; SMALL])) {
+fn transform(numbers: &mut [f32], signs: &[f32], small: impl Fn(&mut [f32; SMALL])) {
     let scale = 1.0 / (numbers.len() as f32).sqrt();
-    let (blocks, _) = numbers.as_chunks_mut::<SMALL>();
-    for block in blocks {
-        small(block);
-        for x in block {
-            *x *= scale;
-        }
+    for (x, sign) in numbers.iter_mut().zip(signs) {
+        *x *= sign * scale;
     }
-    let mut half = SMALL;
+    let (blocks, _) = numbers.as_chunks_mut::<SMALL>();
+    blocks.iter_mut().for_each(small);
+    butterflies(numbers, SMALL);
+}
+
+/// The steps from `half` on.
+#[inline(always)]
+fn butterflies(numbers: &mut [f32], mut half: usize) {
     while half < numbers.len() {
         for pair in numbers.chunks_exact_mut(2 * half) {
             let (front, back) = pair.split_at_mut(half);
@@ -128,23 +147,56 @@ fn small_portable(block: &mut [f32; SMALL]) {
     }
 }
 
-/// Each step adds the number `half` places away, and takes its own with the sign of its place.
+/// Transforms sixteen numbers: each step adds the number `half` places away, and takes its own with the sign of its place.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f")]
-fn small_avx512(block: &mut [f32; SMALL]) {
+fn register_avx512(x: __m512) -> __m512 {
     let sign = |half: u16| {
         let minus = [0xaaaa, 0xcccc, 0, 0xf0f0, 0, 0, 0, 0xff00][usize::from(half) - 1];
         _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0), _mm512_set1_ps(-1.0))
     };
-    // SAFETY: 16 numbers, at any alignment.
-    let x = unsafe { _mm512_loadu_ps(block.as_ptr()) };
     let x = _mm512_fmadd_ps(x, sign(1), _mm512_permute_ps::<0b10_11_00_01>(x));
     let x = _mm512_fmadd_ps(x, sign(2), _mm512_permute_ps::<0b01_00_11_10>(x));
     let x = _mm512_fmadd_ps(x, sign(4), _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
-    let x = _mm512_fmadd_ps(x, sign(8), _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x));
-    // SAFETY: as above.
-    unsafe { _mm512_storeu_ps(block.as_mut_ptr(), x) };
+    _mm512_fmadd_ps(x, sign(8), _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f")]
+fn small_avx512(block: &mut [f32; SMALL]) {
+    // SAFETY: 16 numbers, at any alignment.
+    unsafe { _mm512_storeu_ps(block.as_mut_ptr(), register_avx512(_mm512_loadu_ps(block.as_ptr()))) };
+}
+
+/// Transforms 256 numbers, times their signs and the scale, without leaving the registers: half the time of a pass over memory for
+/// each step.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f")]
+fn large_avx512(block: &mut [f32; LARGE], signs: &[f32; LARGE], scale: f32) {
+    let (numbers, _) = block.as_chunks_mut::<SMALL>();
+    let (signs, _) = signs.as_chunks::<SMALL>();
+    let scale = _mm512_set1_ps(scale);
+    let mut x = [_mm512_setzero_ps(); LARGE / SMALL];
+    for ((x, numbers), signs) in x.iter_mut().zip(&*numbers).zip(signs) {
+        // SAFETY: 16 numbers each, at any alignment.
+        let (numbers, signs) =
+            unsafe { (_mm512_loadu_ps(numbers.as_ptr()), _mm512_loadu_ps(signs.as_ptr())) };
+        *x = register_avx512(_mm512_mul_ps(numbers, _mm512_mul_ps(signs, scale)));
+    }
+    for half in [1, 2, 4, 8] {
+        for i in 0..LARGE / SMALL {
+            if i & half == 0 {
+                (x[i], x[i + half]) = (_mm512_add_ps(x[i], x[i + half]), _mm512_sub_ps(x[i], x[i + half]));
+            }
+        }
+    }
+    for (numbers, x) in numbers.iter_mut().zip(x) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), x) };
+    }
 }
 
 /// As [`small_avx512`], in two halves.

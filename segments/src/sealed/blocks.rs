@@ -42,6 +42,12 @@ impl Bits {
         self.0.get((at / 64) as usize).is_some_and(|word| word.load(Ordering::Relaxed) >> (at % 64) & 1 == 1)
     }
 
+    /// The 64 bits among which one is; 0 beyond the end.
+    #[inline(always)]
+    fn word(&self, at: u64) -> u64 {
+        self.0.get((at / 64) as usize).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
     /// Whether it was clear before.
     fn set(&self, at: u64) -> bool {
         let bit = 1 << (at % 64);
@@ -97,6 +103,20 @@ impl Blocks {
     pub(crate) fn get(&self, offset: u64, len: u64) -> Result<&[u8]> {
         self.touch(offset, len)?;
         self.unchecked(offset, len).ok_or_else(|| self.beyond(offset, len))
+    }
+
+    /// As [`Blocks::touch`], for places of which most were touched before and which lie in two blocks or so: whoever reads
+    /// thousands of them.
+    #[inline(always)]
+    pub(crate) fn touch_again(&self, offset: u64, len: u64) -> Result<()> {
+        let (first, last) = (offset / BLOCK, offset.saturating_add(len.saturating_sub(1)) / BLOCK);
+        let wanted = u64::MAX >> (63 - (last - first) % 64) << (first % 64);
+        // More than one word is looked at by `touch`, which also refuses what lies beyond the end.
+        if first / 64 == last / 64 && self.block_bits.word(first) & wanted == wanted {
+            Ok(())
+        } else {
+            self.touch(offset, len)
+        }
     }
 
     #[inline]

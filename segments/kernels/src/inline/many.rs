@@ -8,7 +8,7 @@
 //! 2. A walk that comes to its end is handed over, and its lane begins the next one. When no query is left, the other
 //!    lanes go on alone.
 
-use super::walk::{Backend, Walk};
+use super::walk::{Backend, InlineWatch, Walk};
 use super::{InlineBeam, InlineQuery, InlineRows, InlineScratch, InlineStart};
 
 /// Room for one of several walks, kept between calls.
@@ -22,15 +22,9 @@ pub struct InlineLane {
 }
 
 /// The queries of [`inline_walk_many`](super::inline_walk_many), and who takes what their walks find.
-pub trait InlineWalks {
-    /// What ends all walks.
-    type Error;
-
+pub trait InlineWalks: InlineWatch {
     /// Prepares the next query; its number, or `None` when there is none left.
     fn next(&mut self, query: &mut InlineQuery) -> Result<Option<usize>, Self::Error>;
-
-    /// Called with each row before it is read; refuses those that there are not.
-    fn touch(&mut self, row: u32) -> Result<(), Self::Error>;
 
     /// A walk is done: what it expanded is in `walk.expanded()`.
     fn done(&mut self, number: usize, query: &InlineQuery, walk: &InlineScratch) -> Result<(), Self::Error>;
@@ -82,7 +76,9 @@ unsafe fn in_turn<B: Backend, W: InlineWalks>(
         // SAFETY: as above; the query was prepared for rows of this dimension.
         let chosen = unsafe {
             walk.expand::<B>(rows, lane.row, next);
-            walk.take::<B, W::Error>(rows, 0, |row| walks.touch(row))?
+            walk.settle::<B>(rows);
+            walk.tell::<B, W>(walks);
+            walk.take::<B, W>(rows, 0, walks)?
         };
         let goes_on = match chosen {
             Some(row) => {
@@ -124,7 +120,7 @@ unsafe fn begin<B: Backend, W: InlineWalks>(
         // SAFETY: the caller's promise, and the dimension was compared.
         let first = unsafe {
             let mut walk = Walk::begin::<B>(rows, &lane.query, beam, start, &mut lane.walk);
-            walk.take::<B, W::Error>(rows, 0, |row| walks.touch(row))?
+            walk.take::<B, W>(rows, 0, walks)?
         };
         if let Some(row) = first {
             lane.row = row;

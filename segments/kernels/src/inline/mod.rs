@@ -23,6 +23,7 @@
 
 mod encode;
 mod many;
+mod pool;
 mod portable;
 mod query;
 #[cfg(test)]
@@ -37,7 +38,7 @@ use crate::prefetch::fetch as prefetch;
 pub use encode::EncodeWork;
 pub use many::{InlineLane, InlineWalks};
 pub use query::InlineQuery;
-pub use walk::{Enough, Expanded, InlineBeam, InlineScratch, InlineStart};
+pub use walk::{Enough, Expanded, InlineBeam, InlineScratch, InlineStart, InlineWatch};
 
 /// Neighbours of one block.
 pub const BLOCK_LINKS: usize = 32;
@@ -127,18 +128,20 @@ impl<'a> InlineRows<'a> {
     }
 }
 
-/// Walks with a beam (`ef`, or [`InlineBeam`]); what was expanded is in `scratch.expanded()` then. `touch` is called with
-/// each id before its row is read, and refuses those that are not in `0..rows.count()`. Panics when the query is of
-/// another dimension, when a start has not one row, or when `touch` lets an id pass that does not exist.
-pub fn inline_walk<E>(
+/// Walks with a beam (`ef`, or [`InlineBeam`]); what was expanded is in `scratch.expanded()` then. `watch` is a function
+/// that is called with each id before its row is read and refuses those that are not in `0..rows.count()`, or somebody who wants to
+/// know more ([`InlineWatch`]). Panics when the query is of another dimension, when a start has not one row, or when
+/// `watch` lets an id pass that does not exist.
+pub fn inline_walk<W: InlineWatch>(
     kernels: Kernels,
     rows: &InlineRows<'_>,
     query: &InlineQuery,
     beam: impl Into<InlineBeam>,
     start: InlineStart<'_>,
-    touch: impl FnMut(u32) -> Result<(), E>,
+    mut watch: W,
     scratch: &mut InlineScratch,
-) -> Result<(), E> {
+) -> Result<(), W::Error> {
+    let watch = &mut watch;
     let beam = beam.into();
     assert_eq!(query.dimension, rows.shape.dimension);
     if let InlineStart::NeighboursOf(rows) = start {
@@ -147,12 +150,12 @@ pub fn inline_walk<E>(
     match kernels.name() {
         // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
         #[cfg(target_arch = "x86_64")]
-        "avx512" => unsafe { x86::walk_avx512(rows, query, beam, start, touch, scratch) },
+        "avx512" => unsafe { x86::walk_avx512(rows, query, beam, start, watch, scratch) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        "avx2" => unsafe { x86::walk_avx2(rows, query, beam, start, touch, scratch) },
+        "avx2" => unsafe { x86::walk_avx2(rows, query, beam, start, watch, scratch) },
         // SAFETY: every processor has this one.
-        _ => unsafe { walk::walk::<portable::Portable, E>(rows, query, beam, start, touch, scratch) },
+        _ => unsafe { walk::walk::<portable::Portable, W>(rows, query, beam, start, watch, scratch) },
     }
 }
 

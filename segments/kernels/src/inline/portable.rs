@@ -1,6 +1,7 @@
 //! What every processor can do; the other backends agree with it.
 
-use super::walk::{Backend, NONE};
+use super::pool::{NONE, REGISTER};
+use super::walk::Backend;
 use super::{BLOCK_LINKS, InlineQuery};
 use half::f16;
 
@@ -57,61 +58,50 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32 {
-        let (mut fresh, mut rest) = (0, lanes);
-        while rest != 0 {
-            let lane = rest.trailing_zeros();
-            rest &= rest - 1;
-            // SAFETY: 32 ids lie there.
-            let id = u32::from_le(unsafe { ids.add(lane as usize).read_unaligned() });
-            let marked = taken.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
-            fresh |= u32::from(!marked) << lane;
-        }
-        fresh
-    }
-
-    #[inline(always)]
     unsafe fn append(
         to: *mut u64,
         distances: &[f32; BLOCK_LINKS],
         ids: *const u32,
         lanes: u32,
+        taken: &[u64],
     ) -> (usize, u64) {
         let (mut count, mut rest, mut nearest) = (0, lanes, NONE);
         while rest != 0 {
             let lane = rest.trailing_zeros() as usize;
             rest &= rest - 1;
-            // SAFETY: 32 ids lie there, and there is room for as many keys.
-            unsafe {
-                let id = u32::from_le(ids.add(lane).read_unaligned());
-                let key = u64::from(distances[lane].to_bits()) << 32 | u64::from(id);
-                to.add(count).write(key);
-                nearest = nearest.min(key);
-            }
-            count += 1;
+            // SAFETY: 32 ids lie there.
+            let id = u32::from_le(unsafe { ids.add(lane).read_unaligned() });
+            let marked = taken.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
+            let key = u64::from(distances[lane].to_bits()) << 32 | u64::from(id);
+            // SAFETY: there is room for as many keys as lanes.
+            unsafe { to.add(count).write(if marked { NONE } else { key }) };
+            nearest = if marked { nearest } else { nearest.min(key) };
+            count += usize::from(!marked);
         }
+        // SAFETY: there is room for a register more; only the first place behind the keys may hold something.
+        unsafe { to.add(count).write(NONE) };
         (count, nearest)
     }
 
     #[inline(always)]
-    unsafe fn nearest(keys: &[u64]) -> u64 {
-        let (eights, rest) = keys.as_chunks::<8>();
-        let mut least = [NONE; 8];
-        for keys in eights {
-            for i in 0..8 {
-                least[i] = least[i].min(keys[i]);
+    unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64 {
+        let mut least = [NONE; REGISTER];
+        for keys in keys {
+            for (least, &key) in least.iter_mut().zip(keys) {
+                *least = key.min(*least);
             }
         }
-        least.iter().chain(rest).fold(NONE, |least, &key| least.min(key))
+        least.into_iter().fold(NONE, u64::min)
     }
 
     #[inline(always)]
-    unsafe fn farthest(keys: &[u64]) -> u64 {
-        keys.iter().fold(0, |most, &key| if key == NONE { most } else { most.max(key) })
+    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64 {
+        keys.as_flattened().iter().fold(0, |most, &key| if key < end { most.max(key) } else { most })
     }
 
     #[inline(always)]
-    unsafe fn retain(keys: &mut [u64], end: u64) -> usize {
+    unsafe fn retain(keys: &mut [[u64; REGISTER]], end: u64) -> usize {
+        let keys = keys.as_flattened_mut();
         let mut used = 0;
         for place in 0..keys.len() {
             let key = keys[place];
@@ -122,8 +112,8 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn remove(keys: &mut [u64], id: u32) -> u64 {
-        for key in keys.iter_mut() {
+    unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64 {
+        for key in keys.as_flattened_mut() {
             *key = if *key as u32 == id { NONE } else { *key };
         }
         // SAFETY: passed on.
@@ -131,8 +121,8 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn below(keys: &[u64], key: u64) -> usize {
-        keys.iter().filter(|&&other| other < key).count()
+    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N] {
+        than.map(|than| keys.as_flattened().iter().filter(|&&key| key < than).count())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A query as the rows want it: its numbers, and for each four of them the table of their partial sums.
 
-use super::walk::{distance_of, key_of};
+use super::pool::{distance_of, key_of};
 use super::{DIMENSION_MAX, DIMENSION_STEP};
 use crate::Kernels;
 

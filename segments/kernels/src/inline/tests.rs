@@ -1,11 +1,17 @@
 //! The codes against what they estimate, and the backends against each other.
 
+use super::pool::NONE;
 use super::portable::Portable;
-use super::walk::{self, Backend};
+use super::walk::Backend;
 use super::*;
 use crate::Rotation;
 use half::f16;
 use proptest::prelude::*;
+
+/// Lets every row be read.
+fn there(_: u32) -> Result<(), ()> {
+    Ok(())
+}
 
 /// A generator of numbers around zero.
 fn numbers(seed: u64) -> impl FnMut() -> f32 {
@@ -168,8 +174,7 @@ fn a_walk_finds_the_nearest_with_every_backend() {
             let mut number = numbers(1000 + turn);
             let numbers: Vec<f32> = (0..128).map(|_| number()).collect();
             let query = query_of(kernels, &numbers);
-            inline_walk::<()>(kernels, &rows, &query, 100, InlineStart::Row(150), |_| Ok(()), &mut scratch)
-                .unwrap();
+            inline_walk(kernels, &rows, &query, 100, InlineStart::Row(150), there, &mut scratch).unwrap();
             let mut ids: Vec<u32> = scratch.expanded().map(|row| row.id).collect();
             let found = scratch.expanded().min_by(|a, b| a.distance.total_cmp(&b.distance)).unwrap();
             let nearest = (0..300).min_by(|&a, &b| {
@@ -233,19 +238,21 @@ impl Asked {
     }
 }
 
-impl InlineWalks for Asked {
+impl InlineWatch for Asked {
     type Error = u32;
 
+    fn touch(&mut self, row: u32) -> Result<(), u32> {
+        self.touched += 1;
+        if self.touched == self.refused { Err(row) } else { Ok(()) }
+    }
+}
+
+impl InlineWalks for Asked {
     fn next(&mut self, query: &mut InlineQuery) -> Result<Option<usize>, u32> {
         let Some(numbers) = self.queries.get(self.next) else { return Ok(None) };
         query.prepare(crate::kernels(), numbers);
         self.next += 1;
         Ok(Some(self.next - 1))
-    }
-
-    fn touch(&mut self, row: u32) -> Result<(), u32> {
-        self.touched += 1;
-        if self.touched == self.refused { Err(row) } else { Ok(()) }
     }
 
     fn done(&mut self, number: usize, _: &InlineQuery, walk: &InlineScratch) -> Result<(), u32> {
@@ -311,17 +318,8 @@ fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
     let mut scratch = InlineScratch::default();
     let mut query = query_of(crate::kernels(), &[0.1; 64]);
     let mut expanded = |query: &InlineQuery, enough: Enough| {
-        let beam = InlineBeam { ef: 200, keep: 200, enough };
-        inline_walk::<()>(
-            crate::kernels(),
-            &rows,
-            query,
-            beam,
-            InlineStart::Row(0),
-            |_| Ok(()),
-            &mut scratch,
-        )
-        .unwrap();
+        let beam = InlineBeam { ef: 200, keep: 200, enough, read: 0 };
+        inline_walk(crate::kernels(), &rows, query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
         scratch.expanded().len()
     };
     let all = expanded(&query, Enough::NEVER);
@@ -356,10 +354,9 @@ fn a_walk_does_not_follow_forged_estimates_through_all_rows() {
         for ef in [10, 40] {
             // The same again, since marks may have stayed.
             for _ in 0..2 {
-                inline_walk::<()>(kernels, &rows, &query, ef, InlineStart::Row(0), |_| Ok(()), &mut scratch)
-                    .unwrap();
+                inline_walk(kernels, &rows, &query, ef, InlineStart::Row(0), there, &mut scratch).unwrap();
                 let expanded = scratch.expanded().len();
-                assert!(expanded <= 2 * ef, "{expanded} rows with a beam of {ef}");
+                assert!(expanded <= 2 * ef + BLOCK_LINKS, "{expanded} rows with a beam of {ef}");
             }
         }
     }
@@ -376,28 +373,37 @@ fn shapes_have_limits() {
     assert!(InlineRows::new(shape, &vec![0; shape.stride() + 1]).is_none());
 }
 
+/// What the operations on keys leave.
+#[derive(PartialEq, Debug)]
+struct Pool {
+    removed: Vec<u64>,
+    retained: Vec<u64>,
+    appended: Vec<u64>,
+    /// The nearest and the farthest that were not removed; the nearest, as removing and appending say it.
+    ends: [u64; 4],
+    ranks: [usize; 3],
+}
+
 /// Keys, ids and lanes through every operation on them, by every backend.
-fn pool_operations<B: Backend>(
-    keys: &[u64],
-    ids: &[u32; 32],
-    lanes: u32,
-    taken: &[u64],
-) -> ([u64; 4], usize, [Vec<u64>; 3], u32) {
+fn pool_operations<B: Backend>(keys: &[u64], ids: &[u32; 32], lanes: u32, taken: &[u64]) -> Pool {
     let distances: [f32; 32] = std::array::from_fn(|lane| lane as f32 * 0.5);
+    let mut removed = keys.to_vec();
+    removed.resize(keys.len().next_multiple_of(8), NONE);
     // SAFETY: the caller asked the processor; there is room for 32 keys and eight more.
     unsafe {
         let middle = keys.get(keys.len() / 2).copied().unwrap_or(7);
-        let mut removed = keys.to_vec();
-        let left = B::remove(&mut removed, middle as u32);
-        let mut appended = vec![0; 40];
-        let (count, first) = B::append(appended.as_mut_ptr(), &distances, ids.as_ptr(), lanes);
+        let left = B::remove(removed.as_chunks_mut().0, middle as u32);
+        let mut appended = vec![NONE; 40];
+        let (count, first) = B::append(appended.as_mut_ptr(), &distances, ids.as_ptr(), lanes, taken);
+        assert!(appended[count..].iter().all(|&key| key == NONE), "keys behind the last one");
         appended.truncate(count);
         let mut retained = removed.clone();
-        let kept = B::retain(&mut retained, middle);
+        let kept = B::retain(retained.as_chunks_mut().0, middle);
         retained.truncate(kept);
-        let ends = [B::nearest(&removed), B::farthest(&removed), left, first];
-        let fresh = B::fresh(taken, ids.as_ptr(), lanes);
-        (ends, B::below(keys, middle), [removed, retained, appended], fresh)
+        let (all, _) = removed.as_chunks();
+        let ends = [B::nearest(all), B::farthest(all, NONE), left, first];
+        let ranks = B::ranks(all, [middle, NONE, 0]);
+        Pool { ends, ranks, retained, appended, removed }
     }
 }
 
@@ -406,21 +412,25 @@ proptest! {
     fn every_backend_keeps_the_same_pool(
         keys in prop::collection::vec((0u64..1 << 31, 0u64..50).prop_map(|(d, id)| d << 32 | id), 0..70),
         ids in prop::array::uniform32(prop_oneof![0u32..700, Just(NO_NEIGHBOUR)]),
-        lanes in any::<u32>(),
-        taken in prop::collection::vec(any::<u64>(), 0..10),
+        lanes in prop_oneof![prop::num::u32::ANY, prop::num::u32::ANY.prop_map(|lanes| lanes & lanes >> 3 & lanes << 5)],
+        taken in prop::collection::vec(prop::num::u64::ANY, 0..10),
     ) {
         let wanted = pool_operations::<Portable>(&keys, &ids, lanes, &taken);
-        let [removed, retained, appended] = &wanted.2;
-        let there = || removed.iter().copied().filter(|&key| key != walk::NONE);
-        let nearest = there().min().unwrap_or(walk::NONE);
-        let first = appended.iter().copied().min().unwrap_or(walk::NONE);
-        prop_assert_eq!(wanted.0, [nearest, there().max().unwrap_or(0), nearest, first]);
-        prop_assert!(retained.len() <= wanted.1 && retained.iter().all(|key| removed.contains(key)));
-        prop_assert_eq!(appended.len(), lanes.count_ones() as usize);
-        for (lane, &id) in ids.iter().enumerate() {
+        let left = || wanted.removed.iter().copied().filter(|&key| key != NONE);
+        let nearest = left().min().unwrap_or(NONE);
+        let first = wanted.appended.iter().copied().min().unwrap_or(NONE);
+        prop_assert_eq!(wanted.ends, [nearest, left().max().unwrap_or(0), nearest, first]);
+        let middle = keys.get(keys.len() / 2).copied().unwrap_or(7);
+        let below: Vec<u64> = left().filter(|&key| key < middle).collect();
+        prop_assert_eq!(wanted.ranks, [below.len(), left().count(), 0]);
+        prop_assert_eq!(&wanted.retained, &below);
+        let fresh = |lane: &usize| {
+            let id = ids[*lane];
             let marked = taken.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
-            prop_assert_eq!(wanted.3 >> lane & 1 == 1, lanes >> lane & 1 == 1 && !marked);
-        }
+            lanes >> lane & 1 == 1 && !marked
+        };
+        let appended: Vec<u32> = (0..32).filter(fresh).map(|lane| ids[lane]).collect();
+        prop_assert_eq!(wanted.appended.iter().map(|&key| key as u32).collect::<Vec<_>>(), appended);
         #[cfg(target_arch = "x86_64")]
         for kernels in Kernels::supported() {
             let found = match kernels.name() {

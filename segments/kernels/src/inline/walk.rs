@@ -15,18 +15,22 @@
 //! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty; or before, when
 //!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]).
 
+use super::pool::{Keys, NONE, REGISTER, distance_of, key_of};
+use super::portable::Portable;
+#[cfg(target_arch = "x86_64")]
+use super::x86;
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
+use crate::Kernels;
 
 /// Rows that are taken before they are expanded.
 const LOOK_AHEAD: usize = 2;
 /// Rows that a walk begins with when it may choose.
 const STARTS: usize = 8;
-/// No row: farther than everything.
-pub(super) const NONE: u64 = u64::MAX >> 1;
 /// Places of the pool beyond twice what a cut keeps.
 const SPARE: usize = 64;
-/// Halvings after which a cut partitions.
-const CUT_STEPS: usize = 16;
+/// Expansions beyond as many as rows are read afterwards, before it is said which they may be: by then the way to the query
+/// lies behind.
+const ON_THE_WAY: usize = 4;
 
 /// How far a walk looks.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -37,6 +41,9 @@ pub struct InlineBeam {
     pub keep: usize,
     /// When it ends before.
     pub enough: Enough,
+    /// So many of the nearest rows are read elsewhere when the walk is done: on its way it tells of them
+    /// ([`InlineWatch::soon`]).
+    pub read: usize,
 }
 
 /// A walk may end once so many `rows` were expanded, or found elsewhere, within that `share` of the distance of the nearest
@@ -59,7 +66,7 @@ impl Enough {
 
 impl From<usize> for InlineBeam {
     fn from(ef: usize) -> InlineBeam {
-        InlineBeam { ef, keep: ef, enough: Enough::NEVER }
+        InlineBeam { ef, keep: ef, enough: Enough::NEVER, read: 0 }
     }
 }
 
@@ -82,13 +89,35 @@ pub struct Expanded {
     pub id: u32,
 }
 
+/// Who is told of a walk on its way.
+pub trait InlineWatch {
+    /// What ends the walk.
+    type Error;
+
+    /// Called with each row before it is read; refuses those that there are not.
+    fn touch(&mut self, row: u32) -> Result<(), Self::Error>;
+
+    /// This row may well be among the [`InlineBeam::read`] nearest in the end.
+    #[inline(always)]
+    fn soon(&mut self, row: u32) {
+        let _ = row;
+    }
+}
+
+impl<E, F: FnMut(u32) -> Result<(), E>> InlineWatch for F {
+    type Error = E;
+
+    #[inline(always)]
+    fn touch(&mut self, row: u32) -> Result<(), E> {
+        self(row)
+    }
+}
+
 /// What a walk needs, kept between walks.
 #[derive(Clone, Default, Debug)]
 pub struct InlineScratch {
-    /// Room for all keys that a pool may hold and one register more; the first `len` are in it.
-    pool: Vec<u64>,
-    len: usize,
-    /// The smallest of them. It is kept, since the next row to be read hangs on it: looking for it among keys that were
+    pool: Keys,
+    /// The smallest key in the pool. It is kept, since the next row to be read hangs on it: looking for it among keys that were
     /// just written would wait for them.
     nearest: u64,
     /// What is not below this need not come into the pool.
@@ -96,13 +125,34 @@ pub struct InlineScratch {
     /// A bit per row that was taken.
     taken: Vec<u64>,
     /// Keys of what was expanded, in this order.
-    expanded: Vec<u64>,
+    expanded: Keys,
+    /// The farthest key that may be among the nearest in the end, and the rows expanded before that was known which were not looked
+    /// at yet.
+    hopeful: u64,
+    unseen: usize,
+    /// Estimates of one block.
+    estimates: [f32; BLOCK_LINKS],
+    /// The row and its block whose `estimates` are not in the pool yet, and which of them are near enough. Bringing them there is a
+    /// long chain of short steps: while the next row is scanned, it costs little.
+    unsettled: Option<(u32, usize, u32)>,
 }
 
 impl InlineScratch {
     /// Everything that the last walk expanded, in the order in which it did.
     pub fn expanded(&self) -> impl ExactSizeIterator<Item = Expanded> + Clone {
-        self.expanded.iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
+        self.expanded.all().iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
+    }
+
+    /// The squared distance of the `n`-th nearest row that the last walk expanded, from 1; `None` when there are fewer.
+    pub fn nth(&self, kernels: Kernels, n: usize) -> Option<f32> {
+        let key = match kernels.name() {
+            // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => unsafe { x86::nth_avx512(&self.expanded, n) },
+            // SAFETY: every processor has this one.
+            _ => unsafe { self.expanded.nth::<Portable>(n) },
+        };
+        key.map(distance_of)
     }
 
     /// How near the nearest row is that the last walk met and did not expand, by its estimate; `None` when there is none.
@@ -112,22 +162,24 @@ impl InlineScratch {
 
     fn start(&mut self, rows: u32, keep: usize) {
         // Only what the last walk marked is cleared.
-        for key in self.expanded.drain(..) {
+        for &key in self.expanded.all() {
             if let Some(word) = self.taken.get_mut(key as u32 as usize / 64) {
                 *word = 0;
             }
         }
+        self.expanded.reset(keep);
         self.taken.resize((rows as usize).div_ceil(64).max(self.taken.len()), 0);
-        self.pool.resize((2 * keep + SPARE + 8).max(self.pool.len()), NONE);
-        self.len = 0;
+        self.pool.reset(2 * keep + SPARE);
         self.nearest = NONE;
         self.worst = f32::INFINITY;
+        self.unseen = usize::MAX;
+        self.unsettled = None;
     }
 
     /// After a walk that was given up: rows that were taken are marked, and nothing else remembers which.
     pub(super) fn forget(&mut self) {
         self.taken.fill(0);
-        self.expanded.clear();
+        self.expanded.reset(0);
     }
 
     #[inline(always)]
@@ -135,45 +187,67 @@ impl InlineScratch {
         self.taken[id as usize / 64] |= 1 << (id % 64);
     }
 
-    /// Leaves the `keep` nearest, and at most a quarter more. A key that has so many before it is looked for by halving
-    /// what lies between the smallest and the largest: distances mostly lie evenly enough for a handful of steps. Where
-    /// they do not, the keys are partitioned.
+    /// Estimates a block of a row's neighbours; which of them are near enough for the pool.
     ///
+    /// # Safety
+    /// The processor has the backend's instruction set; a whole row of the shape is at `row`, of the query's dimension.
+    #[inline(always)]
+    unsafe fn estimate<B: Backend>(
+        &mut self,
+        shape: InlineShape,
+        row: *const u8,
+        block: usize,
+        query: &InlineQuery,
+        distance: f32,
+        next: *const u8,
+    ) -> u32 {
+        let codes = shape.dimension * 4;
+        // SAFETY: the parts of a row lie where its shape says; prefetching has no demands.
+        unsafe {
+            B::estimate(
+                row.add(shape.codes_at() + block * codes),
+                row.add(shape.factors_at() + block * BLOCK_LINKS * 4),
+                query,
+                distance,
+                self.worst,
+                next.wrapping_add(shape.dimension * 2 + block * codes),
+                &mut self.estimates,
+            )
+        }
+    }
+
+    /// Puts the rows that were estimated last into the pool, those of the `better` lanes that were not taken before.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set; 32 ids lie at `ids`.
+    #[inline(always)]
+    unsafe fn open<B: Backend>(
+        &mut self,
+        ids: *const u32,
+        better: u32,
+        (keep, room): (usize, usize),
+        any_taken: bool,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.pool.len() + BLOCK_LINKS > 2 * room + SPARE {
+                self.cut::<B>(keep);
+            }
+            let taken: &[u64] = if any_taken { &self.taken } else { &[] };
+            let nearest = self.pool.append::<B>(&self.estimates, ids, better, taken);
+            self.nearest = self.nearest.min(nearest);
+        }
+    }
+
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
     unsafe fn cut<B: Backend>(&mut self, keep: usize) {
-        let keys = &mut self.pool[..self.len];
         // SAFETY: the caller's promise.
-        unsafe {
-            if B::below(keys, NONE) <= keep {
-                self.len = B::retain(keys, NONE);
-                return;
-            }
-            let (mut low, mut high) = (B::nearest(keys), B::farthest(keys));
-            for _ in 0..CUT_STEPS {
-                let middle = low + (high - low) / 2;
-                let count = B::below(keys, middle);
-                if (keep..=keep + keep / 4).contains(&count) {
-                    self.worst = distance_of(middle);
-                    self.len = B::retain(keys, middle);
-                    return;
-                }
-                if count < keep { low = middle } else { high = middle }
-            }
+        if let Some(worst) = unsafe { self.pool.cut::<B>(keep) } {
+            self.worst = worst;
         }
-        let (_, &mut last, _) = keys.select_nth_unstable(keep - 1);
-        self.worst = distance_of(last);
-        self.len = keep;
     }
-}
-
-pub(super) fn distance_of(key: u64) -> f32 {
-    f32::from_bits((key >> 32) as u32)
-}
-
-pub(super) fn key_of(distance: f32, id: u32) -> u64 {
-    u64::from(distance.to_bits()) << 32 | u64::from(id)
 }
 
 /// The operations that differ between instruction sets.
@@ -199,52 +273,48 @@ pub(super) trait Backend {
         out: &mut [f32; BLOCK_LINKS],
     ) -> u32;
 
-    /// Those of the `lanes` whose id has no bit in `taken`; ids beyond its end have none.
+    /// Writes the keys of those of the `lanes` whose id has no bit in `taken` (ids beyond its end have none), in order, from
+    /// `to` on, and [`NONE`]s behind them; how many keys, and the smallest of them, or [`NONE`].
     ///
     /// # Safety
-    /// The processor has the instruction set; 32 ids lie at `ids`.
-    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32;
-
-    /// Writes the keys of the `lanes`, in order, from `to` on; how many, and the smallest of them, or [`NONE`].
-    ///
-    /// # Safety
-    /// The processor has the instruction set; 32 ids lie at `ids`; there is room for the keys and eight more.
+    /// The processor has the instruction set; 32 ids lie at `ids`; there is room for 32 keys and a register more.
     unsafe fn append(
         to: *mut u64,
         distances: &[f32; BLOCK_LINKS],
         ids: *const u32,
         lanes: u32,
+        taken: &[u64],
     ) -> (usize, u64);
 
     /// The smallest key, or [`NONE`].
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn nearest(keys: &[u64]) -> u64;
+    unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64;
 
-    /// The largest key but for [`NONE`], or 0.
+    /// The largest key below `end`, or 0.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn farthest(keys: &[u64]) -> u64;
+    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64;
 
-    /// Moves the keys below `end` to the front, in their order; how many.
+    /// Moves the keys below `end` to the front, in their order; how many. What is behind them is anything.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn retain(keys: &mut [u64], end: u64) -> usize;
+    unsafe fn retain(keys: &mut [[u64; REGISTER]], end: u64) -> usize;
 
     /// Replaces all keys of this id by [`NONE`]; the smallest that is left.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn remove(keys: &mut [u64], id: u32) -> u64;
+    unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64;
 
-    /// How many keys are smaller than this one.
+    /// How many keys are smaller than each of these.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn below(keys: &[u64], key: u64) -> usize;
+    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N];
 }
 
 /// One walk on its way: what it looks for, how far, and its pool.
@@ -254,6 +324,7 @@ pub(super) struct Walk<'a> {
     ef: usize,
     keep: usize,
     enough: Enough,
+    read: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -274,9 +345,8 @@ impl<'a> Walk<'a> {
         scratch.start(rows.count, keep);
         match start {
             InlineStart::Row(row) => {
-                scratch.pool[0] = key_of(0.0, row);
-                scratch.len = 1;
-                scratch.nearest = scratch.pool[0];
+                scratch.nearest = key_of(0.0, row);
+                scratch.pool.push(scratch.nearest);
             }
             InlineStart::NeighboursOf(entry) => {
                 let row = entry.row(0).as_ptr();
@@ -285,7 +355,11 @@ impl<'a> Walk<'a> {
                     let distance = B::centre(row, query.numbers(), rows.shape.dimension, row);
                     // There is no other row yet: the codes two blocks on.
                     let next = row.wrapping_add(2 * 4 * rows.shape.dimension);
-                    open_neighbours::<B>(entry.shape, row, query, distance, next, (STARTS, keep), scratch);
+                    for block in 0..entry.shape.blocks {
+                        let better = scratch.estimate::<B>(entry.shape, row, block, query, distance, next);
+                        let ids = row.add(entry.shape.ids_at() + block * BLOCK_LINKS * 4);
+                        scratch.open::<B>(ids.cast(), better, (STARTS, keep), false);
+                    }
                     scratch.cut::<B>(STARTS);
                 }
                 // Others than these may still come in.
@@ -305,7 +379,7 @@ impl<'a> Walk<'a> {
         let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
         // Each row has a key from each of those that lead to it, and a few of these are enough.
         let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
-        Walk { query, scratch, ef, keep, enough: beam.enough }
+        Walk { query, scratch, ef, keep, enough: beam.enough, read: beam.read }
     }
 
     /// Takes the nearest row that is left, when others are `waiting` to be expanded; `None` when the walk has come to its
@@ -314,39 +388,67 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
-    pub(super) unsafe fn take<B: Backend, E>(
+    pub(super) unsafe fn take<B: Backend, W: InlineWatch>(
         &mut self,
         rows: &InlineRows<'_>,
         waiting: usize,
-        touch: impl FnOnce(u32) -> Result<(), E>,
-    ) -> Result<Option<u32>, E> {
+        watch: &mut W,
+    ) -> Result<Option<u32>, W::Error> {
+        // SAFETY: the caller's promise.
+        if unsafe { self.is_over::<B>(waiting) } {
+            // Perhaps the last row led to something.
+            // SAFETY: as above.
+            if !unsafe { self.settle::<B>(rows) } || unsafe { self.is_over::<B>(waiting) } {
+                return Ok(None);
+            }
+        }
         let scratch = &mut *self.scratch;
+        let id = scratch.nearest as u32;
+        // SAFETY: as above.
+        scratch.nearest = unsafe { B::remove(scratch.pool.registers_mut(), id) };
+        watch.touch(id)?;
+        assert!(id < rows.count, "row {id} of {}", rows.count);
+        scratch.mark_taken(id);
+        Ok(Some(id))
+    }
+
+    /// Whether the walk has come to its end, as far as the pool says.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set.
+    #[inline(always)]
+    unsafe fn is_over<B: Backend>(&self, waiting: usize) -> bool {
+        let scratch = &*self.scratch;
         let key = scratch.nearest;
         if key == NONE {
-            return Ok(None);
+            return true;
         }
         // Counting begins when there may be enough to count.
         let (met, known) = (scratch.expanded.len(), &self.query.known);
         if met + waiting >= self.ef || met + known.len() >= self.enough.rows {
             let near = key_of(distance_of(key) * self.enough.share, 0);
             // SAFETY: the caller's promise.
-            let (nearer, much_nearer) = unsafe {
-                let much_nearer = B::below(&scratch.expanded, near);
-                (B::below(&scratch.expanded, key), much_nearer + known.partition_point(|&key| key < near))
-            };
+            let [nearer, much_nearer] = unsafe { B::ranks(scratch.expanded.registers(), [key, near]) };
+            let much_nearer = much_nearer + known.partition_point(|&key| key < near);
             let enough = self.enough.share > 0.0 && much_nearer >= self.enough.rows;
             let arrived = known.is_empty() || nearer >= self.enough.least;
-            if nearer + waiting >= self.ef || (enough && arrived) {
-                return Ok(None);
-            }
+            return nearer + waiting >= self.ef || (enough && arrived);
         }
-        let id = key as u32;
-        // SAFETY: as above.
-        scratch.nearest = unsafe { B::remove(&mut scratch.pool[..scratch.len], id) };
-        touch(id)?;
-        assert!(id < rows.count, "row {id} of {}", rows.count);
-        scratch.mark_taken(id);
-        Ok(Some(id))
+        false
+    }
+
+    /// Puts what is not settled yet into the pool; whether there was something.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set.
+    #[inline(always)]
+    pub(super) unsafe fn settle<B: Backend>(&mut self, rows: &InlineRows<'_>) -> bool {
+        let Some((row, block, better)) = self.scratch.unsettled.take() else { return false };
+        let shape = rows.shape;
+        let ids = &rows.row(row)[shape.ids_at() + block * BLOCK_LINKS * 4..][..BLOCK_LINKS * 4];
+        // SAFETY: the caller's promise; there are 32 ids.
+        unsafe { self.scratch.open::<B>(ids.as_ptr().cast(), better, (self.keep, self.keep), true) };
+        true
     }
 
     /// Expands a row, while the lines of another one, at `next`, travel.
@@ -361,19 +463,45 @@ impl<'a> Walk<'a> {
         unsafe {
             let distance = B::centre(row, self.query.numbers(), shape.dimension, next);
             self.scratch.expanded.push(key_of(distance, current));
-            open_neighbours::<B>(
-                shape,
-                row,
-                self.query,
-                distance,
-                next,
-                (self.keep, self.keep),
-                self.scratch,
-            );
+            for block in 0..shape.blocks {
+                self.settle::<B>(rows);
+                let better = self.scratch.estimate::<B>(shape, row, block, self.query, distance, next);
+                self.scratch.unsettled = Some((current, block, better));
+            }
         }
         // What comes last in a row is not asked for by the scan.
         for line in (shape.factors_at()..shape.stride()).step_by(LINE) {
             prefetch(next.wrapping_add(line));
+        }
+    }
+
+    /// Says which rows may be among the nearest in the end: the one that was expanded last, if it is now; and with every
+    /// expansion two of those from before, the latest first, so that what is read of them comes bit by bit.
+    ///
+    /// # Safety
+    /// The processor has the backend's instruction set.
+    #[inline(always)]
+    pub(super) unsafe fn tell<B: Backend, W: InlineWatch>(&mut self, watch: &mut W) {
+        let InlineScratch { expanded, unseen, hopeful, .. } = &mut *self.scratch;
+        if self.read == 0 || expanded.len() < self.read + ON_THE_WAY {
+            return;
+        }
+        let last = expanded.len() - 1;
+        let first = *unseen == usize::MAX;
+        if first || expanded.all()[last] < *hopeful {
+            // SAFETY: the caller's promise.
+            *hopeful = unsafe { expanded.nth::<B>(self.read) }.unwrap_or(NONE);
+            if first {
+                *unseen = last;
+            }
+            watch.soon(expanded.all()[last] as u32);
+        }
+        for _ in 0..(*unseen).min(2) {
+            *unseen -= 1;
+            let key = expanded.all()[*unseen];
+            if key <= *hopeful {
+                watch.soon(key as u32);
+            }
         }
     }
 }
@@ -381,14 +509,14 @@ impl<'a> Walk<'a> {
 /// # Safety
 /// The processor has the backend's instruction set; query and rows have one dimension, and so has the start.
 #[inline(always)]
-pub(super) unsafe fn walk<B: Backend, E>(
+pub(super) unsafe fn walk<B: Backend, W: InlineWatch>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
     beam: InlineBeam,
     start: InlineStart<'_>,
-    mut touch: impl FnMut(u32) -> Result<(), E>,
+    watch: &mut W,
     scratch: &mut InlineScratch,
-) -> Result<(), E> {
+) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
     let mut walk = unsafe { Walk::begin::<B>(rows, query, beam, start, scratch) };
     let (mut committed, mut waiting) = ([0u32; LOOK_AHEAD + 1], 0);
@@ -396,7 +524,7 @@ pub(super) unsafe fn walk<B: Backend, E>(
         let before = waiting;
         while waiting <= LOOK_AHEAD {
             // SAFETY: as above.
-            match unsafe { walk.take::<B, E>(rows, waiting, &mut touch) } {
+            match unsafe { walk.take::<B, W>(rows, waiting, watch) } {
                 Ok(Some(id)) => committed[waiting] = id,
                 Ok(None) => break,
                 Err(error) => {
@@ -418,49 +546,9 @@ pub(super) unsafe fn walk<B: Backend, E>(
         committed.copy_within(1.., 0);
         waiting -= 1;
         // SAFETY: as above.
-        unsafe { walk.expand::<B>(rows, current, next) };
-    }
-}
-
-/// Puts those neighbours of a row into the pool that seem near enough and were not taken before.
-///
-/// # Safety
-/// As [`walk`]; a whole row of the shape is at `row`.
-#[inline(always)]
-unsafe fn open_neighbours<B: Backend>(
-    shape: InlineShape,
-    row: *const u8,
-    query: &InlineQuery,
-    distance: f32,
-    next: *const u8,
-    (keep, room): (usize, usize),
-    scratch: &mut InlineScratch,
-) {
-    let mut estimates = [0f32; BLOCK_LINKS];
-    for block in 0..shape.blocks {
-        if scratch.len + BLOCK_LINKS > 2 * room + SPARE {
-            // SAFETY: the caller's promise.
-            unsafe { scratch.cut::<B>(keep) };
-        }
-        let codes = shape.dimension * 4;
-        assert!(scratch.len + BLOCK_LINKS + 8 <= scratch.pool.len());
-        // SAFETY: the parts of a row lie where its shape says; prefetching has no demands; there is room.
         unsafe {
-            let better = B::estimate(
-                row.add(shape.codes_at() + block * codes),
-                row.add(shape.factors_at() + block * BLOCK_LINKS * 4),
-                query,
-                distance,
-                scratch.worst,
-                next.wrapping_add(shape.dimension * 2 + block * codes),
-                &mut estimates,
-            );
-            let ids = row.add(shape.ids_at() + block * BLOCK_LINKS * 4).cast::<u32>();
-            let fresh = B::fresh(&scratch.taken, ids, better);
-            let to = scratch.pool.as_mut_ptr().add(scratch.len);
-            let (count, nearest) = B::append(to, &estimates, ids, fresh);
-            scratch.len += count;
-            scratch.nearest = scratch.nearest.min(nearest);
+            walk.expand::<B>(rows, current, next);
+            walk.tell::<B, W>(watch);
         }
     }
 }
@@ -469,44 +557,5 @@ unsafe fn open_neighbours<B: Backend>(
 fn prefetch_all(row: &[u8]) {
     for line in (0..row.len()).step_by(LINE) {
         prefetch(row.as_ptr().wrapping_add(line));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::portable::Portable;
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Keys that halving does not tell apart once stayed in the pool, all of them, and the next ones had no room.
-        #[test]
-        fn a_cut_makes_room_however_keys_lie(
-            keys in prop::collection::vec(
-                (prop_oneof![Just(0.0f32), 0.999_99f32..1.0, Just(1.0), 0.0f32..1e30], 0u32..40)
-                    .prop_map(|(distance, id)| key_of(distance, id)),
-                1..150,
-            ),
-            gone in prop::collection::vec(any::<bool>(), 150),
-            keep in 1usize..60,
-        ) {
-            let mut pool: Vec<u64> =
-                keys.iter().zip(&gone).map(|(&key, &gone)| if gone { NONE } else { key }).collect();
-            let mut wanted = pool.clone();
-            wanted.sort_unstable();
-            wanted.truncate(keep);
-            wanted.retain(|&key| key != NONE);
-            pool.push(7);
-            let len = pool.len() - 1;
-            let mut scratch = InlineScratch { pool, len, worst: f32::INFINITY, ..InlineScratch::default() };
-            // SAFETY: every processor has it.
-            unsafe { scratch.cut::<Portable>(keep) };
-            prop_assert!(scratch.len <= keep + keep / 4);
-            let mut kept = scratch.pool[..scratch.len].to_vec();
-            kept.sort_unstable();
-            prop_assert_eq!(&kept[..wanted.len()], &wanted[..]);
-            prop_assert!(kept.iter().all(|&key| key != NONE && distance_of(key) <= scratch.worst));
-            prop_assert_eq!(scratch.pool.last(), Some(&7));
-        }
     }
 }

@@ -1,44 +1,49 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
 use super::many::{InlineLane, InlineWalks, walk_many};
+use super::pool::{Keys, NONE, REGISTER};
 use super::portable::Portable;
-use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, NONE, walk};
+use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
 
 /// # Safety
 /// The processor has AVX-512 F, BW, VL and DQ; query and rows have one dimension.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn walk_avx512<E>(
+#[target_feature(
+    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+)]
+pub(super) unsafe fn walk_avx512<W: InlineWatch>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
     beam: InlineBeam,
     start: InlineStart<'_>,
-    touch: impl FnMut(u32) -> Result<(), E>,
+    watch: &mut W,
     scratch: &mut InlineScratch,
-) -> Result<(), E> {
+) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
-    unsafe { walk::<Avx512, E>(rows, query, beam, start, touch, scratch) }
+    unsafe { walk::<Avx512, W>(rows, query, beam, start, watch, scratch) }
 }
 
 /// # Safety
 /// The processor has AVX2, FMA and F16C; query and rows have one dimension.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn walk_avx2<E>(
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn walk_avx2<W: InlineWatch>(
     rows: &InlineRows<'_>,
     query: &InlineQuery,
     beam: InlineBeam,
     start: InlineStart<'_>,
-    touch: impl FnMut(u32) -> Result<(), E>,
+    watch: &mut W,
     scratch: &mut InlineScratch,
-) -> Result<(), E> {
+) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
-    unsafe { walk::<Avx2, E>(rows, query, beam, start, touch, scratch) }
+    unsafe { walk::<Avx2, W>(rows, query, beam, start, watch, scratch) }
 }
 
 /// # Safety
 /// The processor has AVX-512 F, BW, VL and DQ; rows and start have one dimension.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[target_feature(
+    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+)]
 pub(super) unsafe fn walk_many_avx512<W: InlineWalks>(
     rows: &InlineRows<'_>,
     beam: InlineBeam,
@@ -52,7 +57,7 @@ pub(super) unsafe fn walk_many_avx512<W: InlineWalks>(
 
 /// # Safety
 /// The processor has AVX2, FMA and F16C; rows and start have one dimension.
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn walk_many_avx2<W: InlineWalks>(
     rows: &InlineRows<'_>,
     beam: InlineBeam,
@@ -62,6 +67,16 @@ pub(super) unsafe fn walk_many_avx2<W: InlineWalks>(
 ) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
     unsafe { walk_many::<Avx2, W>(rows, beam, start, lanes, walks) }
+}
+
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and DQ.
+#[target_feature(
+    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+)]
+pub(super) unsafe fn nth_avx512(keys: &Keys, n: usize) -> Option<u64> {
+    // SAFETY: the caller's promise.
+    unsafe { keys.nth::<Avx512>(n) }
 }
 
 pub(super) struct Avx512;
@@ -143,80 +158,62 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32 {
-        let mut marked = 0;
-        // The array of 64-bit words is one of twice as many 32-bit ones: the lower half comes first.
-        let words = (taken.len() * 2).min(i32::MAX as usize) as i32;
-        for half in 0..2 {
-            // SAFETY: see above; only words below the end of the array are gathered.
-            unsafe {
-                let ids = _mm512_loadu_si512(ids.add(half * 16).cast());
-                let word = _mm512_srli_epi32::<5>(ids);
-                let lanes = (lanes >> (half * 16)) as u16;
-                let known = _mm512_mask_cmplt_epu32_mask(lanes, word, _mm512_set1_epi32(words));
-                let zero = _mm512_setzero_si512();
-                let bits = _mm512_mask_i32gather_epi32::<4>(zero, known, word, taken.as_ptr().cast());
-                let bit =
-                    _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(ids, _mm512_set1_epi32(31)));
-                marked |= u32::from(_mm512_mask_test_epi32_mask(known, bits, bit)) << (half * 16);
-            }
-        }
-        lanes & !marked
-    }
-
-    #[inline(always)]
     unsafe fn append(
         to: *mut u64,
         distances: &[f32; BLOCK_LINKS],
         ids: *const u32,
         lanes: u32,
+        taken: &[u64],
     ) -> (usize, u64) {
-        let mut count = 0;
-        // SAFETY: see above; whole registers are stored, into the room that is there.
+        if lanes == 0 {
+            return (0, NONE);
+        }
+        let (low, high) = (lanes as u16, (lanes >> 16) as u16);
+        // SAFETY: see above.
         unsafe {
-            let mut nearest = _mm512_set1_epi64(NONE as i64);
-            for eight in 0..4 {
-                let distances = _mm256_loadu_si256(distances.as_ptr().add(eight * 8).cast());
-                let ids = _mm512_cvtepu32_epi64(_mm256_loadu_si256(ids.add(eight * 8).cast()));
-                let keys = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(distances));
-                let lanes = (lanes >> (eight * 8)) as u8;
-                let keys = _mm512_or_si512(keys, ids);
-                nearest = _mm512_mask_min_epu64(nearest, lanes, nearest, keys);
-                _mm512_storeu_si512(to.add(count).cast(), _mm512_maskz_compress_epi64(lanes, keys));
-                count += lanes.count_ones() as usize;
-            }
+            let [first_ids, second_ids] = [ids, ids.add(16)].map(|ids| _mm512_loadu_si512(ids.cast()));
+            let distances = distances.as_ptr();
+            let [first, second] = [distances, distances.add(16)].map(|from| _mm512_loadu_si512(from.cast()));
+            // Mostly a few lanes are left: they fit one register, and one gather tells which were taken.
+            let count = lanes.count_ones();
+            let (count, nearest) = if count <= 16 {
+                let behind = (0xffff << low.count_ones()) as u16;
+                let together = |first, second| {
+                    let second = _mm512_maskz_compress_epi32(high, second);
+                    _mm512_mask_expand_epi32(_mm512_maskz_compress_epi32(low, first), behind, second)
+                };
+                let (ids, distances) = (together(first_ids, second_ids), together(first, second));
+                append_fresh(to, distances, ids, ((1u32 << count) - 1) as u16, taken)
+            } else {
+                let (before, nearest) = append_fresh(to, first, first_ids, low, taken);
+                let (count, other) = append_fresh(to.add(before), second, second_ids, high, taken);
+                (before + count, _mm512_min_epu64(nearest, other))
+            };
+            _mm512_storeu_si512(to.add(count).cast(), _mm512_set1_epi64(NONE as i64));
             (count, _mm512_reduce_min_epu64(nearest))
         }
     }
 
     #[inline(always)]
-    unsafe fn nearest(keys: &[u64]) -> u64 {
-        // SAFETY: see above; the last, shorter part is loaded through a mask.
+    unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64 {
+        // SAFETY: see above.
         unsafe {
-            let none = _mm512_set1_epi64(NONE as i64);
-            let (mut even, mut odd) = (none, none);
-            let (pairs, rest) = keys.as_chunks::<16>();
-            for pair in pairs {
-                even = _mm512_min_epu64(even, _mm512_loadu_si512(pair.as_ptr().cast()));
-                odd = _mm512_min_epu64(odd, _mm512_loadu_si512(pair.as_ptr().add(8).cast()));
+            let mut nearest = _mm512_set1_epi64(NONE as i64);
+            for keys in keys {
+                nearest = _mm512_min_epu64(nearest, _mm512_loadu_si512(keys.as_ptr().cast()));
             }
-            let mask = (1u32 << rest.len()) - 1;
-            even = _mm512_min_epu64(even, _mm512_mask_loadu_epi64(none, mask as u8, rest.as_ptr().cast()));
-            let after = rest.as_ptr().wrapping_add(8);
-            odd = _mm512_min_epu64(odd, _mm512_mask_loadu_epi64(none, (mask >> 8) as u8, after.cast()));
-            _mm512_reduce_min_epu64(_mm512_min_epu64(even, odd))
+            _mm512_reduce_min_epu64(nearest)
         }
     }
 
     #[inline(always)]
-    unsafe fn farthest(keys: &[u64]) -> u64 {
-        // SAFETY: see above; the last, shorter part is loaded through a mask.
+    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64 {
+        // SAFETY: see above.
         unsafe {
             let mut most = _mm512_setzero_si512();
-            for keys in keys.chunks(8) {
-                let used = ((1u32 << keys.len()) - 1) as u8;
-                let keys = _mm512_maskz_loadu_epi64(used, keys.as_ptr().cast());
-                let there = _mm512_cmplt_epu64_mask(keys, _mm512_set1_epi64(NONE as i64));
+            for keys in keys {
+                let keys = _mm512_loadu_si512(keys.as_ptr().cast());
+                let there = _mm512_cmplt_epu64_mask(keys, _mm512_set1_epi64(end as i64));
                 most = _mm512_mask_max_epu64(most, there, most, keys);
             }
             _mm512_reduce_max_epu64(most)
@@ -224,56 +221,92 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn retain(keys: &mut [u64], end: u64) -> usize {
-        let (start, len) = (keys.as_mut_ptr(), keys.len());
-        let mut kept = 0;
-        for from in (0..len).step_by(8) {
-            // SAFETY: see above; loads stay below the length through a mask, and so do stores, since no more is kept than
-            // was read.
+    unsafe fn retain(keys: &mut [[u64; REGISTER]], end: u64) -> usize {
+        let (start, mut kept) = (keys.as_mut_ptr().cast::<u64>(), 0);
+        for from in 0..keys.len() {
+            // SAFETY: see above; a whole register is stored at or before the one that was read last.
             unsafe {
-                let used = ((1u32 << (len - from).min(8)) - 1) as u8;
-                let keys = _mm512_maskz_loadu_epi64(used, start.add(from).cast());
-                let below = _mm512_mask_cmplt_epu64_mask(used, keys, _mm512_set1_epi64(end as i64));
-                let count = below.count_ones();
+                let keys = _mm512_loadu_si512(start.add(from * REGISTER).cast());
+                let below = _mm512_cmplt_epu64_mask(keys, _mm512_set1_epi64(end as i64));
                 let packed = _mm512_maskz_compress_epi64(below, keys);
-                _mm512_mask_storeu_epi64(start.add(kept).cast(), ((1u32 << count) - 1) as u8, packed);
-                kept += count as usize;
+                _mm512_storeu_si512(start.add(kept).cast(), packed);
+                kept += below.count_ones() as usize;
             }
         }
         kept
     }
 
     #[inline(always)]
-    unsafe fn remove(keys: &mut [u64], id: u32) -> u64 {
-        // SAFETY: see above; stores go through masks.
+    unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64 {
+        // SAFETY: see above.
         unsafe {
             let none = _mm512_set1_epi64(NONE as i64);
             let (id, low) = (_mm512_set1_epi64(i64::from(id)), _mm512_set1_epi64(0xffff_ffff));
             let mut nearest = none;
-            for keys in keys.chunks_mut(8) {
-                let used = ((1u32 << keys.len()) - 1) as u8;
-                let there = _mm512_maskz_loadu_epi64(used, keys.as_ptr().cast());
-                let same = _mm512_mask_cmpeq_epi64_mask(used, _mm512_and_si512(there, low), id);
-                _mm512_mask_storeu_epi64(keys.as_mut_ptr().cast(), same, none);
-                nearest = _mm512_mask_min_epu64(nearest, used & !same, nearest, there);
+            for keys in keys {
+                let there = _mm512_loadu_si512(keys.as_ptr().cast());
+                let same = _mm512_cmpeq_epi64_mask(_mm512_and_si512(there, low), id);
+                let left = _mm512_mask_mov_epi64(there, same, none);
+                _mm512_storeu_si512(keys.as_mut_ptr().cast(), left);
+                nearest = _mm512_min_epu64(nearest, left);
             }
             _mm512_reduce_min_epu64(nearest)
         }
     }
 
     #[inline(always)]
-    unsafe fn below(keys: &[u64], key: u64) -> usize {
-        let mut count = 0;
-        for keys in keys.chunks(8) {
-            // SAFETY: see above; the last, shorter part is loaded through a mask.
-            unsafe {
-                let used = ((1u32 << keys.len()) - 1) as u8;
-                let keys = _mm512_maskz_loadu_epi64(used, keys.as_ptr().cast());
-                let below = _mm512_mask_cmplt_epu64_mask(used, keys, _mm512_set1_epi64(key as i64));
-                count += below.count_ones() as usize;
+    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N] {
+        let mut ranks = [0; N];
+        // SAFETY: see above.
+        unsafe {
+            let than = than.map(|than| _mm512_set1_epi64(than as i64));
+            for keys in keys {
+                let keys = _mm512_loadu_si512(keys.as_ptr().cast());
+                for (rank, than) in ranks.iter_mut().zip(than) {
+                    *rank += _mm512_cmplt_epu64_mask(keys, than).count_ones() as usize;
+                }
             }
         }
-        count
+        ranks
+    }
+}
+
+/// Stores the keys of those of the lanes that were not taken; how many, and eight keys of which the smallest is the smallest.
+#[inline(always)]
+unsafe fn append_fresh(
+    to: *mut u64,
+    distances: __m512i,
+    ids: __m512i,
+    lanes: u16,
+    taken: &[u64],
+) -> (usize, __m512i) {
+    // The array of 64-bit words is one of twice as many 32-bit ones: the lower half comes first.
+    let words = (taken.len() * 2).min(i32::MAX as usize) as i32;
+    // SAFETY: see above; only words below the end of the array are gathered, and two registers are stored at most.
+    unsafe {
+        let word = _mm512_srli_epi32::<5>(ids);
+        let known = _mm512_mask_cmplt_epu32_mask(lanes, word, _mm512_set1_epi32(words));
+        let mut fresh = lanes;
+        // Where a walk begins, nothing was taken.
+        if known != 0 {
+            let zero = _mm512_setzero_si512();
+            let bits = _mm512_mask_i32gather_epi32::<4>(zero, known, word, taken.as_ptr().cast());
+            let bit = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(ids, _mm512_set1_epi32(31)));
+            fresh &= !_mm512_mask_test_epi32_mask(known, bits, bit);
+        }
+        let keys = |distances, ids| {
+            let distances = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(distances));
+            _mm512_or_si512(distances, _mm512_cvtepu32_epi64(ids))
+        };
+        let low = keys(_mm512_castsi512_si256(distances), _mm512_castsi512_si256(ids));
+        let high = keys(_mm512_extracti64x4_epi64::<1>(distances), _mm512_extracti64x4_epi64::<1>(ids));
+        let (low_fresh, high_fresh) = (fresh as u8, (fresh >> 8) as u8);
+        let before = low_fresh.count_ones() as usize;
+        _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi64(low_fresh, low));
+        _mm512_storeu_si512(to.add(before).cast(), _mm512_maskz_compress_epi64(high_fresh, high));
+        let none = _mm512_set1_epi64(NONE as i64);
+        let nearest = _mm512_mask_mov_epi64(none, low_fresh, low);
+        (fresh.count_ones() as usize, _mm512_mask_min_epu64(nearest, high_fresh, nearest, high))
     }
 }
 
@@ -380,49 +413,44 @@ impl Backend for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn fresh(taken: &[u64], ids: *const u32, lanes: u32) -> u32 {
-        // SAFETY: passed on.
-        unsafe { Portable::fresh(taken, ids, lanes) }
-    }
-
-    #[inline(always)]
     unsafe fn append(
         to: *mut u64,
         distances: &[f32; BLOCK_LINKS],
         ids: *const u32,
         lanes: u32,
+        taken: &[u64],
     ) -> (usize, u64) {
         // SAFETY: passed on.
-        unsafe { Portable::append(to, distances, ids, lanes) }
+        unsafe { Portable::append(to, distances, ids, lanes, taken) }
     }
 
     #[inline(always)]
-    unsafe fn nearest(keys: &[u64]) -> u64 {
+    unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64 {
         // SAFETY: passed on.
         unsafe { Portable::nearest(keys) }
     }
 
     #[inline(always)]
-    unsafe fn farthest(keys: &[u64]) -> u64 {
+    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64 {
         // SAFETY: passed on.
-        unsafe { Portable::farthest(keys) }
+        unsafe { Portable::farthest(keys, end) }
     }
 
     #[inline(always)]
-    unsafe fn retain(keys: &mut [u64], end: u64) -> usize {
+    unsafe fn retain(keys: &mut [[u64; REGISTER]], end: u64) -> usize {
         // SAFETY: passed on.
         unsafe { Portable::retain(keys, end) }
     }
 
     #[inline(always)]
-    unsafe fn remove(keys: &mut [u64], id: u32) -> u64 {
+    unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64 {
         // SAFETY: passed on.
         unsafe { Portable::remove(keys, id) }
     }
 
     #[inline(always)]
-    unsafe fn below(keys: &[u64], key: u64) -> usize {
+    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N] {
         // SAFETY: passed on.
-        unsafe { Portable::below(keys, key) }
+        unsafe { Portable::ranks(keys, than) }
     }
 }

@@ -9,7 +9,7 @@ use crate::sealed::SealedSegment;
 use crate::segment::{Accept, Answers};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
-use nearstone_kernels::{InlineQuery, InlineScratch, InlineWalks, inline_walk_many, kernels};
+use nearstone_kernels::{InlineQuery, InlineScratch, InlineWalks, InlineWatch, inline_walk_many, kernels};
 
 /// Walks that take turns: while the row of one travels, the others scan theirs.
 const LANES: usize = 4;
@@ -77,9 +77,21 @@ impl Batch<'_> {
     }
 }
 
-impl InlineWalks for Batch<'_> {
+impl InlineWatch for Batch<'_> {
     type Error = Error;
 
+    #[inline(always)]
+    fn touch(&mut self, row: u32) -> Result<()> {
+        self.segment.touch_inline(self.ground.inline, row)
+    }
+
+    #[inline(always)]
+    fn soon(&mut self, row: u32) {
+        self.segment.prefetch_hit(row);
+    }
+}
+
+impl InlineWalks for Batch<'_> {
     #[inline(never)]
     fn next(&mut self, prepared: &mut InlineQuery) -> Result<Option<usize>> {
         let Some(query) = self.queries.get(self.next) else { return Ok(None) };
@@ -88,11 +100,6 @@ impl InlineWalks for Batch<'_> {
         self.ground.inline.prepare(query, (&self.known, self.limit), self.rotated, prepared);
         self.next += 1;
         Ok(Some(self.next - 1))
-    }
-
-    #[inline(always)]
-    fn touch(&mut self, row: u32) -> Result<()> {
-        self.segment.touch_inline(self.ground.inline, row)
     }
 
     #[inline(never)]

@@ -31,7 +31,7 @@ use crate::topk::Scratch;
 use nearstone_base::{Error, Result, Schema};
 use nearstone_kernels::{
     BLOCK_LINKS, Enough, InlineBeam, InlineLane, InlineQuery, InlineRows, InlineScratch, InlineShape,
-    InlineStart, NO_NEIGHBOUR, inline_walk, kernels, prefetch_read,
+    InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
 };
 use std::ops::RangeInclusive;
 
@@ -152,6 +152,26 @@ impl Inline {
     }
 }
 
+/// A walk through a segment: rows are checked before they are read, and those that may be hits are asked for.
+struct Watch<'a> {
+    segment: &'a SealedSegment,
+    inline: &'a Inline,
+}
+
+impl InlineWatch for Watch<'_> {
+    type Error = Error;
+
+    #[inline(always)]
+    fn touch(&mut self, row: u32) -> Result<()> {
+        self.segment.touch_inline(self.inline, row)
+    }
+
+    #[inline(always)]
+    fn soon(&mut self, row: u32) {
+        self.segment.prefetch_hit(row);
+    }
+}
+
 impl Inline {
     /// Prepares a query, when rows at the `known` distances were found in other segments.
     fn prepare(
@@ -188,8 +208,8 @@ impl SealedSegment {
         ground.inline.prepare(query, (known, wish.limit), rotated, prepared);
         let inline = ground.inline;
         loop {
-            let touch = |row| self.touch_inline(inline, row);
-            inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, touch, walk)?;
+            let watch = Watch { segment: self, inline };
+            inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, watch, walk)?;
             if self.nearest_expanded(prepared, walk, visible, wish.limit, (near, order)) {
                 return self.measure(exact, near, wish.limit).map(Some);
             }
@@ -213,7 +233,7 @@ impl SealedSegment {
             share if share > 0.0 => Enough { rows: near, share, least: wish.expected() },
             _ => Enough::NEVER,
         };
-        let beam = InlineBeam { ef, keep: ef.max(near.saturating_mul(KEYS)), enough };
+        let beam = InlineBeam { ef, keep: ef.max(near.saturating_mul(KEYS)), enough, read: near };
         Ok(Some(Ground { inline, rows, start: InlineStart::NeighboursOf(entry), beam }))
     }
 
@@ -232,8 +252,18 @@ impl SealedSegment {
         (near, order): (&mut Vec<(f32, u32)>, &mut Vec<f32>),
     ) -> bool {
         near.clear();
+        let everything = self.deaths().count() == 0;
+        if everything && query.known().len() == 0 {
+            // The usual case: every row counts, and nothing else does.
+            let Some(last) = walk.nth(kernels(), limit) else { return false };
+            let last = query.upper_bound(last);
+            near.extend(walk.expanded().filter(|row| row.distance <= last).map(|row| (row.distance, row.id)));
+            near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
+            // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
+            return last.is_finite() && walk.expanded().all(|row| row.distance.is_finite());
+        }
         near.extend(walk.expanded().map(|row| (row.distance, row.id)));
-        // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
+        // As above.
         if near.is_empty() || near.iter().any(|(distance, _)| !distance.is_finite()) {
             return false;
         }
@@ -245,7 +275,7 @@ impl SealedSegment {
             None => near.len() >= limit,
             Some(left) => {
                 order.extend(query.known());
-                let wanted = if self.deaths().count() == 0 { 0 } else { limit.div_ceil(2) };
+                let wanted = if everything { 0 } else { limit.div_ceil(2) };
                 order.len() >= limit && order.iter().filter(|&&distance| distance < left).count() >= wanted
             }
         };
@@ -255,12 +285,15 @@ impl SealedSegment {
         let (_, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
         let last = query.upper_bound(last);
         near.retain(|&(distance, _)| distance.total_cmp(&last).is_le());
-        for &(_, row) in near.iter() {
-            // Hits are asked for key and version next.
-            self.prefetch_names(row);
-            prefetch_read(self.vector_unchecked(row));
-        }
+        near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
         last.is_finite()
+    }
+
+    /// Asks for what is read of a row that may be a hit: its vector, its key and its version.
+    #[inline(always)]
+    fn prefetch_hit(&self, row: u32) {
+        prefetch_whole(self.vector_unchecked(row));
+        self.prefetch_names(row);
     }
 
     /// Exact distances of the rows, the best `limit` of them.
@@ -285,7 +318,7 @@ impl SealedSegment {
         if u64::from(row) >= section.count {
             return Err(self.bad_inline(section, row));
         }
-        self.blocks.touch(section.offset + u64::from(row) * section.stride, section.stride)
+        self.blocks.touch_again(section.offset + u64::from(row) * section.stride, section.stride)
     }
 
     /// The bytes of a section as rows; unchecked, so that each is touched before it is read.
