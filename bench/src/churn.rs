@@ -55,6 +55,9 @@ impl Default for Options {
 }
 
 pub(crate) fn run(data: &Data, options: Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    if options.cycles == 0 {
+        return Err("--cycles is 0: at least one round is needed".into());
+    }
     if data.rows() < ROWS_MIN {
         return Err(format!("churn needs at least {ROWS_MIN} rows, not {}", data.rows()).into());
     }
@@ -69,6 +72,7 @@ pub(crate) fn run(data: &Data, options: Options, report: &mut Report) -> Result<
     report.figure("churn_rows", script.held().len());
     report.figure("churn_loaded_disk_bytes", store.stats()?.disk_bytes);
     let loaded = ask(data, &rows, &truth(data, &script), EF)?;
+    report.figure("churn_loaded_rss_anon_bytes", resident().anonymous);
     report.figure("churn_loaded_recall", loaded.recall);
     report.figure("churn_loaded_mean_us", loaded.latency_us.mean);
 
@@ -80,6 +84,7 @@ pub(crate) fn run(data: &Data, options: Options, report: &mut Report) -> Result<
         done
     })?;
     let all = done?;
+    let held = resident();
     let after = store.stats()?;
     let live = script.held().len() as u64;
     if rows.len()? != live {
@@ -91,6 +96,8 @@ pub(crate) fn run(data: &Data, options: Options, report: &mut Report) -> Result<
     let truth = truth(data, &script);
     let settled = ask(data, &rows, &truth, EF)?;
     report_state(&after, "churn_settled", report);
+    report.figure("churn_settled_rss_anon_bytes", held.anonymous);
+    report.figure("churn_settled_rss_file_bytes", held.file);
     let (missed, unreachable) = look_for_all(data, &rows, script.held())?;
     report.figure("churn_missed_by_own_vector", missed);
     report.figure_wanted("churn_unreachable_rows", unreachable as f64, Wanted::AtMost(0.0));

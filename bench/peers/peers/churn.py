@@ -241,7 +241,7 @@ class Run:
                 entry["looks"].append({"round": number, **look})
                 self.say(f"{name}: round {number}: recall {look['recall']:.4f}, {look['mean_us']:.0f} us")
         entry["change_seconds"] = seconds
-        process.ask(self.plan.budget_seconds, cmd="rest")
+        entry["rest_seconds"] = process.ask(self.plan.budget_seconds, cmd="rest")["seconds"]
         last = self.plan.rounds
         held = self.held[last]
         entry["settled"] = self._look(process, held, self.truths[last])
@@ -275,17 +275,18 @@ def markdown(results: Results) -> str:
         f"{host['date']}, {host['cpu']} ({host['cores']} cores). {plan['rounds']} rounds, each with a tenth "
         f"of the rows replaced, a fiftieth deleted and as many new; k = {plan['k']}, ef = {plan['ef']}, "
         f"{plan['queries']:,} queries one at a time. Recall at first, after the rounds, at rest, and of a "
-        "fresh build of the same rows; us are means. Missed: rows that a search by their own vector does not "
+        "fresh build of the same rows; us are means. Rest is waited for once, "
+        "after the last round. Missed: rows that a search by their own vector does not "
         f"find with k = {OWN[0]} and ef = {OWN[1]}; lost: nor with k = {OWN_WIDE[0]} and ef = {OWN_WIDE[1]}.",
         "",
         "| | recall at first | after | at rest | fresh | us at first | at rest | fresh | missed | lost | "
-        "dead answers | rows/s changed | anon MiB at first | at rest | disk MiB | over fresh |",
-        "|---|" + "---|" * 15,
+        "dead answers | rows/s changed | s to rest | anon MiB at first | at rest | disk MiB | over fresh |",
+        "|---|" + "---|" * 16,
     ]
     changed = plan["rounds"] * (_part(plan, REPLACED) + _part(plan, DELETED))
     for name, entry in results["peers"].items():
         if entry["status"] != "measured":
-            lines.append(f"| {name} | {entry['status']}: {entry['reason']} |" + " |" * 14)
+            lines.append(f"| {name} | {entry['status']}: {entry['reason']} |" + " |" * 15)
             continue
         first, last, rest, fresh = entry["looks"][0], entry["looks"][-1], entry["settled"], entry["fresh"]
         disk, fresh_disk = entry["disk"]["allocated"], entry["fresh_disk"]["allocated"]
@@ -296,6 +297,7 @@ def markdown(results: Results) -> str:
             str(entry["own"]["lost"]),
             str(sum(look["dead_answers"] for look in (*entry["looks"], rest))),
             f"{changed / entry['change_seconds']:,.0f}",
+            f"{entry['rest_seconds']:.0f}",
             *(f"{look['memory']['anon'] / 1024:.0f}" for look in (first, rest)),
             f"{disk / 2**20:.0f}",
             f"{disk / fresh_disk:.2f}" if fresh_disk else "",
