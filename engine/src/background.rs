@@ -340,10 +340,6 @@ impl Engine {
     fn next_compaction(&self) -> Option<Task> {
         let view = self.core.view.load();
         let now = self.core.wall_secs();
-        view.lists
-            .collections
-            .values()
-            .find(|c| self.policy_choice(c, now).is_some())
-            .map(|c| Task::Compact(c.id))
+        view.lists.collections.values().find(|c| self.policy_wants(c, now)).map(|c| Task::Compact(c.id))
     }
 }

@@ -263,3 +263,20 @@ fn a_writer_who_never_rests_does_not_keep_the_log_from_being_cut() {
     assert_eq!(rows.len().unwrap(), 400);
     store.verify().unwrap();
 }
+
+/// Rows that were put again and again died in memory, where no share of dead rows called for anything: a small store under
+/// steady writes was a hundred thousand dead rows in memory and in the log, and every search walked through them.
+#[test]
+fn rows_that_are_put_again_and_again_do_not_pile_up_in_memory() {
+    let store = Store::builder().background(Background::Manual).in_memory().unwrap();
+    let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
+    let rows = store.create_collection("rows", schema).unwrap();
+    for round in 0..100 {
+        write_more_than_is_linked(&store, &rows, round, "");
+        while store.step().unwrap() {}
+    }
+    let stats = &store.stats().unwrap().collections[0];
+    assert!(stats.unsealed_rows < 5000 && stats.dead_rows < 5000, "{stats:?}");
+    assert_eq!(rows.len().unwrap(), 400);
+    store.verify().unwrap();
+}
