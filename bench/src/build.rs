@@ -38,16 +38,22 @@ pub(crate) fn run(data: &Data, rows: Option<usize>, report: &mut Report) -> Resu
 
 /// All sizes of one set.
 fn grow(data: &Data, set: &str, report: &mut Report) -> Result<(), Box<dyn Error>> {
-    let (mut builds, mut merges) = (Vec::new(), Vec::new());
+    let (mut constructs, mut merges) = (Vec::new(), Vec::new());
     for rows in sizes(data.rows()) {
         let times = Times::measure(data, rows)?;
         times.report(&format!("build_{set}_{}_{rows}_rows", data.dimension), report);
-        builds.push((rows as f64, times.construct.wall.as_secs_f64()));
-        merges.push((rows as f64, times.merge.wall.as_secs_f64()));
+        constructs.push((rows as f64, times.construct));
+        merges.push((rows as f64, times.merge));
     }
-    for (what, points) in [("construct", builds), ("merge", merges)] {
-        if let Some(exponent) = exponent(&points) {
-            report.figure(&format!("build_{set}_{}_{what}_exponent", data.dimension), exponent);
+    for (what, all) in [("construct", constructs), ("merge", merges)] {
+        let growth = |time: fn(&Took) -> Duration| {
+            exponent(&all.iter().map(|(rows, took)| (*rows, time(took).as_secs_f64())).collect::<Vec<_>>())
+        };
+        let name = format!("build_{set}_{}_{what}", data.dimension);
+        // On a busy machine only the second one means something.
+        if let (Some(wall), Some(processors)) = (growth(|took| took.wall), growth(|took| took.processors)) {
+            report.figure(&format!("{name}_exponent"), wall);
+            report.figure(&format!("{name}_processor_exponent"), processors);
         }
     }
     Ok(())

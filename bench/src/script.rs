@@ -6,7 +6,7 @@
 //! round lets go waits at the end of the pool, so that a vector is away for some rounds before it comes back, and none
 //! is ever held twice: the true neighbours of a query are always different rows.
 
-use nearstone_base::random::SplitMix64;
+use nearstone::random::SplitMix64;
 use std::collections::VecDeque;
 
 const SEED: u64 = 7;

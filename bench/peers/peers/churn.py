@@ -275,24 +275,25 @@ def markdown(results: Results) -> str:
         f"{host['date']}, {host['cpu']} ({host['cores']} cores). {plan['rounds']} rounds, each with a tenth "
         f"of the rows replaced, a fiftieth deleted and as many new; k = {plan['k']}, ef = {plan['ef']}, "
         f"{plan['queries']:,} queries one at a time. Recall at first, after the rounds, at rest, and of a "
-        "fresh build of the same rows; us are means. Rest is waited for once, "
-        "after the last round. Missed: rows that a search by their own vector does not "
-        f"find with k = {OWN[0]} and ef = {OWN[1]}; lost: nor with k = {OWN_WIDE[0]} and ef = {OWN_WIDE[1]}.",
+        "fresh build of the same rows; us are means. Rest is waited for once, after the last round. Missed: "
+        f"rows that a search by their own vector does not find with k = {OWN[0]} and ef = {OWN[1]}; lost: "
+        f"nor with k = {OWN_WIDE[0]} and ef = {OWN_WIDE[1]}.",
         "",
-        "| | recall at first | after | at rest | fresh | us at first | at rest | fresh | missed | lost | "
-        "dead answers | rows/s changed | s to rest | anon MiB at first | at rest | disk MiB | over fresh |",
-        "|---|" + "---|" * 16,
+        "| | recall at first | after | at rest | fresh | us at first | after | at rest | fresh | missed "
+        "| lost | dead answers | rows/s changed | s to rest | anon MiB at first | at rest | disk MiB "
+        "| over fresh |",
+        "|---|" + "---|" * 17,
     ]
     changed = plan["rounds"] * (_part(plan, REPLACED) + _part(plan, DELETED))
     for name, entry in results["peers"].items():
         if entry["status"] != "measured":
-            lines.append(f"| {name} | {entry['status']}: {entry['reason']} |" + " |" * 15)
+            lines.append(f"| {name} | {entry['status']}: {entry['reason']} |" + " |" * 16)
             continue
         first, last, rest, fresh = entry["looks"][0], entry["looks"][-1], entry["settled"], entry["fresh"]
         disk, fresh_disk = entry["disk"]["allocated"], entry["fresh_disk"]["allocated"]
         cells = [
             *(f"{look['recall']:.4f}" for look in (first, last, rest, fresh)),
-            *(f"{look['mean_us']:.0f}" for look in (first, rest, fresh)),
+            *(f"{look['mean_us']:.0f}" for look in (first, last, rest, fresh)),
             str(entry["own"]["missed"]),
             str(entry["own"]["lost"]),
             str(sum(look["dead_answers"] for look in (*entry["looks"], rest))),
