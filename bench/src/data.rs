@@ -25,16 +25,7 @@ impl Data {
     pub(crate) fn load(rows_max: usize) -> Result<Data, Box<dyn Error>> {
         let Some(set) = RealSet::find() else {
             eprintln!("no real embeddings here: measuring on generated ones (set NEARSTONE_DATA)");
-            let rows = rows_max.min(GENERATED_ROWS);
-            let generator = Generator::new(Shape::Manifold { latent: 24 }, GENERATED_DIMENSION, 1);
-            let queries = generator.queries(0, QUERIES);
-            return Ok(Data {
-                name: "generated manifold",
-                dimension: GENERATED_DIMENSION,
-                numbers: generator.rows(0, rows),
-                queries: queries.chunks_exact(GENERATED_DIMENSION).map(<[f32]>::to_vec).collect(),
-                known: None,
-            });
+            return Ok(Data::generated(rows_max.min(GENERATED_ROWS), GENERATED_DIMENSION, 24, QUERIES));
         };
         let base = set.base(rows_max)?;
         let queries = set.queries(QUERIES)?;
@@ -47,6 +38,18 @@ impl Data {
             numbers: base.numbers,
             known,
         })
+    }
+
+    /// Rows on a curved surface of `latent` dimensions.
+    pub(crate) fn generated(rows: usize, dimension: usize, latent: usize, queries: usize) -> Data {
+        let generator = Generator::new(Shape::Manifold { latent }, dimension, 1);
+        Data {
+            name: "generated manifold",
+            dimension,
+            numbers: generator.rows(0, rows),
+            queries: generator.queries(0, queries).chunks_exact(dimension).map(<[f32]>::to_vec).collect(),
+            known: None,
+        }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -77,9 +80,19 @@ impl Data {
         collection: &Collection,
         rows: impl IntoIterator<Item = usize>,
     ) -> nearstone::Result<()> {
+        self.put_under(store, collection, rows.into_iter().map(|row| (row as u64, row)))
+    }
+
+    /// Puts rows under keys, in batches.
+    pub(crate) fn put_under(
+        &self,
+        store: &Store,
+        collection: &Collection,
+        rows: impl IntoIterator<Item = (u64, usize)>,
+    ) -> nearstone::Result<()> {
         let mut batch = store.batch();
-        for row in rows {
-            batch.upsert(collection, row as u64, self.row(row), ())?;
+        for (key, row) in rows {
+            batch.upsert(collection, key, self.row(row), ())?;
             if batch.len() == BATCH {
                 std::mem::replace(&mut batch, store.batch()).commit()?;
             }

@@ -1,6 +1,7 @@
 //! Memory and disk: of an empty store, and per row, by section; resident memory after many queries.
 
 use crate::data::Data;
+use crate::process::resident;
 use crate::report::Report;
 use nearstone::{Metric, Schema, Store};
 use std::error::Error;
@@ -9,11 +10,11 @@ const QUERIES: usize = 10_000;
 
 pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
-    let before = resident("RssAnon:");
+    let before = resident().anonymous;
     let empty = Store::open(folder.path().join("empty.near"))?;
     empty.create_collection("rows", Schema::new(data.dimension, Metric::Cosine))?;
     report.figure("empty_disk_bytes", empty.stats()?.disk_bytes);
-    report.figure("empty_resident_bytes", resident("RssAnon:").saturating_sub(before));
+    report.figure("empty_resident_bytes", resident().anonymous.saturating_sub(before));
     empty.close()?;
 
     let path = folder.path().join("rows.near");
@@ -24,14 +25,15 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
     store.close()?;
     drop((collection, store));
 
-    let (anonymous, file) = (resident("RssAnon:"), resident("RssFile:"));
+    let before = resident();
     let store = Store::builder().create(false).open(&path)?;
     let collection = store.collection("rows")?;
     for query in data.queries.iter().cycle().take(QUERIES) {
         collection.search(query).limit(10).ef(64).run()?;
     }
-    report.figure("rss_anon_bytes_after_queries", resident("RssAnon:").saturating_sub(anonymous));
-    report.figure("rss_file_bytes_after_queries", resident("RssFile:").saturating_sub(file));
+    let after = resident();
+    report.figure("rss_anon_bytes_after_queries", after.anonymous.saturating_sub(before.anonymous));
+    report.figure("rss_file_bytes_after_queries", after.file.saturating_sub(before.file));
     let stats = store.stats()?;
     report.figure("disk_bytes", stats.disk_bytes);
     report.figure("disk_bytes_per_row", stats.disk_bytes as f64 / data.rows() as f64);
@@ -42,13 +44,4 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
     }
     store.close()?;
     Ok(())
-}
-
-/// A line of this process's status, in bytes; 0 where the system has no such file.
-fn resident(line: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let value = status
-        .lines()
-        .find_map(|text| text.strip_prefix(line)?.trim().strip_suffix("kB")?.trim().parse().ok());
-    value.map_or(0, |kib: u64| kib * 1024)
 }

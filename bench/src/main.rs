@@ -4,29 +4,41 @@
 //! `cargo xtask bench` runs everything; `cargo xtask bench recall open` runs parts; `--rows N` makes it smaller;
 //! `--keep FOLDER` leaves the store of `search` and the inputs of `merge` there for later runs, `--efs` says which beams it
 //! measures, `--segments N` how many segments of one size the rows of `search` lie in, `--heap` has it read them into memory
-//! instead of mapping them, `--alone` leaves out queries that are asked together; `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of
-//! another machine or hour: where it matters they are ratios.
+//! instead of mapping them, `--alone` leaves out queries that are asked together; `--cycles N` says how many rounds `churn` goes
+//! through and `--pause MS` how long it waits after each; `--logs N,N...` how long the logs of `recovery` are, in megabytes;
+//! `--json` prints one JSON value at the end. Figures of one run are comparable with each other, not with those of another
+//! machine or hour: where it matters they are ratios.
 #![forbid(unsafe_code)]
 
+mod build;
+mod churn;
 mod data;
 mod footprint;
 mod ingest;
+mod killed;
 mod merge;
 mod opening;
+mod process;
 mod recall;
+mod recovery;
 mod report;
+mod script;
 mod search;
+mod slope;
+mod watch;
 
 use data::Data;
 use report::Report;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-const PARTS: [&str; 6] = ["search", "recall", "open", "ingest", "merge", "footprint"];
+const PARTS: [&str; 9] =
+    ["search", "recall", "open", "recovery", "ingest", "build", "merge", "churn", "footprint"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(code) = opening::child(&args) {
+    if let Some(code) = killed::child(&args) {
         return code;
     }
     match run(&args) {
@@ -39,7 +51,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    let mut rows = usize::MAX;
+    let mut rows = None;
+    let (mut churned, mut logs) = (churn::Options::default(), recovery::LOGS.to_vec());
     let mut json = false;
     let mut searched = search::Options::default();
     let mut parts: Vec<&str> = Vec::new();
@@ -55,15 +68,23 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             }
             "--efs" => {
                 let list = args.next().ok_or("--efs wants numbers, with commas between them")?;
-                searched.widths =
-                    list.split(',').map(|width| number("--efs", width)).collect::<Result<_, _>>()?;
+                searched.widths = numbers("--efs", list)?;
             }
-            "--rows" => rows = number("--rows", args.next().ok_or("--rows wants a number")?)?,
+            "--logs" => {
+                let list = args.next().ok_or("--logs wants numbers, with commas between them")?;
+                logs = numbers("--logs", list)?;
+            }
+            "--cycles" => churned.cycles = number("--cycles", args.next().ok_or("--cycles wants a number")?)?,
+            "--pause" => {
+                let millis = number("--pause", args.next().ok_or("--pause wants milliseconds")?)?;
+                churned.pause = Duration::from_millis(millis as u64);
+            }
+            "--rows" => rows = Some(number("--rows", args.next().ok_or("--rows wants a number")?)?),
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 return Err(format!(
                     "{other:?} is none of {PARTS:?}, --rows N, --efs N,N..., --segments N, --keep FOLDER, --heap, \
-                     --alone, --json"
+                     --alone, --cycles N, --pause MS, --logs N,N..., --json"
                 )
                 .into());
             }
@@ -72,7 +93,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     if parts.is_empty() {
         parts = PARTS.to_vec();
     }
-    let data = Data::load(rows)?;
+    let data = Data::load(rows.unwrap_or(usize::MAX))?;
     let mut report = Report::new(json);
     report.say(&format!(
         "{}: {} rows x {}, {} queries",
@@ -86,6 +107,9 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "search" => search::run(&data, &searched, &mut report)?,
             "recall" => recall::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
+            "recovery" => recovery::run(&data, &logs, &mut report)?,
+            "build" => build::run(&data, rows, &mut report)?,
+            "churn" => churn::run(&data, churned, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,
             "merge" => merge::run(&data, searched.keep, &mut report)?,
             _ => footprint::run(&data, &mut report)?,
@@ -97,4 +121,8 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
 
 fn number(option: &str, text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("{option} wants whole numbers, not {text:?}"))
+}
+
+fn numbers(option: &str, list: &str) -> Result<Vec<usize>, String> {
+    list.split(',').map(|text| number(option, text)).collect()
 }

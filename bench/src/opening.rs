@@ -2,16 +2,14 @@
 //! are only in the log.
 
 use crate::data::Data;
+use crate::killed::{Order, write_and_kill};
 use crate::report::Report;
 use nearstone::{Metric, Schema, Store};
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 const UNSEALED: usize = 20_000;
-const CHILD: &str = "--ingest-until-killed";
 const TRIES: usize = 5;
 
 pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>> {
@@ -30,15 +28,7 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
 
     let path = folder.path().join("killed.near");
     let rows = UNSEALED.min(data.rows());
-    let mut child = Command::new(std::env::current_exe()?)
-        .args([CHILD, &path.display().to_string(), &rows.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let output = child.stdout.take().ok_or("the child has no output")?;
-    // It says one line when all rows are acknowledged, and waits to be killed.
-    BufReader::new(output).lines().next().ok_or("the child ended early")??;
-    child.kill()?;
-    child.wait()?;
+    write_and_kill(&Order { path: &path, rows, of: rows, synced: true, linked: false })?;
     let start = Instant::now();
     let store = Store::open(&path)?;
     let hits = store.collection("rows")?.search(&data.queries[0]).limit(10).run()?;
@@ -74,30 +64,4 @@ fn best(measure: impl Fn() -> Result<Duration, Box<dyn Error>>) -> Result<Durati
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-/// In the child: ingests, says so, and waits. `None` in the parent.
-pub(crate) fn child(args: &[String]) -> Option<ExitCode> {
-    let [flag, path, rows] = args else { return None };
-    if flag != CHILD {
-        return None;
-    }
-    let ingest = || -> Result<(), Box<dyn Error>> {
-        let rows: usize = rows.parse()?;
-        let data = Data::load(rows)?;
-        let store = Store::builder().seal_rows(u32::MAX).open(path)?;
-        let collection = store.create_collection("rows", Schema::new(data.dimension, Metric::Cosine))?;
-        data.put(&store, &collection, 0..rows)?;
-        println!("{rows}");
-        std::io::stdout().flush()?;
-        std::thread::sleep(Duration::from_secs(600));
-        Ok(())
-    };
-    Some(match ingest() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    })
 }

@@ -50,31 +50,42 @@ fn sweep(
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
     for ef in WIDTHS {
-        let search = |query: &[f32]| collection.search(query).limit(LIMIT).ef(ef).run();
         for query in data.queries.iter().take(200) {
-            search(query)?;
+            collection.search(query).limit(LIMIT).ef(ef).run()?;
         }
-        let mut times = Vec::new();
-        let mut found = 0.0;
-        let start = Instant::now();
-        let mut answers = Vec::new();
-        for query in &data.queries {
-            let begin = Instant::now();
-            let hits = search(query)?;
-            times.push(begin.elapsed().as_secs_f64() * 1e6);
-            answers.push(hits);
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        for (hits, truth) in answers.iter().zip(truth) {
-            let places: Vec<u32> = (0..hits.len() as u32).collect();
-            found +=
-                recall::recall(truth, &places, LIMIT, |place| f64::from(hits[place as usize].distance()));
-        }
-        let latency = Percentiles::of(times);
-        report.figure(&format!("{when}_ef{ef}_recall"), found / data.queries.len() as f64);
-        report.figure(&format!("{when}_ef{ef}_qps"), data.queries.len() as f64 / seconds);
-        report.figure(&format!("{when}_ef{ef}_p50_us"), latency.p50);
-        report.figure(&format!("{when}_ef{ef}_p99_us"), latency.p99);
+        let asked = ask(data, collection, truth, ef)?;
+        report.figure(&format!("{when}_ef{ef}_recall"), asked.recall);
+        report.figure(&format!("{when}_ef{ef}_qps"), 1e6 / asked.latency_us.mean);
+        report.figure(&format!("{when}_ef{ef}_p50_us"), asked.latency_us.p50);
+        report.figure(&format!("{when}_ef{ef}_p99_us"), asked.latency_us.p99);
     }
     Ok(())
+}
+
+/// What one pass over all queries, one after another, found, and what a query took.
+pub(crate) struct Asked {
+    pub(crate) recall: f64,
+    pub(crate) latency_us: Percentiles,
+}
+
+/// Asks every query once, for as many rows as `truth` has distances of.
+pub(crate) fn ask(
+    data: &Data,
+    collection: &Collection,
+    truth: &[Vec<f64>],
+    ef: usize,
+) -> Result<Asked, Box<dyn Error>> {
+    let limit = truth.first().map_or(LIMIT, Vec::len);
+    let (mut times, mut answers) = (Vec::new(), Vec::new());
+    for query in &data.queries {
+        let begin = Instant::now();
+        let hits = collection.search(query).limit(limit).ef(ef).run()?;
+        times.push(begin.elapsed().as_secs_f64() * 1e6);
+        answers.push(hits);
+    }
+    let found = answers.iter().zip(truth).fold(0.0, |sum, (hits, truth)| {
+        let places: Vec<u32> = (0..hits.len() as u32).collect();
+        sum + recall::recall(truth, &places, limit, |place| f64::from(hits[place as usize].distance()))
+    });
+    Ok(Asked { recall: found / data.queries.len() as f64, latency_us: Percentiles::of(times) })
 }

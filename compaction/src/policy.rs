@@ -6,7 +6,9 @@
 //!    segment's age, so that a small or slow store, where 20 % would never be reached, is cleaned as well: at age
 //!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing.
 //! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them.
-//! 3. Otherwise nothing.
+//! 3. **Dead in memory.** Rows that are put again and again die before they are sealed. Searches walk through them, and they
+//!    pin the log: when most of the rows in memory are dead, and they are not few, the live ones are sealed.
+//! 4. Otherwise nothing.
 //!
 //! Any set of segments may be merged, whatever lies between them in time: which row of a key is alive is decided by
 //! deaths, never by the order of segments.
@@ -49,11 +51,23 @@ pub struct Policy {
     pub tier_factor: u64,
     /// Segments with more live bytes than this are left to the dead-share rule.
     pub bytes_max: u64,
+    /// Rows in memory are sealed for their dead ones when there are at least so many,
+    pub memory_rows_min: u32,
+    /// and at least this share of them is dead. A seal then writes no more rows than died.
+    pub memory_dead_share: f64,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { dead_share: 0.20, age_secs: 3600, tier_inputs: 4, tier_factor: 4, bytes_max: 16 << 30 }
+        Policy {
+            dead_share: 0.20,
+            age_secs: 3600,
+            tier_inputs: 4,
+            tier_factor: 4,
+            bytes_max: 16 << 30,
+            memory_rows_min: 4096,
+            memory_dead_share: 0.5,
+        }
     }
 }
 
@@ -103,6 +117,11 @@ pub fn choose(segments: &[SegmentStats], policy: &Policy) -> Choice {
     }
 }
 
+/// Whether a mutable segment of so many rows, of which so many are dead, is sealed for them.
+pub fn seals_for_the_dead(rows: u32, dead: u32, policy: &Policy) -> bool {
+    rows >= policy.memory_rows_min && f64::from(dead) >= policy.memory_dead_share * f64::from(rows)
+}
+
 /// What a user's `compact` does: everything into one segment without dead rows, unless that is so already.
 pub fn choose_all(segments: &[SegmentStats]) -> Choice {
     let clean = segments.iter().all(|s| s.dead == 0);
@@ -149,6 +168,16 @@ mod tests {
             choice,
             Choice::Merge { inputs: vec![SegmentId(2), SegmentId(3)], reason: Reason::AllDead }
         );
+    }
+
+    #[test]
+    fn many_rows_in_memory_of_which_half_are_dead_are_sealed_and_few_are_not() {
+        let policy = Policy::default();
+        assert!(seals_for_the_dead(4096, 2048, &policy));
+        assert!(seals_for_the_dead(5000, 5000, &policy));
+        assert!(!seals_for_the_dead(4096, 2047, &policy));
+        assert!(!seals_for_the_dead(4095, 4095, &policy));
+        assert!(!seals_for_the_dead(0, 0, &policy));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The work behind: the only place where threads start that outlive a call.
 //!
-//! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work:
-//! link rows, seal what is frozen, compact what the policy chooses. A long compaction looks up between its own
-//! pieces and does what has become more urgent. With [`Background::Manual`] nothing starts and `Store::step` does
+//! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work: seal what
+//! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses. A writer
+//! who never rests always leaves rows to link: the log comes before them, and compaction has its turn after so many
+//! pieces. A long compaction looks up between its own pieces and does what has become more urgent. With [`Background::Manual`] nothing starts and `Store::step` does
 //! the same by hand.
 
 use crate::engine::{Engine, link_rows};
 use crate::options::Background;
+use crate::view::CollectionView;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
@@ -16,6 +18,8 @@ use std::time::Duration;
 
 /// Rows linked in one piece.
 const LINK_PIECE: u32 = 256;
+/// After so many urgent pieces in a row, compaction is looked at before the next one.
+const URGENT_PIECES: u64 = 64;
 /// How long a worker sleeps when there is nothing to do: the age rule and idle log marks need a look now and then.
 const IDLE: Duration = Duration::from_millis(500);
 /// After a failure (a full disk, say) the next try waits so long.
@@ -219,9 +223,17 @@ enum Task {
 impl Engine {
     /// One piece of work; `false` when there is none.
     pub(crate) fn step(self: &Arc<Self>) -> Result<bool> {
-        if self.urgent_step()? {
+        let urgent_first = self.urgent_pieces.load(Ordering::Relaxed) < URGENT_PIECES;
+        if urgent_first && self.urgent_step()? {
+            self.urgent_pieces.fetch_add(1, Ordering::Relaxed);
             return Ok(true);
         }
+        self.urgent_pieces.store(0, Ordering::Relaxed);
+        Ok(self.compact_step()? || (!urgent_first && self.urgent_step()?))
+    }
+
+    /// Compacts what the policy chooses; `false` when it chooses nothing, or nobody wants it to.
+    fn compact_step(self: &Arc<Self>) -> Result<bool> {
         self.check_healthy()?;
         if !self.core.options.auto_compact || self.pace.is_paused() {
             return Ok(false);
@@ -265,29 +277,35 @@ impl Engine {
     }
 
     fn next_urgent(&self) -> Option<Task> {
-        let view = self.core.view.load();
-        let collections = || view.lists.collections.values();
-        if let Some(c) = collections().find(|c| !c.frozen.is_empty() && c.frozen[0].segment.unlinked() == 0) {
+        let is_frozen = |c: &CollectionView| !c.frozen.is_empty();
+        let mut view = self.core.view.load_full();
+        // One at a time: a seal that is under way may be all that the log waits for.
+        if !view.lists.collections.values().any(|c| is_frozen(c)) && self.freeze_what_pins_the_log() {
+            view = self.core.view.load_full();
+        }
+        let frozen = || view.lists.collections.values().filter(|c| is_frozen(c));
+        if let Some(c) = frozen().find(|c| c.frozen[0].segment.unlinked() == 0) {
             return Some(Task::Seal(c.id));
         }
-        if let Some(c) = collections().find(|c| c.unsealed().any(|s| s.unlinked() > 0)) {
-            return Some(Task::Link(c.id));
-        }
-        self.freeze_what_pins_the_log().map(Task::Seal)
+        // What is frozen holds memory and log: it is linked first.
+        let mut in_order = frozen().chain(view.lists.collections.values());
+        in_order.find(|c| c.unsealed().any(|s| s.unlinked() > 0)).map(|c| Task::Link(c.id))
     }
 
-    /// When the log has grown too long: the collection that holds its floor down is frozen.
-    fn freeze_what_pins_the_log(&self) -> Option<CollectionId> {
-        let log = self.log.as_ref()?;
+    /// When the log has grown too long: the collection that holds its floor down is frozen, if that frees a file.
+    fn freeze_what_pins_the_log(&self) -> bool {
+        let Some(log) = self.log.as_ref() else { return false };
         if log.bytes() < self.core.options.wal_bytes {
-            return None;
+            return false;
         }
+        // One file always stays: whoever freezes for less than that makes a small segment, and then the next one.
+        let Some(second) = log.files().get(1).map(|file| file.first_lsn) else { return false };
         let mut live = self.core.live.lock();
-        let (id, _) =
-            live.pending.iter().filter_map(|(id, p)| p.first.map(|lsn| (*id, lsn))).min_by_key(|p| p.1)?;
+        let pinned = live.pending.iter().filter_map(|(id, p)| Some((*id, p.first?))).min_by_key(|p| p.1);
+        let Some((id, _)) = pinned.filter(|(_, first)| *first < second) else { return false };
         let frozen = live.freeze(&self.core, id);
         live.publish(&self.core);
-        frozen.then_some(id)
+        frozen
     }
 
     /// Batches that changed nothing (deletes of keys that were not there) pin nothing, and no seal ever moves the floor
@@ -322,10 +340,6 @@ impl Engine {
     fn next_compaction(&self) -> Option<Task> {
         let view = self.core.view.load();
         let now = self.core.wall_secs();
-        view.lists
-            .collections
-            .values()
-            .find(|c| self.policy_choice(c, now).is_some())
-            .map(|c| Task::Compact(c.id))
+        view.lists.collections.values().find(|c| self.policy_wants(c, now)).map(|c| Task::Compact(c.id))
     }
 }

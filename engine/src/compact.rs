@@ -18,7 +18,7 @@ use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
-use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all};
+use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
 use nearstone_segments::seal::{SealTarget, sampled_recall};
 use std::cell::RefCell;
 use std::time::Duration;
@@ -62,12 +62,22 @@ impl Engine {
 
     /// What the policy would do with a collection. Rows that died since the last seal count too: sealing makes
     /// their deaths known to the catalog, and then they can be dropped.
-    pub(crate) fn policy_choice(&self, collection: &CollectionView, now_secs: u64) -> Option<Vec<SegmentId>> {
+    fn policy_choice(&self, collection: &CollectionView, now_secs: u64) -> Option<Vec<SegmentId>> {
         let stats = self.segment_stats(collection, now_secs, Counted::All);
         match choose(&stats, &self.core.options.policy) {
             Choice::Merge { inputs, .. } => Some(inputs),
             Choice::Nothing => None,
         }
+    }
+
+    /// Whether the policy has anything to do with a collection.
+    pub(crate) fn policy_wants(&self, collection: &CollectionView, now_secs: u64) -> bool {
+        self.policy_choice(collection, now_secs).is_some() || self.mostly_dead_in_memory(collection)
+    }
+
+    fn mostly_dead_in_memory(&self, collection: &CollectionView) -> bool {
+        let mutable = &collection.mutable;
+        seals_for_the_dead(mutable.rows(), mutable.deaths().count(), &self.core.options.policy)
     }
 
     /// Does what the policy chooses; `false` when it chooses nothing. The caller holds the compaction turn.
@@ -76,7 +86,11 @@ impl Engine {
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
         let now = self.core.wall_secs();
         if self.policy_choice(collection, now).is_none() {
-            return Ok(false);
+            let stale = self.mostly_dead_in_memory(collection);
+            if stale {
+                self.flush_collection(id)?;
+            }
+            return Ok(stale);
         }
         let known = self.segment_stats(collection, now, Counted::InCatalog);
         if let Choice::Merge { inputs, .. } = choose(&known, &self.core.options.policy) {

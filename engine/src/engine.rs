@@ -35,6 +35,8 @@ pub(crate) struct Engine {
     /// Steers compaction.
     pub(crate) pace: Pace,
     pub(crate) workers: Workers,
+    /// Urgent pieces of work since compaction was looked at.
+    pub(crate) urgent_pieces: AtomicU64,
     room: Mutex<()>,
     room_made: Condvar,
     lock: Mutex<Option<Box<dyn VfsLock>>>,
@@ -68,6 +70,7 @@ impl Engine {
             compact_turn: Mutex::new(()),
             pace: Pace::new(),
             workers,
+            urgent_pieces: AtomicU64::new(0),
             room: Mutex::new(()),
             room_made: Condvar::new(),
             lock: Mutex::new(lock),

@@ -158,7 +158,8 @@ impl StoreBuilder {
         self
     }
 
-    /// Whether compaction runs by itself (default) or only when [`Store::compact`] is called.
+    /// Whether compaction runs by itself (default) or only when [`Store::compact`] is called. By itself, it also seals
+    /// rows in memory when there are 4,096 or more and half of them are dead.
     #[must_use]
     pub fn auto_compact(mut self, on: bool) -> StoreBuilder {
         self.options.auto_compact = on;

@@ -5,6 +5,7 @@ use nearstone::random::SplitMix64;
 use nearstone::vfs::{CrashChoice, Fate, SimVfs, Vfs};
 use nearstone::{Background, Collection, ErrorKind, Metric, Schema, Store};
 use nearstone_tests::disks::Around;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -204,4 +205,78 @@ fn a_leader_that_panics_leaves_nobody_waiting() {
     let rows = store.collection("rows").unwrap();
     assert!(rows.is_empty().unwrap());
     rows.upsert(1u64, &[1.0, 1.0], ()).unwrap();
+}
+
+/// As many rows as no single piece of linking keeps up with, so that there is always something to link.
+fn write_more_than_is_linked(store: &Store, rows: &Collection, round: u64, text: &str) {
+    let payload = BTreeMap::from([("text", text)]);
+    let mut batch = store.batch();
+    for key in 0..400u64 {
+        let angle = (round * 400 + key) as f32;
+        batch.upsert(rows, key, &[angle.sin(), angle.cos()], &payload).unwrap();
+    }
+    batch.commit().unwrap();
+}
+
+/// Linking came first, and under a writer who never rests there was always something to link: sealed rows that were all
+/// dead stayed on disk for as long as he went on.
+#[test]
+fn a_writer_who_never_rests_does_not_keep_dead_rows_on_disk() {
+    let store = Store::builder().background(Background::Manual).in_memory().unwrap();
+    let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
+    let rows = store.create_collection("rows", schema).unwrap();
+    write_more_than_is_linked(&store, &rows, 0, "");
+    store.flush().unwrap();
+    for round in 1..=200 {
+        write_more_than_is_linked(&store, &rows, round, "");
+        store.step().unwrap();
+    }
+    let stats = store.stats().unwrap();
+    assert!(stats.compactions > 0, "{:?}", stats.collections);
+    assert_eq!(rows.len().unwrap(), 400);
+    store.verify().unwrap();
+}
+
+/// As above: the log grew for as long as there was something to link.
+#[test]
+fn a_writer_who_never_rests_does_not_keep_the_log_from_being_cut() {
+    const WAL_BYTES: u64 = 8 << 20;
+    let store = Store::builder()
+        .background(Background::Manual)
+        .wal_bytes(WAL_BYTES)
+        .auto_compact(false)
+        .in_memory()
+        .unwrap();
+    let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
+    let rows = store.create_collection("rows", schema).unwrap();
+    let text = "x".repeat(250);
+    let mut longest = 0;
+    for round in 0..600 {
+        write_more_than_is_linked(&store, &rows, round, &text);
+        store.step().unwrap();
+        longest = longest.max(store.stats().unwrap().wal_bytes);
+    }
+    // Files grow to 16 MiB: the newest is never cut, and one more fills while the seal is under way.
+    assert!(longest <= WAL_BYTES + (32 << 20), "{longest} bytes of log");
+    let seals = store.stats().unwrap().seals;
+    assert!((1..10).contains(&seals), "{seals} seals: what frees no file is not sealed");
+    assert_eq!(rows.len().unwrap(), 400);
+    store.verify().unwrap();
+}
+
+/// Rows that were put again and again died in memory, where no share of dead rows called for anything: a small store under
+/// steady writes was a hundred thousand dead rows in memory and in the log, and every search walked through them.
+#[test]
+fn rows_that_are_put_again_and_again_do_not_pile_up_in_memory() {
+    let store = Store::builder().background(Background::Manual).in_memory().unwrap();
+    let schema = Schema::new(2, Metric::L2).m(4).ef_construction(16);
+    let rows = store.create_collection("rows", schema).unwrap();
+    for round in 0..100 {
+        write_more_than_is_linked(&store, &rows, round, "");
+        while store.step().unwrap() {}
+    }
+    let stats = &store.stats().unwrap().collections[0];
+    assert!(stats.unsealed_rows < 5000 && stats.dead_rows < 5000, "{stats:?}");
+    assert_eq!(rows.len().unwrap(), 400);
+    store.verify().unwrap();
 }

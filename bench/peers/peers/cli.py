@@ -8,15 +8,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import datasets, machine, report
+from . import churn, datasets, machine, report
 from .adapters import ALL
 from .driver import Plan, Run, read_results
 
 EFS = "10,16,24,32,48,64,96,128,192,256,384,512"
+CHURN_EF = 64
 BESIDE = ("hnswlib", "nearstone")
 QUICK: dict[str, Any] = {
     "rows": 2000,
@@ -63,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--resume", action="store_true", help="go on with the results in --out")
     parse.add_argument(
         "--quick", action="store_true", help="2,000 rows and three settings: does everything work?"
+    )
+    parse.add_argument(
+        "--churn", type=int, metavar="ROUNDS", help="measure under so many rounds of changes instead"
     )
     parse.add_argument("--list", action="store_true", help="names of peers and data sets, and stop")
     return parse
@@ -127,14 +131,52 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[str], Path | None]:
     return plan, names, data
 
 
+def churn_plan(args: argparse.Namespace, plan: Plan, names: list[str]) -> tuple[churn.Plan, list[str]]:
+    """The same for a run of changes; ValueError says what is wrong."""
+    if args.churn < 1:
+        raise ValueError("--churn must be at least 1")
+    if plan.rows < churn.ROWS_MIN:
+        raise ValueError(f"--churn needs at least {churn.ROWS_MIN} rows, not {plan.rows}")
+    if not args.peers:
+        names = list(churn.USUAL)
+    if fixed := [name for name in names if name not in churn.CHANGING]:
+        raise ValueError(
+            f"rows of {', '.join(fixed)} can't be changed here, only of {', '.join(churn.CHANGING)}"
+        )
+    ef = plan.efs[0] if args.efs else max(CHURN_EF, plan.k)
+    asked = churn.Plan(
+        dataset=plan.dataset,
+        rows=plan.rows,
+        queries=plan.queries,
+        seed=plan.seed,
+        k=plan.k,
+        ef=ef,
+        rounds=args.churn,
+        threads=plan.threads,
+        pin=plan.pin,
+        budget_seconds=plan.budget_seconds,
+    )
+    return asked, names
+
+
 def write(out: Path, results: dict[str, Any]) -> None:
-    """results.json first, and whole or not at all: an interrupt must not cost what was measured."""
-    text = json.dumps(results, indent=1)
-    for name, content in (
-        ("results.json", text),
-        ("results.md", report.markdown(results)),
-        ("curves.svg", report.svg(results)),
-    ):
+    _write_all(
+        out,
+        {
+            "results.json": json.dumps(results, indent=1),
+            "results.md": report.markdown(results),
+            "curves.svg": report.svg(results),
+        },
+    )
+
+
+def write_churn(out: Path, results: dict[str, Any]) -> None:
+    _write_all(out, {"churn.json": json.dumps(results, indent=1), "churn.md": churn.markdown(results)})
+
+
+def _write_all(out: Path, files: dict[str, str]) -> None:
+    """The first file first, and whole or not at all: an interrupt must not cost what was measured."""
+    for name, content in files.items():
         fresh = out / (name + ".new")
         fresh.write_text(content)
         fresh.replace(out / name)
@@ -162,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         plan, names, data = plan_of(args)
+        changes = churn_plan(args, plan, names) if args.churn is not None else None
         out: Path = args.out or Path("target/bench-peers") / plan.dataset
         results = None
         if args.resume and (out / "results.json").exists():
@@ -171,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if changes is not None:
+        return _churn(*changes, dataset, out, say)
     if not machine.describe()["strace"] and plan.inserts:
         say("strace is not installed: sync calls of inserts will not be counted")
     out.mkdir(parents=True, exist_ok=True)
@@ -191,4 +236,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     write(out, run.results)
     print((out / "results.md").read_text())
     say(f"written: {out}/results.json, results.md, curves.svg")
+    return 0
+
+
+def _churn(
+    plan: churn.Plan, names: list[str], dataset: datasets.Dataset, out: Path, say: Callable[[str], None]
+) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run = churn.Run(plan, dataset, out, say, lambda found: write_churn(out, found))
+    try:
+        run.peers(names)
+    except KeyboardInterrupt:
+        say(f"interrupted; what was measured is in {out}")
+        return 130
+    print((out / "churn.md").read_text())
+    say(f"written: {out}/churn.json, churn.md")
     return 0

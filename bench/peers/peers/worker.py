@@ -1,8 +1,9 @@
 """The process in which one library builds and searches.
 
 It reads commands, one JSON object per line, from standard input and answers each with one line: ``build``,
-``search``, ``memory``, ``save``, ``quit``. The answer goes to what was standard output at the start; whatever
-the library prints goes to the log. Answers to queries go into a file of ids, for the driver to judge.
+``search``, ``change``, ``rest``, ``own``, ``memory``, ``save``, ``quit``. The answer goes to what was
+standard output at the start; whatever the library prints goes to the log. Answers to queries go into a file
+of ids, for the driver to judge.
 
 Three ways to search: ``one`` calls the library once per query and takes the time of every call, ``batch``
 hands over all queries in one call on one thread, ``threads`` uses all threads, by the library's own batch
@@ -32,6 +33,8 @@ from .rows import Rows
 
 WARM_UP_QUERIES = 50
 WARM_UP_SECONDS = 0.5
+REST_SECONDS, REST_SHARE, REST_SPANS = 1.0, 0.03, 600
+"""A process is at rest when it took less than this share of a core for so long; so often is it looked at."""
 QUERIES_MIN = 20
 """So many queries are answered even when the time of a pass is over."""
 
@@ -43,7 +46,14 @@ class Worker:
         began = time.perf_counter()
         cls = adapter_class(order["name"])
         self.import_seconds = time.perf_counter() - began
-        self.job = Job(Path(order["folder"]), order["dim"], order["metric"], order["rows"], order["threads"])
+        self.job = Job(
+            Path(order["folder"]),
+            order["dim"],
+            order["metric"],
+            order["rows"],
+            order["threads"],
+            order.get("changing", False),
+        )
         self.adapter: Adapter = cls(self.job)
         self.rows_path = Path(order["rows_path"])
         self.queries: Matrix = np.load(order["queries_path"])
@@ -169,12 +179,61 @@ class Worker:
             answers[part::threads] = answer
         return {"answers": answers, **_speed(answers, wall, cpu)}
 
+    def change(self, path: Path) -> dict[str, Any]:
+        """One round of a script of changes; only the calls of the library are timed."""
+        if not self.adapter.has_changes:
+            raise NotMeasurable("its rows can't be changed here")
+        system.keep_to(self.all_cores)
+        round_ = np.load(path)
+        rows = np.load(self.rows_path, mmap_mode="r")
+        replaced = np.ascontiguousarray(rows[round_["replaced_rows"]])
+        inserted = np.ascontiguousarray(rows[round_["inserted_rows"]])
+        began = time.perf_counter()
+        self.adapter.replace(round_["replaced"], replaced)
+        self.adapter.remove(round_["deleted"])
+        self.adapter.add(round_["inserted"], inserted)
+        return {"seconds": time.perf_counter() - began}
+
+    def rest(self) -> dict[str, Any]:
+        """Waits for what the library does behind, as far as the processor's time tells."""
+        system.keep_to(self.all_cores)
+        began = time.perf_counter()
+        for _ in range(REST_SPANS):
+            before = time.process_time()
+            time.sleep(REST_SECONDS)
+            if time.process_time() - before < REST_SHARE * REST_SECONDS:
+                break
+        return {"seconds": time.perf_counter() - began}
+
+    def own(self, command: dict[str, Any]) -> dict[str, Any]:
+        """How many keys a search by their own vector does not find, nor a wider one."""
+        keys, vectors = np.load(command["keys"])["keys"], Rows(Path(command["vectors"])).all()
+        prepared = self.adapter.prepare(vectors)
+        missing = np.arange(len(keys))
+        counts = []
+        for k, value in (command["narrow"], command["wide"]):
+            self.adapter.use(value)
+            missing = [one for one in missing if not self._finds(prepared[one], int(keys[one]), k)]
+            counts.append(len(missing))
+        # The next search sets its own value.
+        self.value = None
+        return {"missed": counts[0], "lost": counts[1]}
+
+    def _finds(self, query: Any, key: int, k: int) -> bool:
+        return any(int(found) == key for found in self.adapter.one(query, k))
+
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         match command["cmd"]:
             case "build":
                 return self.build()
             case "search":
                 return self.search(command)
+            case "change":
+                return self.change(Path(command["path"]))
+            case "rest":
+                return self.rest()
+            case "own":
+                return self.own(command)
             case "memory":
                 return machine.memory()
             case "save":

@@ -2,7 +2,8 @@
 
 An adapter is made for one job and then goes through: ``build`` - for each setting of its sweep ``use`` and
 then ``one`` or ``many`` - ``save`` - ``close``. A database that can take single rows durably also has
-``open_empty``, ``insert`` and, if the library offers an explicit flush, ``sync``. Ids are the row numbers
+``open_empty``, ``insert`` and, if the library offers an explicit flush, ``sync``. A library that can change
+rows has ``replace``, ``remove`` and ``add``, in this order in each round of changes. Ids are the row numbers
 0..n; answers are sequences of them, nearest first, ints or decimal strings, and making that sequence is part
 of what is timed.
 
@@ -18,8 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from ..datasets import Matrix
 from ..rows import Rows
+
+Keys = npt.NDArray[np.int64]
 
 M = 16
 EF_CONSTRUCTION = 200
@@ -40,6 +46,8 @@ class Job:
     metric: str
     rows: int
     threads: int
+    changing: bool = False
+    """Rows will be replaced, removed and added after the build; never more than ``rows`` at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Adapter(ABC):
     """``many`` works with more than one thread when asked; otherwise Python threads call ``one``."""
     has_inserts: ClassVar[bool] = False
     has_sync: ClassVar[bool] = False
+    has_changes: ClassVar[bool] = False
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -112,4 +121,16 @@ class Adapter(ABC):
 
     def sync(self) -> None:
         """The library's explicit request to make everything durable."""
+        raise NotImplementedError
+
+    def replace(self, keys: Keys, vectors: Matrix) -> None:
+        """Other vectors under keys that are there."""
+        raise NotImplementedError
+
+    def remove(self, keys: Keys) -> None:
+        """Takes out keys that are there."""
+        raise NotImplementedError
+
+    def add(self, keys: Keys, vectors: Matrix) -> None:
+        """Vectors under keys that never were there."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ import hnswlib
 
 from ..datasets import Matrix
 from ..rows import Rows
-from .base import EF_CONSTRUCTION, Adapter, M
+from .base import EF_CONSTRUCTION, Adapter, Keys, M
 
 BATCH = 10_000
 
@@ -18,10 +18,17 @@ class Hnswlib(Adapter):
     name = "hnswlib"
     package = "hnswlib"
     note = f"float32, M {M}, ef_construction {EF_CONSTRUCTION}"
+    has_changes = True
 
     def build(self, rows: Rows) -> None:
         self.index = hnswlib.Index(space=self.job.metric, dim=self.job.dim)
-        self.index.init_index(max_elements=rows.count, M=M, ef_construction=EF_CONSTRUCTION, random_seed=100)
+        self.index.init_index(
+            max_elements=rows.count,
+            M=M,
+            ef_construction=EF_CONSTRUCTION,
+            random_seed=100,
+            allow_replace_deleted=self.job.changing,
+        )
         for start, batch in rows.batches(BATCH):
             self.index.add_items(batch, range(start, start + len(batch)), num_threads=self.job.threads)
 
@@ -38,3 +45,15 @@ class Hnswlib(Adapter):
         path = self.job.folder / "index.bin"
         self.index.save_index(str(path))
         return path
+
+    def replace(self, keys: Keys, vectors: Matrix) -> None:
+        # In place, which is the library's way to update: a key that was deleted and comes back into the slot
+        # of another one would confuse its table of keys.
+        self.index.add_items(vectors, keys, num_threads=self.job.threads)
+
+    def remove(self, keys: Keys) -> None:
+        for key in keys:
+            self.index.mark_deleted(int(key))
+
+    def add(self, keys: Keys, vectors: Matrix) -> None:
+        self.index.add_items(vectors, keys, num_threads=self.job.threads, replace_deleted=True)

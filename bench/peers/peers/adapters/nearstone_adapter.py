@@ -12,7 +12,7 @@ import numpy as np
 
 from ..datasets import Matrix
 from ..rows import Rows
-from .base import EF_CONSTRUCTION, Adapter, M
+from .base import EF_CONSTRUCTION, Adapter, Keys, M
 
 BATCH = 1000
 UNLIMITED = 1 << 40
@@ -24,6 +24,7 @@ class Durable(Adapter):
     kind = "database"
     note = f"folder, synced at each commit, one sealed segment, m {M}, ef_construction {EF_CONSTRUCTION}"
     has_inserts = True
+    has_changes = True
 
     def open_empty(self) -> None:
         self.path = self.job.folder / "rows.near"
@@ -72,6 +73,17 @@ class Durable(Adapter):
     def insert(self, number: int, vector: Matrix) -> None:
         self.rows.upsert(number, vector)
 
+    def replace(self, keys: Keys, vectors: Matrix) -> None:
+        self.add(keys, vectors)
+
+    def remove(self, keys: Keys) -> None:
+        self.rows.delete(keys.astype(np.uint64))
+
+    def add(self, keys: Keys, vectors: Matrix) -> None:
+        for start in range(0, len(keys), BATCH):
+            part = slice(start, start + BATCH)
+            self.rows.upsert(keys[part].astype(np.uint64), vectors[part])
+
 
 class InMemory(Durable):
     name = "nearstone-memory"
@@ -80,6 +92,7 @@ class InMemory(Durable):
         f"in memory, unsealed graph over float32, m {M}, ef_construction {EF_CONSTRUCTION}; nothing on disk"
     )
     has_inserts = False
+    has_changes = False
 
     def open_empty(self) -> None:
         # Nothing may be sealed: the graph over float32 is what is measured here.

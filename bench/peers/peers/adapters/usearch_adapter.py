@@ -10,7 +10,7 @@ from usearch.index import Index
 
 from ..datasets import Matrix
 from ..rows import Rows
-from .base import EF_CONSTRUCTION, Adapter, M
+from .base import EF_CONSTRUCTION, Adapter, Keys, M
 
 BATCH = 10_000
 
@@ -20,6 +20,7 @@ class F32(Adapter):
     package = "usearch"
     note = f"float32, connectivity {M}, expansion_add {EF_CONSTRUCTION}"
     dtype: ClassVar[str] = "f32"
+    has_changes = True
 
     def build(self, rows: Rows) -> None:
         self.index = Index(
@@ -45,6 +46,16 @@ class F32(Adapter):
         path = self.job.folder / "index.usearch"
         self.index.save(str(path))
         return path
+
+    def replace(self, keys: Keys, vectors: Matrix) -> None:
+        self.remove(keys)
+        self.add(keys, vectors)
+
+    def remove(self, keys: Keys) -> None:
+        self.index.remove(keys)
+
+    def add(self, keys: Keys, vectors: Matrix) -> None:
+        self.index.add(keys, vectors, threads=self.job.threads)
 
 
 class I8(F32):
