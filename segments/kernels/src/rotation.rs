@@ -9,6 +9,7 @@ use crate::Kernels;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::f32::consts::FRAC_1_SQRT_2;
+use std::ops::Range;
 
 /// Rounds of signs and transforms.
 const ROUNDS: usize = 4;
@@ -53,50 +54,36 @@ impl Rotation {
         match kernels.name() {
             // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
             #[cfg(target_arch = "x86_64")]
-            "avx512" => unsafe { rotate_avx512(&self.signs, numbers) },
+            "avx512" => unsafe { wide::rotate(&self.signs, numbers) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             "avx2" => unsafe { rotate_avx2(&self.signs, numbers) },
-            _ => rotate(&self.signs, numbers, |numbers, signs| transform(numbers, signs, small_portable)),
+            _ => rotate(&self.signs, numbers, small_portable),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
-fn rotate_avx512(signs: &[f32], numbers: &mut [f32]) {
-    rotate(signs, numbers, |numbers, signs| {
-        let (blocks, _) = numbers.as_chunks_mut::<LARGE>();
-        if blocks.is_empty() {
-            return transform(numbers, signs, |block| small_avx512(block));
-        }
-        let scale = 1.0 / ((LARGE * blocks.len()) as f32).sqrt();
-        for (block, signs) in blocks.iter_mut().zip(signs.as_chunks::<LARGE>().0) {
-            large_avx512(block, signs, scale);
-        }
-        butterflies(numbers, LARGE);
-    });
-}
-
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn rotate_avx2(signs: &[f32], numbers: &mut [f32]) {
-    rotate(signs, numbers, |numbers, signs| transform(numbers, signs, |block| small_avx2(block)));
+    rotate(signs, numbers, |block| small_avx2(block));
 }
 
-/// `transform` takes `2^k` numbers and their signs to the orthogonal Hadamard transform of their products.
+/// Which numbers a round transforms, and which it leaves.
+fn parts(round: usize, len: usize) -> (Range<usize>, Range<usize>) {
+    let power = 1 << len.ilog2();
+    if round.is_multiple_of(2) { (0..power, power..len) } else { (len - power..len, 0..len - power) }
+}
+
 #[inline(always)]
-fn rotate(signs: &[f32], numbers: &mut [f32], transform: impl Fn(&mut [f32], &[f32])) {
-    let power = 1 << numbers.len().ilog2();
+fn rotate(signs: &[f32], numbers: &mut [f32], small: impl Fn(&mut [f32; SMALL])) {
     for (round, signs) in signs.chunks_exact(numbers.len()).enumerate() {
-        let rest = numbers.len() - power;
-        let (part, rest) =
-            if round % 2 == 0 { (0..power, power..numbers.len()) } else { (rest..numbers.len(), 0..rest) };
-        for (x, sign) in numbers[rest.clone()].iter_mut().zip(&signs[rest]) {
+        let (part, rest) = parts(round, numbers.len());
+        for (x, sign) in numbers.iter_mut().zip(signs) {
             *x *= sign;
         }
-        transform(&mut numbers[part.clone()], &signs[part]);
-        if power < numbers.len() {
+        hadamard(&mut numbers[part], &small);
+        if !rest.is_empty() {
             let (front, back) = numbers.split_at_mut(numbers.len() / 2);
             for (a, b) in front.iter_mut().zip(back) {
                 (*a, *b) = ((*a + *b) * FRAC_1_SQRT_2, (*a - *b) * FRAC_1_SQRT_2);
@@ -107,25 +94,18 @@ fn rotate(signs: &[f32], numbers: &mut [f32], transform: impl Fn(&mut [f32], &[f
 
 /// Numbers that are transformed within one or two registers.
 const SMALL: usize = 16;
-/// Numbers that are transformed within sixteen registers of AVX-512.
-#[cfg(target_arch = "x86_64")]
-const LARGE: usize = 256;
-
-/// The orthogonal Hadamard transform of `2^k` numbers, at least 16, times their signs. `small` transforms 16 without the scale.
+/// The orthogonal Hadamard transform of `2^k` numbers, at least 16. `small` transforms 16 without the scale.
 #[inline(always)]
-fn transform(numbers: &mut [f32], signs: &[f32], small: impl Fn(&mut [f32; SMALL])) {
+fn hadamard(numbers: &mut [f32], small: impl Fn(&mut [f32; SMALL])) {
     let scale = 1.0 / (numbers.len() as f32).sqrt();
-    for (x, sign) in numbers.iter_mut().zip(signs) {
-        *x *= sign * scale;
-    }
     let (blocks, _) = numbers.as_chunks_mut::<SMALL>();
-    blocks.iter_mut().for_each(small);
-    butterflies(numbers, SMALL);
-}
-
-/// The steps from `half` on.
-#[inline(always)]
-fn butterflies(numbers: &mut [f32], mut half: usize) {
+    for block in blocks {
+        small(block);
+        for x in block {
+            *x *= scale;
+        }
+    }
+    let mut half = SMALL;
     while half < numbers.len() {
         for pair in numbers.chunks_exact_mut(2 * half) {
             let (front, back) = pair.split_at_mut(half);
@@ -147,59 +127,7 @@ fn small_portable(block: &mut [f32; SMALL]) {
     }
 }
 
-/// Transforms sixteen numbers: each step adds the number `half` places away, and takes its own with the sign of its place.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f")]
-fn register_avx512(x: __m512) -> __m512 {
-    let sign = |half: u16| {
-        let minus = [0xaaaa, 0xcccc, 0, 0xf0f0, 0, 0, 0, 0xff00][usize::from(half) - 1];
-        _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0), _mm512_set1_ps(-1.0))
-    };
-    let x = _mm512_fmadd_ps(x, sign(1), _mm512_permute_ps::<0b10_11_00_01>(x));
-    let x = _mm512_fmadd_ps(x, sign(2), _mm512_permute_ps::<0b01_00_11_10>(x));
-    let x = _mm512_fmadd_ps(x, sign(4), _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
-    _mm512_fmadd_ps(x, sign(8), _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x))
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f")]
-fn small_avx512(block: &mut [f32; SMALL]) {
-    // SAFETY: 16 numbers, at any alignment.
-    unsafe { _mm512_storeu_ps(block.as_mut_ptr(), register_avx512(_mm512_loadu_ps(block.as_ptr()))) };
-}
-
-/// Transforms 256 numbers, times their signs and the scale, without leaving the registers: half the time of a pass over memory for
-/// each step.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f")]
-fn large_avx512(block: &mut [f32; LARGE], signs: &[f32; LARGE], scale: f32) {
-    let (numbers, _) = block.as_chunks_mut::<SMALL>();
-    let (signs, _) = signs.as_chunks::<SMALL>();
-    let scale = _mm512_set1_ps(scale);
-    let mut x = [_mm512_setzero_ps(); LARGE / SMALL];
-    for ((x, numbers), signs) in x.iter_mut().zip(&*numbers).zip(signs) {
-        // SAFETY: 16 numbers each, at any alignment.
-        let (numbers, signs) =
-            unsafe { (_mm512_loadu_ps(numbers.as_ptr()), _mm512_loadu_ps(signs.as_ptr())) };
-        *x = register_avx512(_mm512_mul_ps(numbers, _mm512_mul_ps(signs, scale)));
-    }
-    for half in [1, 2, 4, 8] {
-        for i in 0..LARGE / SMALL {
-            if i & half == 0 {
-                (x[i], x[i + half]) = (_mm512_add_ps(x[i], x[i + half]), _mm512_sub_ps(x[i], x[i + half]));
-            }
-        }
-    }
-    for (numbers, x) in numbers.iter_mut().zip(x) {
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), x) };
-    }
-}
-
-/// As [`small_avx512`], in two halves.
+/// Each step adds the number `half` places away, and takes its own with the sign of its place.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -218,6 +146,121 @@ fn small_avx2(block: &mut [f32; SMALL]) {
         let (a, b) = (eight(_mm256_loadu_ps(start)), eight(_mm256_loadu_ps(start.add(8))));
         _mm256_storeu_ps(start, _mm256_add_ps(a, b));
         _mm256_storeu_ps(start.add(8), _mm256_sub_ps(a, b));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    //! The same by registers of AVX-512. Sixteen of them hold 256 numbers, which take eight steps without a pass over memory
+    //! between; and what is stored by whole registers can be loaded by whole registers at once. (Left to the compiler, which
+    //! stores half registers, a rotation of 384 numbers takes three times as long.)
+
+    use super::{FRAC_1_SQRT_2, parts};
+    use std::arch::x86_64::*;
+
+    /// Numbers of one register.
+    const LANES: usize = 16;
+    /// Registers that are transformed together.
+    const TOGETHER: usize = 16;
+
+    /// The dimension is a multiple of 32.
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    pub(super) fn rotate(signs: &[f32], numbers: &mut [f32]) {
+        for (round, signs) in signs.chunks_exact(numbers.len()).enumerate() {
+            let (part, rest) = parts(round, numbers.len());
+            let (signs, _) = signs.as_chunks::<LANES>();
+            let (numbers, _) = numbers.as_chunks_mut::<LANES>();
+            let in_lanes = |range: &std::ops::Range<usize>| range.start / LANES..range.end / LANES;
+            for (x, sign) in numbers[in_lanes(&rest)].iter_mut().zip(&signs[in_lanes(&rest)]) {
+                store(x, _mm512_mul_ps(load(x), load(sign)));
+            }
+            transform(&mut numbers[in_lanes(&part)], &signs[in_lanes(&part)]);
+            if !rest.is_empty() {
+                let half = _mm512_set1_ps(FRAC_1_SQRT_2);
+                let (front, back) = numbers.split_at_mut(numbers.len() / 2);
+                for (front, back) in front.iter_mut().zip(back) {
+                    let (a, b) = (_mm512_mul_ps(load(front), half), _mm512_mul_ps(load(back), half));
+                    store(front, _mm512_add_ps(a, b));
+                    store(back, _mm512_sub_ps(a, b));
+                }
+            }
+        }
+    }
+
+    /// The orthogonal Hadamard transform of `2^k` numbers times their signs.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    fn transform(numbers: &mut [[f32; LANES]], signs: &[[f32; LANES]]) {
+        let scale = _mm512_set1_ps(1.0 / ((LANES * numbers.len()) as f32).sqrt());
+        let (blocks, _) = numbers.as_chunks_mut::<TOGETHER>();
+        let mut half = if blocks.is_empty() { 1 } else { TOGETHER };
+        for (block, signs) in blocks.iter_mut().zip(signs.as_chunks::<TOGETHER>().0) {
+            // Written out, for the compiler keeps an array in registers only when it knows each index.
+            macro_rules! registers {
+                ($($i:literal)*) => {
+                    [$(within(_mm512_mul_ps(load(&block[$i]), _mm512_mul_ps(load(&signs[$i]), scale)))),*]
+                };
+            }
+            let mut x = registers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            macro_rules! step {
+                ($half:literal: $($i:literal)*) => {$(
+                    (x[$i], x[$i + $half]) =
+                        (_mm512_add_ps(x[$i], x[$i + $half]), _mm512_sub_ps(x[$i], x[$i + $half]));
+                )*};
+            }
+            step!(1: 0 2 4 6 8 10 12 14);
+            step!(2: 0 1 4 5 8 9 12 13);
+            step!(4: 0 1 2 3 8 9 10 11);
+            step!(8: 0 1 2 3 4 5 6 7);
+            for (to, x) in block.iter_mut().zip(x) {
+                store(to, x);
+            }
+        }
+        if half == 1 {
+            for (x, sign) in numbers.iter_mut().zip(signs) {
+                store(x, within(_mm512_mul_ps(load(x), _mm512_mul_ps(load(sign), scale))));
+            }
+        }
+        while half < numbers.len() {
+            for pair in numbers.chunks_exact_mut(2 * half) {
+                let (front, back) = pair.split_at_mut(half);
+                for (front, back) in front.iter_mut().zip(back) {
+                    let (a, b) = (load(front), load(back));
+                    store(front, _mm512_add_ps(a, b));
+                    store(back, _mm512_sub_ps(a, b));
+                }
+            }
+            half *= 2;
+        }
+    }
+
+    /// Transforms sixteen numbers: each step adds the number `half` places away, and takes its own with the sign of its
+    /// place.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    fn within(x: __m512) -> __m512 {
+        let sign = |half: u16| {
+            let minus = [0xaaaa, 0xcccc, 0, 0xf0f0, 0, 0, 0, 0xff00][usize::from(half) - 1];
+            _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0), _mm512_set1_ps(-1.0))
+        };
+        let x = _mm512_fmadd_ps(x, sign(1), _mm512_permute_ps::<0b10_11_00_01>(x));
+        let x = _mm512_fmadd_ps(x, sign(2), _mm512_permute_ps::<0b01_00_11_10>(x));
+        let x = _mm512_fmadd_ps(x, sign(4), _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
+        _mm512_fmadd_ps(x, sign(8), _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(from: &[f32; LANES]) -> __m512 {
+        // SAFETY: sixteen numbers, at any alignment.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store(to: &mut [f32; LANES], x: __m512) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) };
     }
 }
 

@@ -138,17 +138,32 @@ impl Space {
         square * f64::from(self.scale) * f64::from(self.scale)
     }
 
-    /// Rotates a query.
-    pub(crate) fn query(&self, kernels: Kernels, query: &[f32], out: &mut Vec<f32>) {
-        out.clear();
-        match self.metric {
-            Metric::L2 => out.extend_from_slice(query),
-            Metric::Cosine => to_length(kernels, 1.0, query, out),
-            Metric::InnerProduct => to_length(kernels, f64::from(self.lift), query, out),
+    /// Rotates a query into [`Space::padded`] numbers.
+    pub(crate) fn query(&self, kernels: Kernels, query: &[f32], out: &mut [f32]) {
+        let length = match self.metric {
+            Metric::L2 => None,
+            Metric::Cosine => Some(1.0),
+            Metric::InnerProduct => Some(f64::from(self.lift)),
+        };
+        let factor = length.map_or(1.0, |length| factor_to(kernels, length, query));
+        let (numbers, rest) = out.split_at_mut(query.len());
+        let (middle, lifted) = self.middle.split_at(query.len());
+        if (factor as f32).is_normal() {
+            let factor = factor as f32;
+            for ((out, &x), middle) in numbers.iter_mut().zip(query).zip(middle) {
+                *out = (x * factor - middle) * self.scale;
+            }
+        } else {
+            // The factor of a tiny vector is beyond single precision, the products are not.
+            for ((out, &x), middle) in numbers.iter_mut().zip(query).zip(middle) {
+                *out = ((f64::from(x) * factor) as f32 - middle) * self.scale;
+            }
         }
-        out.resize(self.middle.len(), 0.0);
-        self.centre(out);
-        self.rotate(kernels, out);
+        rest.fill(0.0);
+        for (out, middle) in rest.iter_mut().zip(lifted) {
+            *out = -middle * self.scale;
+        }
+        self.rotation.apply(kernels, out);
     }
 
     /// Rotates a row as a query for what lies near it. (As a query of its own it asks for the largest products, which are
@@ -224,14 +239,19 @@ fn median<T: Copy>(mut numbers: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::O
 
 /// Appends the vector at another length; a vector of zeros as it is.
 fn to_length(kernels: Kernels, length: f64, vector: &[f32], out: &mut Vec<f32>) {
-    let square = kernels.dot_precise(vector, vector);
-    let factor = if square > 0.0 { length / square.sqrt() } else { 0.0 };
+    let factor = factor_to(kernels, length, vector);
     if (factor as f32).is_normal() {
         out.extend(vector.iter().map(|&x| x * factor as f32));
     } else {
         // The factor of a tiny vector is beyond single precision, the products are not.
         out.extend(vector.iter().map(|&x| (f64::from(x) * factor) as f32));
     }
+}
+
+/// What brings a vector to a length; 0 for a vector of zeros.
+fn factor_to(kernels: Kernels, length: f64, vector: &[f32]) -> f64 {
+    let square = kernels.dot_precise(vector, vector);
+    if square > 0.0 { length / square.sqrt() } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -254,7 +274,7 @@ mod tests {
             for query in &queries {
                 let exact = ExactDistance::new(metric, query);
                 let distances: Vec<f32> = rows.iter().map(|row| exact.distance(row)).collect();
-                let mut rotated = Vec::new();
+                let mut rotated = vec![f32::NAN; space.padded()];
                 space.query(kernels(), query, &mut rotated);
                 for (row, square) in rows.iter().zip(space.squares(kernels(), query, &distances)) {
                     let mut halves = vec![f16::ZERO; space.padded()];

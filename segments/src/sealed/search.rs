@@ -162,7 +162,10 @@ impl SealedSegment {
 
     /// Sorts by distance, then key, and cuts.
     pub(super) fn best(&self, mut hits: Vec<Hit>, limit: usize) -> Result<Vec<Hit>> {
-        prune(&mut hits, limit);
+        // A few too many are sorted at once.
+        if hits.len() / 2 > limit {
+            prune(&mut hits, limit);
+        }
         hits.sort_unstable_by(by_distance);
         let mut start = 0;
         while start < hits.len().min(limit) {

@@ -77,7 +77,7 @@ unsafe fn in_turn<B: Backend, W: InlineWalks>(
         let chosen = unsafe {
             walk.expand::<B>(rows, lane.row, next);
             walk.settle::<B>(rows);
-            walk.tell::<B, W>(walks);
+            walk.tell(walks);
             walk.take::<B, W>(rows, 0, walks)?
         };
         let goes_on = match chosen {

@@ -26,6 +26,7 @@ mod many;
 mod pool;
 mod portable;
 mod query;
+mod ranked;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -40,11 +40,6 @@ impl Keys {
         self.len
     }
 
-    /// The keys.
-    pub(super) fn all(&self) -> &[u64] {
-        &self.places[..self.len]
-    }
-
     /// The keys, and [`NONE`] up to the end of a register.
     pub(super) fn registers(&self) -> &[[u64; REGISTER]] {
         self.places[..self.len.next_multiple_of(REGISTER)].as_chunks().0
@@ -97,15 +92,15 @@ impl Keys {
     pub(super) unsafe fn cut<B: Backend>(&mut self, keep: usize) -> Option<f32> {
         // SAFETY: the caller's promise.
         unsafe {
-            let [there] = B::ranks(self.registers(), [NONE]);
+            let there = B::below(self.registers(), NONE);
             if there <= keep {
                 self.retain::<B>(NONE);
                 return None;
             }
-            let (mut low, mut high) = (B::nearest(self.registers()), B::farthest(self.registers(), NONE));
+            let (mut low, mut high) = (B::nearest(self.registers()), B::farthest(self.registers()));
             for _ in 0..CUT_STEPS {
                 let middle = low + (high - low) / 2;
-                let [count] = B::ranks(self.registers(), [middle]);
+                let count = B::below(self.registers(), middle);
                 if (keep..=keep + keep / 4).contains(&count) {
                     self.retain::<B>(middle);
                     return Some(distance_of(middle));
@@ -119,37 +114,12 @@ impl Keys {
         Some(distance_of(last))
     }
 
-    /// The `n`-th smallest key, from 1; `None` when there are fewer. Found as [`Keys::cut`] finds its end.
+    /// Leaves out places without a key and keys that are not below `end`.
     ///
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
-    pub(super) unsafe fn nth<B: Backend>(&self, n: usize) -> Option<u64> {
-        let keys = self.registers();
-        // SAFETY: the caller's promise.
-        unsafe {
-            let [there] = B::ranks(keys, [NONE]);
-            if n == 0 || n > there {
-                return None;
-            }
-            let (mut low, mut high) = (B::nearest(keys), B::farthest(keys, NONE) + 1);
-            for _ in 0..CUT_STEPS {
-                let middle = low + (high - low) / 2;
-                let [count] = B::ranks(keys, [middle]);
-                if count == n {
-                    return Some(B::farthest(keys, middle));
-                }
-                if count < n { low = middle } else { high = middle }
-            }
-        }
-        let mut sorted = self.all().to_vec();
-        Some(*sorted.select_nth_unstable(n - 1).1)
-    }
-
-    /// # Safety
-    /// The processor has the backend's instruction set.
-    #[inline(always)]
-    unsafe fn retain<B: Backend>(&mut self, end: u64) {
+    pub(super) unsafe fn retain<B: Backend>(&mut self, end: u64) {
         let before = self.len;
         // SAFETY: the caller's promise.
         self.len = unsafe { B::retain(self.registers_mut(), end) };
@@ -171,22 +141,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #[test]
-        fn the_nth_key_is_found_however_keys_lie(
-            mut keys in prop::collection::vec(
-                (prop_oneof![Just(0.0f32), 0.999_99f32..1.0, 0.0f32..1e30], 0u32..40).prop_map(|(d, id)| key_of(d, id)),
-                0..90,
-            ),
-            n in 0usize..100,
-        ) {
-            let mut all = Keys::default();
-            keys.iter().for_each(|&key| all.push(key));
-            keys.sort_unstable();
-            let wanted = n.checked_sub(1).and_then(|place| keys.get(place).copied());
-            // SAFETY: every processor has it.
-            prop_assert_eq!(unsafe { all.nth::<Portable>(n) }, wanted);
-        }
-
         /// Keys that halving does not tell apart once stayed in the pool, all of them, and the next ones had no room.
         #[test]
         fn a_cut_makes_room_however_keys_lie(
@@ -202,14 +156,14 @@ mod tests {
             for (&key, &gone) in keys.iter().zip(&gone) {
                 pool.push(if gone { NONE } else { key });
             }
-            let mut wanted = pool.all().to_vec();
+            let mut wanted = pool.places[..pool.len].to_vec();
             wanted.sort_unstable();
             wanted.truncate(keep);
             wanted.retain(|&key| key != NONE);
             // SAFETY: every processor has it.
             let worst = unsafe { pool.cut::<Portable>(keep) }.unwrap_or(f32::INFINITY);
             prop_assert!(pool.len() <= keep + keep / 4);
-            let mut kept = pool.all().to_vec();
+            let mut kept = pool.places[..pool.len].to_vec();
             kept.sort_unstable();
             prop_assert_eq!(&kept[..wanted.len()], &wanted[..]);
             prop_assert!(kept.iter().all(|&key| key != NONE && distance_of(key) <= worst));

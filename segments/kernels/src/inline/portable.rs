@@ -95,8 +95,8 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64 {
-        keys.as_flattened().iter().fold(0, |most, &key| if key < end { most.max(key) } else { most })
+    unsafe fn farthest(keys: &[[u64; REGISTER]]) -> u64 {
+        keys.as_flattened().iter().fold(0, |most, &key| if key == NONE { most } else { most.max(key) })
     }
 
     #[inline(always)]
@@ -121,8 +121,15 @@ impl Backend for Portable {
     }
 
     #[inline(always)]
-    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N] {
-        than.map(|than| keys.as_flattened().iter().filter(|&&key| key < than).count())
+    unsafe fn below(keys: &[[u64; REGISTER]], end: u64) -> usize {
+        keys.as_flattened().iter().filter(|&&key| key < end).count()
+    }
+
+    #[inline(always)]
+    unsafe fn insert(ranked: &mut [f32], distance: f32) {
+        for place in (1..ranked.len()).rev() {
+            ranked[place] = ranked[place].min(distance.max(ranked[place - 1]));
+        }
     }
 }
 

@@ -33,16 +33,31 @@ const SMALLEST_STEP: f32 = 1.0 / 33_554_432.0;
 impl InlineQuery {
     /// Takes a rotated query. Panics when its length is no multiple of [`DIMENSION_STEP`] or over [`DIMENSION_MAX`].
     pub fn prepare(&mut self, kernels: Kernels, rotated: &[f32]) {
-        assert!(rotated.len().is_multiple_of(DIMENSION_STEP) && rotated.len() <= DIMENSION_MAX);
+        self.numbers_mut(rotated.len()).copy_from_slice(rotated);
+        self.finish(kernels);
+    }
+
+    /// Room for the numbers of a rotated query, whatever is in it: once they are there, [`InlineQuery::finish`] makes the rest.
+    /// Spares a copy, and lies so that whole registers can be read and written. Panics as [`InlineQuery::prepare`] does.
+    pub fn numbers_mut(&mut self, dimension: usize) -> &mut [f32] {
+        assert!(dimension.is_multiple_of(DIMENSION_STEP) && dimension <= DIMENSION_MAX);
+        self.dimension = dimension;
+        self.numbers.resize(dimension / 16, Line([0.0; 16]));
+        // SAFETY: each line is sixteen numbers without a gap, and there are so many lines.
+        unsafe { std::slice::from_raw_parts_mut(self.numbers.as_mut_ptr().cast(), dimension) }
+    }
+
+    /// Makes the tables of the numbers that are there. Nothing is known from elsewhere yet.
+    pub fn finish(&mut self, kernels: Kernels) {
         self.known.clear();
         match kernels.name() {
             // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
             #[cfg(target_arch = "x86_64")]
-            "avx512" => unsafe { self.fill_avx512(rotated) },
+            "avx512" => unsafe { self.fill_avx512() },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            "avx2" => unsafe { self.fill_avx2(rotated) },
-            _ => self.fill_portable(rotated),
+            "avx2" => unsafe { self.fill_avx2() },
+            _ => self.fill_portable(),
         }
     }
 
@@ -61,46 +76,41 @@ impl InlineQuery {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
-    fn fill_avx512(&mut self, rotated: &[f32]) {
-        let lines = self.take(rotated);
-        let measured = x86::measure_avx512(lines);
-        self.fill(lines, measured, |numbers, inverse, out| x86::fill_tables_avx512(numbers, inverse, out));
+    fn fill_avx512(&mut self) {
+        let measured = x86::measure_avx512(&self.numbers);
+        let inverse = self.take(measured);
+        let tables = self.tables.as_chunks_mut::<4>().0;
+        for (lines, tables) in self.numbers.as_chunks::<4>().0.iter().zip(tables) {
+            x86::fill_tables_avx512(lines, inverse, tables);
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn fill_avx2(&mut self, rotated: &[f32]) {
-        let lines = self.take(rotated);
-        let measured = x86::measure_avx2(lines);
-        self.fill(lines, measured, |numbers, inverse, out| x86::fill_tables_avx2(numbers, inverse, out));
+    fn fill_avx2(&mut self) {
+        let measured = x86::measure_avx2(&self.numbers);
+        self.fill(measured, |numbers, inverse, out| x86::fill_tables_avx2(numbers, inverse, out));
     }
 
-    fn fill_portable(&mut self, rotated: &[f32]) {
-        let lines = self.take(rotated);
-        self.fill(lines, measure(lines), fill_tables);
+    fn fill_portable(&mut self) {
+        let measured = measure(&self.numbers);
+        self.fill(measured, fill_tables);
     }
 
-    fn take<'q>(&mut self, rotated: &'q [f32]) -> &'q [[f32; 16]] {
-        let (lines, _) = rotated.as_chunks::<16>();
-        self.dimension = rotated.len();
-        self.numbers.clear();
-        self.numbers.extend(lines.iter().map(|&numbers| Line(numbers)));
-        self.tables.resize(lines.len(), Line([[0; 16]; 4]));
-        lines
-    }
-
+    /// Takes what the tables have in common; how many steps one is.
     #[inline(always)]
-    fn fill(
-        &mut self,
-        lines: &[[f32; 16]],
-        measured: Measured,
-        fill_tables: impl Fn(&[f32; 16], f32, &mut [[u8; 16]; 4]),
-    ) {
+    fn take(&mut self, measured: Measured) -> f32 {
         self.offset = measured.lowest - measured.sum / 2.0;
         self.delta = measured.widest / STEPS;
         self.length = measured.square.sqrt();
-        let inverse = if self.delta > 0.0 { 1.0 / self.delta } else { 0.0 };
-        for (numbers, Line(tables)) in lines.iter().zip(&mut self.tables) {
+        self.tables.resize(self.numbers.len(), Line([[0; 16]; 4]));
+        if self.delta > 0.0 { 1.0 / self.delta } else { 0.0 }
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, measured: Measured, fill_tables: impl Fn(&[f32; 16], f32, &mut [[u8; 16]; 4])) {
+        let inverse = self.take(measured);
+        for (Line(numbers), Line(tables)) in self.numbers.iter().zip(&mut self.tables) {
             fill_tables(numbers, inverse, tables);
         }
     }
@@ -140,14 +150,14 @@ struct Measured {
 /// The largest entry of a table.
 const STEPS: f32 = 63.0;
 
-fn measure(lines: &[[f32; 16]]) -> Measured {
-    let numbers = lines.as_flattened();
-    let (fours, _) = numbers.as_chunks::<4>();
+fn measure(lines: &[Line<[f32; 16]>]) -> Measured {
+    let numbers = || lines.iter().flat_map(|Line(numbers)| numbers);
+    let fours = lines.iter().flat_map(|Line(numbers)| numbers.as_chunks::<4>().0);
     Measured {
-        lowest: numbers.iter().map(|x| x.min(0.0)).sum(),
-        sum: numbers.iter().sum(),
-        square: numbers.iter().map(|x| x * x).sum(),
-        widest: fours.iter().fold(0.0, |widest, four| widest.max(four.iter().map(|x| x.abs()).sum())),
+        lowest: numbers().map(|x| x.min(0.0)).sum(),
+        sum: numbers().sum(),
+        square: numbers().map(|x| x * x).sum(),
+        widest: fours.fold(0.0, |widest, four| widest.max(four.iter().map(|x| x.abs()).sum())),
     }
 }
 
@@ -168,14 +178,14 @@ fn fill_tables(numbers: &[f32; 16], inverse: f32, tables: &mut [[u8; 16]; 4]) {
 mod x86 {
     //! The same by register: sixteen or eight numbers at a time when measuring, an entry to a lane when filling.
 
-    use super::{Measured, STEPS};
+    use super::{Line, Measured, STEPS};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
-    pub(super) fn measure_avx512(lines: &[[f32; 16]]) -> Measured {
+    pub(super) fn measure_avx512(lines: &[Line<[f32; 16]>]) -> Measured {
         let zero = _mm512_setzero_ps();
         let (mut lowest, mut sum, mut square, mut widest) = (zero, zero, zero, zero);
-        for numbers in lines {
+        for Line(numbers) in lines {
             // SAFETY: sixteen numbers.
             let x = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
             lowest = _mm512_add_ps(lowest, _mm512_min_ps(x, zero));
@@ -199,43 +209,70 @@ mod x86 {
         _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_00_11_10>(pairs))
     }
 
+    /// Sixteen tables at a time, a table to a lane: what is the `m`-th entry of each is one register. Two transpositions of four
+    /// by four bring the numbers of sixteen tables into four registers, and four times four entries to their tables; between them,
+    /// the tables are in another order, which is the same both times.
     #[inline]
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
-    pub(super) fn fill_tables_avx512(numbers: &[f32; 16], inverse: f32, tables: &mut [[u8; 16]; 4]) {
-        // SAFETY: sixteen numbers.
-        let x = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
-        let x = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
-        let lows = fours_avx512(_mm512_min_ps(x, _mm512_setzero_ps()));
-        macro_rules! table {
-            ($quarter:literal) => {{
-                // The four numbers in every quarter, and the lowest of their sums.
-                let four = _mm512_shuffle_f32x4::<{ $quarter * 0b01_01_01_01 }>(x, x);
-                let low = _mm512_shuffle_f32x4::<{ $quarter * 0b01_01_01_01 }>(lows, lows);
-                let mut sums = _mm512_sub_ps(_mm512_setzero_ps(), low);
-                sums = _mm512_mask_add_ps(sums, 0xaaaa, sums, _mm512_permute_ps::<0b00_00_00_00>(four));
-                sums = _mm512_mask_add_ps(sums, 0xcccc, sums, _mm512_permute_ps::<0b01_01_01_01>(four));
-                sums = _mm512_mask_add_ps(sums, 0xf0f0, sums, _mm512_permute_ps::<0b10_10_10_10>(four));
-                sums = _mm512_mask_add_ps(sums, 0xff00, sums, _mm512_permute_ps::<0b11_11_11_11>(four));
-                // Rounded to the nearest. What is below zero by a rounding becomes zero.
-                let steps = _mm512_cvtps_epi32(_mm512_min_ps(sums, _mm512_set1_ps(STEPS)));
-                let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(steps, _mm512_setzero_si512()));
-                // SAFETY: a table has 16 bytes.
-                unsafe { _mm_storeu_si128(tables[$quarter].as_mut_ptr().cast(), bytes) };
-            }};
+    pub(super) fn fill_tables_avx512(
+        lines: &[Line<[f32; 16]>; 4],
+        inverse: f32,
+        tables: &mut [Line<[[u8; 16]; 4]>; 4],
+    ) {
+        let zero = _mm512_setzero_ps();
+        let load = |Line(numbers): &Line<[f32; 16]>| {
+            // SAFETY: sixteen numbers.
+            let x = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
+            _mm512_castps_si512(_mm512_mul_ps(x, _mm512_set1_ps(inverse)))
+        };
+        let [a, b, c, d] = transpose([load(&lines[0]), load(&lines[1]), load(&lines[2]), load(&lines[3])]);
+        let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+        let (c, d) = (_mm512_castsi512_ps(c), _mm512_castsi512_ps(d));
+        let low = _mm512_add_ps(
+            _mm512_add_ps(_mm512_min_ps(a, zero), _mm512_min_ps(b, zero)),
+            _mm512_add_ps(_mm512_min_ps(c, zero), _mm512_min_ps(d, zero)),
+        );
+        // Rounded to the nearest: what is below zero by a rounding becomes zero.
+        let entry = |sum| _mm512_cvtps_epi32(_mm512_min_ps(sum, _mm512_set1_ps(STEPS)));
+        // The four entries in which a and b are there or not, with one sum of c and d.
+        let entries = |sum| {
+            let with_a = _mm512_add_ps(sum, a);
+            let (p, q) = (entry(sum), entry(with_a));
+            let (r, s) = (entry(_mm512_add_ps(sum, b)), entry(_mm512_add_ps(with_a, b)));
+            let front = _mm512_or_si512(p, _mm512_slli_epi32::<8>(q));
+            let back = _mm512_or_si512(r, _mm512_slli_epi32::<8>(s));
+            _mm512_or_si512(front, _mm512_slli_epi32::<16>(back))
+        };
+        let none = _mm512_sub_ps(zero, low);
+        let with_c = _mm512_add_ps(none, c);
+        let (with_d, with_both) = (_mm512_add_ps(none, d), _mm512_add_ps(with_c, d));
+        let entries = [entries(none), entries(with_c), entries(with_d), entries(with_both)];
+        for (Line(tables), entries) in tables.iter_mut().zip(transpose(entries)) {
+            // SAFETY: four tables have 64 bytes.
+            unsafe { _mm512_storeu_si512(tables.as_mut_ptr().cast(), entries) };
         }
-        table!(0);
-        table!(1);
-        table!(2);
-        table!(3);
+    }
+
+    /// In each quarter of the registers, rows become columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let [p, q] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+        let [r, s] = [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)];
+        [
+            _mm512_unpacklo_epi64(p, r),
+            _mm512_unpackhi_epi64(p, r),
+            _mm512_unpacklo_epi64(q, s),
+            _mm512_unpackhi_epi64(q, s),
+        ]
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn measure_avx2(lines: &[[f32; 16]]) -> Measured {
+    pub(super) fn measure_avx2(lines: &[Line<[f32; 16]>]) -> Measured {
         let zero = _mm256_setzero_ps();
         let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
         let (mut lowest, mut sum, mut square, mut widest) = (zero, zero, zero, zero);
-        let (halves, _) = lines.as_flattened().as_chunks::<8>();
-        for numbers in halves {
+        for numbers in lines.iter().flat_map(|Line(numbers)| numbers.as_chunks::<8>().0) {
             // SAFETY: eight numbers.
             let x = unsafe { _mm256_loadu_ps(numbers.as_ptr()) };
             lowest = _mm256_add_ps(lowest, _mm256_min_ps(x, zero));

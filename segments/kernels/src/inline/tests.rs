@@ -381,7 +381,7 @@ struct Pool {
     appended: Vec<u64>,
     /// The nearest and the farthest that were not removed; the nearest, as removing and appending say it.
     ends: [u64; 4],
-    ranks: [usize; 3],
+    below: [usize; 3],
 }
 
 /// Keys, ids and lanes through every operation on them, by every backend.
@@ -401,9 +401,9 @@ fn pool_operations<B: Backend>(keys: &[u64], ids: &[u32; 32], lanes: u32, taken:
         let kept = B::retain(retained.as_chunks_mut().0, middle);
         retained.truncate(kept);
         let (all, _) = removed.as_chunks();
-        let ends = [B::nearest(all), B::farthest(all, NONE), left, first];
-        let ranks = B::ranks(all, [middle, NONE, 0]);
-        Pool { ends, ranks, retained, appended, removed }
+        let ends = [B::nearest(all), B::farthest(all), left, first];
+        let below = [middle, NONE, 0].map(|end| B::below(all, end));
+        Pool { ends, below, retained, appended, removed }
     }
 }
 
@@ -422,7 +422,7 @@ proptest! {
         prop_assert_eq!(wanted.ends, [nearest, left().max().unwrap_or(0), nearest, first]);
         let middle = keys.get(keys.len() / 2).copied().unwrap_or(7);
         let below: Vec<u64> = left().filter(|&key| key < middle).collect();
-        prop_assert_eq!(wanted.ranks, [below.len(), left().count(), 0]);
+        prop_assert_eq!(wanted.below, [below.len(), left().count(), 0]);
         prop_assert_eq!(&wanted.retained, &below);
         let fresh = |lane: &usize| {
             let id = ids[*lane];

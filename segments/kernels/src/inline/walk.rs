@@ -16,11 +16,8 @@
 //!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]).
 
 use super::pool::{Keys, NONE, REGISTER, distance_of, key_of};
-use super::portable::Portable;
-#[cfg(target_arch = "x86_64")]
-use super::x86;
+use super::ranked::Ranked;
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
-use crate::Kernels;
 
 /// Rows that are taken before they are expanded.
 const LOOK_AHEAD: usize = 2;
@@ -28,6 +25,8 @@ const LOOK_AHEAD: usize = 2;
 const STARTS: usize = 8;
 /// Places of the pool beyond twice what a cut keeps.
 const SPARE: usize = 64;
+/// After so many expansions, keys that have come out of reach are left out of the pool.
+const TIDY: usize = 8;
 /// Expansions beyond as many as rows are read afterwards, before it is said which they may be: by then the way to the query
 /// lies behind.
 const ON_THE_WAY: usize = 4;
@@ -125,10 +124,10 @@ pub struct InlineScratch {
     /// A bit per row that was taken.
     taken: Vec<u64>,
     /// Keys of what was expanded, in this order.
-    expanded: Keys,
-    /// The farthest key that may be among the nearest in the end, and the rows expanded before that was known which were not looked
-    /// at yet.
-    hopeful: u64,
+    expanded: Vec<u64>,
+    /// How far away the nearest of them are.
+    ranked: Ranked,
+    /// Rows expanded before any was told of, which were not looked at yet.
     unseen: usize,
     /// Estimates of one block.
     estimates: [f32; BLOCK_LINKS],
@@ -140,34 +139,32 @@ pub struct InlineScratch {
 impl InlineScratch {
     /// Everything that the last walk expanded, in the order in which it did.
     pub fn expanded(&self) -> impl ExactSizeIterator<Item = Expanded> + Clone {
-        self.expanded.all().iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
+        self.expanded.iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
     }
 
-    /// The squared distance of the `n`-th nearest row that the last walk expanded, from 1; `None` when there are fewer.
-    pub fn nth(&self, kernels: Kernels, n: usize) -> Option<f32> {
-        let key = match kernels.name() {
-            // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
-            #[cfg(target_arch = "x86_64")]
-            "avx512" => unsafe { x86::nth_avx512(&self.expanded, n) },
-            // SAFETY: every processor has this one.
-            _ => unsafe { self.expanded.nth::<Portable>(n) },
-        };
-        key.map(distance_of)
+    /// The squared distance of the `n`-th nearest row that the last walk expanded, from 1 to the width of its beam; infinite
+    /// when there are fewer. Panics for 0.
+    pub fn nth(&self, n: usize) -> f32 {
+        assert!(n > 0, "rows are counted from 1");
+        self.ranked.nth(n)
     }
 
-    /// How near the nearest row is that the last walk met and did not expand, by its estimate; `None` when there is none.
+    /// How near the nearest row is, at least, that the last walk met and did not expand, by its estimate; `None` when there is
+    /// none.
     pub fn left(&self) -> Option<f32> {
-        (self.nearest != NONE).then(|| distance_of(self.nearest))
+        let nearest = if self.nearest == NONE { f32::INFINITY } else { distance_of(self.nearest) };
+        Some(nearest.min(self.worst)).filter(|left| left.is_finite())
     }
 
-    fn start(&mut self, rows: u32, keep: usize) {
+    fn start(&mut self, rows: u32, ef: usize, keep: usize) {
         // Only what the last walk marked is cleared.
-        for &key in self.expanded.all() {
+        for &key in &self.expanded {
             if let Some(word) = self.taken.get_mut(key as u32 as usize / 64) {
                 *word = 0;
             }
         }
-        self.expanded.reset(keep);
+        self.expanded.clear();
+        self.ranked.reset(ef);
         self.taken.resize((rows as usize).div_ceil(64).max(self.taken.len()), 0);
         self.pool.reset(2 * keep + SPARE);
         self.nearest = NONE;
@@ -179,7 +176,7 @@ impl InlineScratch {
     /// After a walk that was given up: rows that were taken are marked, and nothing else remembers which.
     pub(super) fn forget(&mut self) {
         self.taken.fill(0);
-        self.expanded.reset(0);
+        self.expanded.clear();
     }
 
     #[inline(always)]
@@ -245,7 +242,7 @@ impl InlineScratch {
     unsafe fn cut<B: Backend>(&mut self, keep: usize) {
         // SAFETY: the caller's promise.
         if let Some(worst) = unsafe { self.pool.cut::<B>(keep) } {
-            self.worst = worst;
+            self.worst = self.worst.min(worst);
         }
     }
 }
@@ -292,11 +289,11 @@ pub(super) trait Backend {
     /// The processor has the instruction set.
     unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64;
 
-    /// The largest key below `end`, or 0.
+    /// The largest key but for [`NONE`], or 0.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64;
+    unsafe fn farthest(keys: &[[u64; REGISTER]]) -> u64;
 
     /// Moves the keys below `end` to the front, in their order; how many. What is behind them is anything.
     ///
@@ -310,11 +307,17 @@ pub(super) trait Backend {
     /// The processor has the instruction set.
     unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64;
 
-    /// How many keys are smaller than each of these.
+    /// How many keys are smaller than `end`.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N];
+    unsafe fn below(keys: &[[u64; REGISTER]], end: u64) -> usize;
+
+    /// One more of the smallest distances ([`Ranked`]).
+    ///
+    /// # Safety
+    /// The processor has the instruction set; behind the first place there are a multiple of 16.
+    unsafe fn insert(ranked: &mut [f32], distance: f32);
 }
 
 /// One walk on its way: what it looks for, how far, and its pool.
@@ -342,7 +345,7 @@ impl<'a> Walk<'a> {
     ) -> Walk<'a> {
         let walk = Walk::resume(rows, query, beam, scratch);
         let (scratch, keep) = (&mut *walk.scratch, walk.keep);
-        scratch.start(rows.count, keep);
+        scratch.start(rows.count, walk.ef, keep);
         match start {
             InlineStart::Row(row) => {
                 scratch.nearest = key_of(0.0, row);
@@ -394,13 +397,9 @@ impl<'a> Walk<'a> {
         waiting: usize,
         watch: &mut W,
     ) -> Result<Option<u32>, W::Error> {
-        // SAFETY: the caller's promise.
-        if unsafe { self.is_over::<B>(waiting) } {
-            // Perhaps the last row led to something.
-            // SAFETY: as above.
-            if !unsafe { self.settle::<B>(rows) } || unsafe { self.is_over::<B>(waiting) } {
-                return Ok(None);
-            }
+        // SAFETY: the caller's promise. Perhaps the row that is not settled led to something.
+        if self.is_over(waiting) && (!unsafe { self.settle::<B>(rows) } || self.is_over(waiting)) {
+            return Ok(None);
         }
         let scratch = &mut *self.scratch;
         let id = scratch.nearest as u32;
@@ -413,28 +412,30 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether the walk has come to its end, as far as the pool says.
-    ///
-    /// # Safety
-    /// The processor has the backend's instruction set.
     #[inline(always)]
-    unsafe fn is_over<B: Backend>(&self, waiting: usize) -> bool {
+    fn is_over(&self, waiting: usize) -> bool {
         let scratch = &*self.scratch;
-        let key = scratch.nearest;
-        if key == NONE {
+        if scratch.nearest == NONE {
             return true;
         }
-        // Counting begins when there may be enough to count.
-        let (met, known) = (scratch.expanded.len(), &self.query.known);
-        if met + waiting >= self.ef || met + known.len() >= self.enough.rows {
-            let near = key_of(distance_of(key) * self.enough.share, 0);
-            // SAFETY: the caller's promise.
-            let [nearer, much_nearer] = unsafe { B::ranks(scratch.expanded.registers(), [key, near]) };
-            let much_nearer = much_nearer + known.partition_point(|&key| key < near);
-            let enough = self.enough.share > 0.0 && much_nearer >= self.enough.rows;
-            let arrived = known.is_empty() || nearer >= self.enough.least;
-            return nearer + waiting >= self.ef || (enough && arrived);
-        }
-        false
+        let left = distance_of(scratch.nearest);
+        // Whether so many of the expanded rows are nearer.
+        let nearer = |rows: usize, left: f32| rows == 0 || scratch.ranked.nth(rows) < left;
+        let (near, known) = (left * self.enough.share, &self.query.known);
+        let known_near = known.partition_point(|&key| key < key_of(near, 0));
+        let enough = self.enough.share > 0.0
+            && nearer(self.enough.rows.saturating_sub(known_near), near)
+            && (known.is_empty() || nearer(self.enough.least, left));
+        enough || nearer(self.ef.saturating_sub(waiting), left)
+    }
+
+    /// A row that is no nearer than this will never be expanded: when its turn came, the walk would be over.
+    #[inline(always)]
+    fn reach(&self) -> f32 {
+        let Walk { ef, enough, .. } = *self;
+        let end = self.scratch.ranked.nth(ef);
+        let early = enough.share > 0.0 && self.query.known.is_empty();
+        if early { end.min(self.scratch.ranked.nth(enough.rows) / enough.share) } else { end }
     }
 
     /// Puts what is not settled yet into the pool; whether there was something.
@@ -463,6 +464,11 @@ impl<'a> Walk<'a> {
         unsafe {
             let distance = B::centre(row, self.query.numbers(), shape.dimension, next);
             self.scratch.expanded.push(key_of(distance, current));
+            self.scratch.ranked.insert::<B>(distance);
+            self.scratch.worst = self.scratch.worst.min(self.reach());
+            if self.scratch.expanded.len().is_multiple_of(TIDY) {
+                self.scratch.pool.retain::<B>(key_of(self.scratch.worst, 0));
+            }
             for block in 0..shape.blocks {
                 self.settle::<B>(rows);
                 let better = self.scratch.estimate::<B>(shape, row, block, self.query, distance, next);
@@ -477,29 +483,19 @@ impl<'a> Walk<'a> {
 
     /// Says which rows may be among the nearest in the end: the one that was expanded last, if it is now; and with every
     /// expansion two of those from before, the latest first, so that what is read of them comes bit by bit.
-    ///
-    /// # Safety
-    /// The processor has the backend's instruction set.
     #[inline(always)]
-    pub(super) unsafe fn tell<B: Backend, W: InlineWatch>(&mut self, watch: &mut W) {
-        let InlineScratch { expanded, unseen, hopeful, .. } = &mut *self.scratch;
+    pub(super) fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
+        let InlineScratch { expanded, unseen, ranked, .. } = &mut *self.scratch;
         if self.read == 0 || expanded.len() < self.read + ON_THE_WAY {
             return;
         }
         let last = expanded.len() - 1;
-        let first = *unseen == usize::MAX;
-        if first || expanded.all()[last] < *hopeful {
-            // SAFETY: the caller's promise.
-            *hopeful = unsafe { expanded.nth::<B>(self.read) }.unwrap_or(NONE);
-            if first {
-                *unseen = last;
-            }
-            watch.soon(expanded.all()[last] as u32);
-        }
-        for _ in 0..(*unseen).min(2) {
-            *unseen -= 1;
-            let key = expanded.all()[*unseen];
-            if key <= *hopeful {
+        *unseen = (*unseen).min(last);
+        let hopeful = ranked.nth(self.read);
+        let older = unseen.saturating_sub(2)..*unseen;
+        *unseen = older.start;
+        for &key in expanded[older].iter().chain(&expanded[last..]) {
+            if distance_of(key) <= hopeful {
                 watch.soon(key as u32);
             }
         }
@@ -548,8 +544,8 @@ pub(super) unsafe fn walk<B: Backend, W: InlineWatch>(
         // SAFETY: as above.
         unsafe {
             walk.expand::<B>(rows, current, next);
-            walk.tell::<B, W>(watch);
         }
+        walk.tell(watch);
     }
 }
 

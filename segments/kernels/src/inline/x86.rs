@@ -1,7 +1,7 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
 use super::many::{InlineLane, InlineWalks, walk_many};
-use super::pool::{Keys, NONE, REGISTER};
+use super::pool::{NONE, REGISTER};
 use super::portable::Portable;
 use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
@@ -67,16 +67,6 @@ pub(super) unsafe fn walk_many_avx2<W: InlineWalks>(
 ) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
     unsafe { walk_many::<Avx2, W>(rows, beam, start, lanes, walks) }
-}
-
-/// # Safety
-/// The processor has AVX-512 F, BW, VL and DQ.
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
-)]
-pub(super) unsafe fn nth_avx512(keys: &Keys, n: usize) -> Option<u64> {
-    // SAFETY: the caller's promise.
-    unsafe { keys.nth::<Avx512>(n) }
 }
 
 pub(super) struct Avx512;
@@ -207,13 +197,13 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64 {
+    unsafe fn farthest(keys: &[[u64; REGISTER]]) -> u64 {
         // SAFETY: see above.
         unsafe {
             let mut most = _mm512_setzero_si512();
             for keys in keys {
                 let keys = _mm512_loadu_si512(keys.as_ptr().cast());
-                let there = _mm512_cmplt_epu64_mask(keys, _mm512_set1_epi64(end as i64));
+                let there = _mm512_cmplt_epu64_mask(keys, _mm512_set1_epi64(NONE as i64));
                 most = _mm512_mask_max_epu64(most, there, most, keys);
             }
             _mm512_reduce_max_epu64(most)
@@ -255,19 +245,31 @@ impl Backend for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N] {
-        let mut ranks = [0; N];
+    unsafe fn below(keys: &[[u64; REGISTER]], end: u64) -> usize {
+        let mut count = 0;
         // SAFETY: see above.
         unsafe {
-            let than = than.map(|than| _mm512_set1_epi64(than as i64));
+            let end = _mm512_set1_epi64(end as i64);
             for keys in keys {
                 let keys = _mm512_loadu_si512(keys.as_ptr().cast());
-                for (rank, than) in ranks.iter_mut().zip(than) {
-                    *rank += _mm512_cmplt_epu64_mask(keys, than).count_ones() as usize;
-                }
+                count += _mm512_cmplt_epu64_mask(keys, end).count_ones() as usize;
             }
         }
-        ranks
+        count
+    }
+
+    #[inline(always)]
+    unsafe fn insert(ranked: &mut [f32], distance: f32) {
+        let start = ranked.as_mut_ptr();
+        // SAFETY: see above. From the end on, since each register wants the one before it as it was.
+        unsafe {
+            let x = _mm512_set1_ps(distance);
+            for place in (1..ranked.len()).step_by(16).rev() {
+                let (before, there) =
+                    (_mm512_loadu_ps(start.add(place - 1)), _mm512_loadu_ps(start.add(place)));
+                _mm512_storeu_ps(start.add(place), _mm512_min_ps(there, _mm512_max_ps(before, x)));
+            }
+        }
     }
 }
 
@@ -431,9 +433,9 @@ impl Backend for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn farthest(keys: &[[u64; REGISTER]], end: u64) -> u64 {
+    unsafe fn farthest(keys: &[[u64; REGISTER]]) -> u64 {
         // SAFETY: passed on.
-        unsafe { Portable::farthest(keys, end) }
+        unsafe { Portable::farthest(keys) }
     }
 
     #[inline(always)]
@@ -449,8 +451,22 @@ impl Backend for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn ranks<const N: usize>(keys: &[[u64; REGISTER]], than: [u64; N]) -> [usize; N] {
+    unsafe fn below(keys: &[[u64; REGISTER]], end: u64) -> usize {
         // SAFETY: passed on.
-        unsafe { Portable::ranks(keys, than) }
+        unsafe { Portable::below(keys, end) }
+    }
+
+    #[inline(always)]
+    unsafe fn insert(ranked: &mut [f32], distance: f32) {
+        let start = ranked.as_mut_ptr();
+        // SAFETY: see above. From the end on, since each register wants the one before it as it was.
+        unsafe {
+            let x = _mm256_set1_ps(distance);
+            for place in (1..ranked.len()).step_by(8).rev() {
+                let (before, there) =
+                    (_mm256_loadu_ps(start.add(place - 1)), _mm256_loadu_ps(start.add(place)));
+                _mm256_storeu_ps(start.add(place), _mm256_min_ps(there, _mm256_max_ps(before, x)));
+            }
+        }
     }
 }

@@ -247,10 +247,15 @@ impl Work {
         let twice = segment.meta().schema.metric() == Metric::InnerProduct;
         for beside in [false, true].into_iter().take(1 + usize::from(twice)) {
             match beside {
-                true => inline.space.beside(kernels(), vector, &mut self.rotated),
-                false => inline.space.query(kernels(), vector, &mut self.rotated),
+                true => {
+                    inline.space.beside(kernels(), vector, &mut self.rotated);
+                    self.query.prepare(kernels(), &self.rotated);
+                }
+                false => {
+                    inline.space.query(kernels(), vector, self.query.numbers_mut(inline.space.padded()));
+                    self.query.finish(kernels());
+                }
             }
-            self.query.prepare(kernels(), &self.rotated);
             let start = InlineStart::NeighboursOf(entry);
             let touch = |row| segment.touch_inline(inline, row);
             inline_walk(kernels(), &rows, &self.query, beam, start, touch, &mut self.walk)?;

@@ -26,7 +26,7 @@ impl SealedSegment {
         left: &mut [bool],
     ) -> Result<()> {
         let Some(ground) = self.inline_ground(wish)? else { return Ok(()) };
-        let InlineWork { rotated, near, order, lanes, .. } = &mut scratch.inline;
+        let InlineWork { near, order, lanes, .. } = &mut scratch.inline;
         lanes.resize_with(LANES, Default::default);
         let rows = ground.rows;
         let (beam, start) = (ground.beam, ground.start);
@@ -37,7 +37,6 @@ impl SealedSegment {
             visible,
             limit: wish.limit,
             known: Vec::new(),
-            rotated,
             near,
             order,
             next: 0,
@@ -57,7 +56,6 @@ struct Batch<'a> {
     visible: &'a dyn Accept,
     limit: usize,
     known: Vec<f32>,
-    rotated: &'a mut Vec<f32>,
     /// Rows of the query that is `unmeasured`.
     near: &'a mut Vec<(f32, u32)>,
     order: &'a mut Vec<f32>,
@@ -97,7 +95,7 @@ impl InlineWalks for Batch<'_> {
         let Some(query) = self.queries.get(self.next) else { return Ok(None) };
         self.known.clear();
         self.answers.known(self.next, &mut self.known);
-        self.ground.inline.prepare(query, (&self.known, self.limit), self.rotated, prepared);
+        self.ground.inline.prepare(query, (&self.known, self.limit), prepared);
         self.next += 1;
         Ok(Some(self.next - 1))
     }

@@ -43,14 +43,15 @@ const KEYS: usize = 3;
 /// Rows of a segment vary by chance; so many standard deviations count as chance.
 const DEVIATIONS: f32 = 2.0;
 /// Rows that the entry leads to: a few blocks of codes that stay in the cache, and more of them where there are more rows.
-const ENTRY_LINKS: RangeInclusive<u32> = 128..=512;
+const ENTRY_LINKS: RangeInclusive<u32> = 128..=256;
+/// Files may have entries with so many.
+const ENTRY_LINKS_READ: usize = 512;
 /// Beyond the fewest, the entry leads to one row in so many.
 const ENTRY_SHARE: u32 = 64;
 
 /// What a walk over inline rows keeps between searches.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct InlineWork {
-    rotated: Vec<f32>,
     query: InlineQuery,
     walk: InlineScratch,
     /// Distance and row of what was expanded.
@@ -139,7 +140,7 @@ impl Inline {
         };
         let links = 2 * schema.links();
         let rows = shaped(ground, rows, links..=links)?;
-        let entry = shaped(entry, 1, BLOCK_LINKS..=*ENTRY_LINKS.end() as usize)?;
+        let entry = shaped(entry, 1, BLOCK_LINKS..=ENTRY_LINKS_READ)?;
         let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
             .ok_or((at, "numbers that no training gives".to_owned()))?;
         let growth = match growth {
@@ -174,16 +175,10 @@ impl InlineWatch for Watch<'_> {
 
 impl Inline {
     /// Prepares a query, when rows at the `known` distances were found in other segments.
-    fn prepare(
-        &self,
-        query: &[f32],
-        (known, limit): (&[f32], usize),
-        rotated: &mut Vec<f32>,
-        prepared: &mut InlineQuery,
-    ) {
+    fn prepare(&self, query: &[f32], (known, limit): (&[f32], usize), prepared: &mut InlineQuery) {
         let kernels = kernels();
-        self.space.query(kernels, query, rotated);
-        prepared.prepare(kernels, rotated);
+        self.space.query(kernels, query, prepared.numbers_mut(self.space.padded()));
+        prepared.finish(kernels);
         if !known.is_empty() {
             prepared.know(self.space.squares(kernels, query, known), limit);
         }
@@ -204,8 +199,8 @@ impl SealedSegment {
     ) -> Result<Option<Vec<Hit>>> {
         let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
-        let InlineWork { rotated, query: prepared, walk, near, order, .. } = &mut scratch.inline;
-        ground.inline.prepare(query, (known, wish.limit), rotated, prepared);
+        let InlineWork { query: prepared, walk, near, order, .. } = &mut scratch.inline;
+        ground.inline.prepare(query, (known, wish.limit), prepared);
         let inline = ground.inline;
         loop {
             let watch = Watch { segment: self, inline };
@@ -255,8 +250,7 @@ impl SealedSegment {
         let everything = self.deaths().count() == 0;
         if everything && query.known().len() == 0 {
             // The usual case: every row counts, and nothing else does.
-            let Some(last) = walk.nth(kernels(), limit) else { return false };
-            let last = query.upper_bound(last);
+            let last = query.upper_bound(walk.nth(limit));
             near.extend(walk.expanded().filter(|row| row.distance <= last).map(|row| (row.distance, row.id)));
             near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
             // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
