@@ -1,9 +1,9 @@
 //! Durable ingest: eight writers, batches of a hundred, the clock stopping when every row is in the graph; against
-//! the same without syncs.
+//! the same without syncs. And until every row is in a sealed segment, against a bulk load of the same rows.
 
 use crate::data::{BATCH, Data};
 use crate::report::Report;
-use nearstone::{Durability, Metric, Schema, Store};
+use nearstone::{Collection, Durability, Metric, Schema, Store};
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -25,17 +25,72 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
         syncs_per_row = syncs as f64 / rows as f64;
         unsynced.push(ingest(data, rows, Durability::Os)?.0);
     }
-    let per_second = |times: &mut Vec<Duration>| {
-        times.sort();
-        rows as f64 / times[RUNS / 2].as_secs_f64()
-    };
-    let (synced, unsynced) = (per_second(&mut synced), per_second(&mut unsynced));
+    let (synced, unsynced) = (median_rate(&mut synced, rows), median_rate(&mut unsynced, rows));
     report.figure("ingest_rows", rows);
     report.figure("ingest_sync_rows_per_second", synced);
-    report.figure("ingest_sync_acknowledged_rows_per_second", per_second(&mut acknowledged));
+    report.figure("ingest_sync_acknowledged_rows_per_second", median_rate(&mut acknowledged, rows));
     report.figure("ingest_os_rows_per_second", unsynced);
     report.figure("ingest_sync_over_os", synced / unsynced);
     report.figure("ingest_syncs_per_row", syncs_per_row);
+    bulk(data, rows, report)
+}
+
+/// Until the rows are sealed: upserts and a flush, and a bulk load.
+fn bulk(data: &Data, rows: usize, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let (mut upserted, mut loaded, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let by_upserts = sealed(data, |store, collection| {
+            write(data, store, collection, rows)?;
+            Ok(collection.flush()?)
+        })?;
+        let by_load = sealed(data, |_, collection| {
+            let mut load = collection.bulk_load()?;
+            for row in 0..rows {
+                load.push(row as u64, data.row(row), ())?;
+            }
+            load.finish()?;
+            Ok(())
+        })?;
+        ratios.push(by_upserts.as_secs_f64() / by_load.as_secs_f64());
+        upserted.push(by_upserts);
+        loaded.push(by_load);
+    }
+    ratios.sort_by(f64::total_cmp);
+    report.figure("ingest_sealed_rows_per_second", median_rate(&mut upserted, rows));
+    report.figure("ingest_bulk_rows_per_second", median_rate(&mut loaded, rows));
+    report.figure("ingest_bulk_over_sealed", ratios[RUNS / 2]);
+    Ok(())
+}
+
+/// How long it takes until all rows of a new store are sealed.
+fn sealed(
+    data: &Data,
+    put: impl FnOnce(&Store, &Collection) -> Result<(), Box<dyn Error>>,
+) -> Result<Duration, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path().join("bulk.near"))?;
+    let collection = store.create_collection("rows", Schema::new(data.dimension, Metric::Cosine))?;
+    let start = Instant::now();
+    put(&store, &collection)?;
+    let took = start.elapsed();
+    assert_eq!(store.stats()?.collections[0].unsealed_rows, 0, "all rows are sealed");
+    store.close()?;
+    Ok(took)
+}
+
+fn median_rate(times: &mut [Duration], rows: usize) -> f64 {
+    times.sort();
+    rows as f64 / times[RUNS / 2].as_secs_f64()
+}
+
+/// All rows, by all writers.
+fn write(data: &Data, store: &Store, collection: &Collection, rows: usize) -> Result<(), Box<dyn Error>> {
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| scope.spawn(move || data.put(store, collection, (writer..rows).step_by(WRITERS))))
+            .collect();
+        writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"))
+    })?;
     Ok(())
 }
 
@@ -49,15 +104,7 @@ fn ingest(
     let store = Store::builder().durability(durability).open(folder.path().join("ingest.near"))?;
     let collection = store.create_collection("rows", Schema::new(data.dimension, Metric::Cosine))?;
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                let (store, collection) = (&store, &collection);
-                scope.spawn(move || data.put(store, collection, (writer..rows).step_by(WRITERS)))
-            })
-            .collect();
-        writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"))
-    })?;
+    write(data, &store, &collection, rows)?;
     let acknowledged = start.elapsed();
     while store.stats()?.collections.iter().any(|c| c.unlinked_rows > 0) {
         if !store.step()? {

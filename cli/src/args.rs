@@ -1,7 +1,7 @@
 //! What the command line understands.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nearstone::{Durability, KeyType, Metric};
+use nearstone::{Durability, KeyType, Metric, OnCollision};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -130,6 +130,7 @@ pub(crate) struct CreateArgs {
   nearstone import notes.near docs vectors.npy
   nearstone import notes.near docs rows.jsonl.gz
   nearstone import notes.near docs vectors.fvecs --keys keys.txt --payloads payloads.jsonl
+  nearstone import notes.near docs vectors.npy --bulk
 
 JSON Lines rows are {\"key\": ..., \"vector\": [...], \"payload\": {...}}; only the vector is needed.")]
 pub(crate) struct ImportArgs {
@@ -157,6 +158,32 @@ pub(crate) struct ImportArgs {
     /// Leave the rows in the log instead of sealing them at the end
     #[arg(long)]
     pub(crate) no_flush: bool,
+    /// Load all rows at once, past the log: faster, and nothing is there until everything is
+    #[arg(long, conflicts_with_all = ["batch", "durability", "no_flush"])]
+    pub(crate) bulk: bool,
+    /// With --bulk: what becomes of rows whose keys are there already
+    #[arg(long, value_enum, requires = "bulk", default_value_t = CollisionArg::Replace)]
+    pub(crate) on_collision: CollisionArg,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum CollisionArg {
+    /// They take the place of what is there
+    Replace,
+    /// They are left out
+    Keep,
+    /// The import fails, and nothing has changed
+    Refuse,
+}
+
+impl CollisionArg {
+    pub(crate) fn policy(self) -> OnCollision {
+        match self {
+            CollisionArg::Replace => OnCollision::Replace,
+            CollisionArg::Keep => OnCollision::Keep,
+            CollisionArg::Refuse => OnCollision::Refuse,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -82,6 +82,49 @@ impl Place {
 }
 
 #[test]
+fn a_bulk_import_is_there_whole_or_not_at_all() {
+    let place = Place::with_rows();
+    let rows = |range: std::ops::Range<u32>| {
+        let row = |i| format!("{{\"key\":\"k{i}\",\"vector\":[1,{i},0.5],\"payload\":{{\"bulk\":{i}}}}}\n");
+        range.map(row).collect::<String>()
+    };
+    place.write("bulk.jsonl", &rows(8..20));
+    let import =
+        |policy: &str| place.json(&["import", "s", "docs", "bulk.jsonl", "--bulk", "--on-collision", policy]);
+    import("refuse").refused(4, "already_exists", &["k8", "2 of the 12"]);
+    assert_eq!(place.ok(&["stats", "s"])["collections"][0]["rows"], 10);
+    let counts = |imported: &Value| {
+        ["rows", "inserted", "replaced", "kept", "collection_rows"]
+            .map(|name| imported[name].as_u64().unwrap())
+    };
+    assert_eq!(counts(&import("keep").json()), [12, 10, 0, 2, 20]);
+    assert_eq!(place.ok(&["get", "s", "docs", "k9"])["rows"][0]["payload"]["n"], 9);
+    let imported = place.ok(&["import", "s", "docs", "bulk.jsonl", "--bulk"]);
+    assert_eq!(counts(&imported), [12, 0, 12, 0, 20]);
+    let row = place.ok(&["get", "s", "docs", "k9"])["rows"][0].clone();
+    assert_eq!((&row["payload"]["bulk"], &row["version"]), (&9.into(), &imported["lsn"]));
+    assert_eq!(place.ok(&["search", "s", "docs", "--key", "k15", "--limit", "1"])["hits"][0]["key"], "k15");
+
+    // A bad row anywhere: nothing of the file is there, and the row is named.
+    place.write("bad.jsonl", &format!("{}{{\"key\":\"x\",\"vector\":[0,0,0]}}\n", rows(30..35)));
+    place.json(&["import", "s", "docs", "bad.jsonl", "--bulk"]).refused(
+        2,
+        "invalid_argument",
+        &["bad.jsonl", "row 5", "zero"],
+    );
+    place.write("twice.jsonl", &format!("{}{}", rows(30..35), rows(31..32)));
+    let twice = place.json(&["import", "s", "docs", "twice.jsonl", "--bulk"]);
+    twice.refused(2, "invalid_argument", &["k31", "given already", "row 5"]);
+    assert_eq!(place.ok(&["verify", "s"])["rows"], 20);
+    for more in [&["--batch", "5"][..], &["--no-flush"], &["--durability", "os"]] {
+        let ran = place.run(&[&["import", "s", "docs", "bulk.jsonl", "--bulk"], more].concat());
+        assert_eq!(ran.code, 2, "{more:?}: {}", ran.err);
+    }
+    assert_eq!(place.run(&["import", "s", "docs", "bulk.jsonl", "--on-collision", "keep"]).code, 2);
+    assert!(place.run(&["import", "s", "docs", "bulk.jsonl", "--bulk"]).out.contains("imported 12 rows"));
+}
+
+#[test]
 fn the_life_of_a_store() {
     let place = Place::with_rows();
     let found = place.ok(&["search", "s", "docs", "--key", "k3", "--limit", "2", "--payload"]);

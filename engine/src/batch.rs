@@ -232,7 +232,7 @@ fn last_of_each_key(operations: Vec<Operation>) -> (Vec<Operation>, Vec<Option<u
 }
 
 /// JSON text of an object, or nothing for `()`.
-fn encode_payload(payload: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn encode_payload(payload: &impl Serialize) -> Result<Vec<u8>> {
     let text = serde_json::to_vec(payload)
         .map_err(|error| Error::invalid(format!("the payload can't be written as JSON: {error}")))?;
     if text == b"null" {

@@ -30,7 +30,7 @@
 //!
 //! - Under [`Durability::Sync`] (the default) an acknowledged write survives a crash of the process, the kernel or
 //!   the power; a write that was not acknowledged is there whole or not at all; a delete never comes undone.
-//! - A [`Batch`] is all or nothing, on disk and for readers, across collections.
+//! - A [`Batch`] is all or nothing, on disk and for readers, across collections; so is a [`BulkLoad`] into one collection.
 //! - Every search and get sees one moment; a [`Snapshot`] keeps seeing it.
 //! - A row is visible as soon as its write returns, whether it is in a graph yet or not.
 //! - [`Row::vector`] has the original bits; distances are computed from them.
@@ -38,6 +38,7 @@
 //! Calls block; there is no async runtime. Handles are cheap to clone and work from any thread.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod background;
 mod backup;
 mod batch;
@@ -48,6 +49,7 @@ mod core;
 mod engine;
 mod keys;
 mod layout;
+mod load;
 #[cfg(nearstone_loom)]
 #[doc(hidden)]
 pub mod model;
@@ -68,6 +70,7 @@ mod write;
 pub use batch::{Batch, Commit};
 pub use collection::{Collection, CollectionAt};
 pub use keys::Keys;
+pub use load::{BulkLoad, BulkLoaded, OnCollision};
 pub use nearstone_base::vfs;
 pub use nearstone_base::{
     BATCH_BYTES_MAX, DIMENSION_MAX, Error, ErrorKind, KEY_BYTES_MAX, Key, KeyRef, KeyType, Lsn, M_MAX, M_MIN,

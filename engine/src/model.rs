@@ -104,7 +104,7 @@ impl Heart {
     pub fn write_seal(&self) -> Sealed {
         let frozen = self.core.view.load().lists.collections[&ROWS].frozen[0].clone();
         while link_rows(&self.core, &frozen.segment, 1) > 0 {}
-        Sealed { output: seal::write_sealed(&self.core, &frozen).unwrap(), frozen }
+        Sealed { output: seal::write_frozen(&self.core, &frozen).unwrap(), frozen }
     }
 
     /// What a seal does after its catalog transaction.

@@ -14,11 +14,12 @@
 use crate::background::{cores, on_threads};
 use crate::catalog::{CatalogState, SegmentRow};
 use crate::core::{Core, Live};
-use crate::engine::{Engine, link_rows};
+use crate::engine::{CatalogGuard, Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, MutexGuard, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
+use nearstone_segments::MutableSegment;
 use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
 
 /// Rows linked between two looks at whether to stop.
@@ -48,15 +49,24 @@ impl Engine {
             // What was frozen since is not waited for: under steady writes that would never end.
             let oldest = view.lists.collections.get(&id).and_then(|c| c.frozen.first());
             let Some(frozen) = oldest.filter(|frozen| frozen.last <= until) else { return Ok(()) };
-            let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
-            on_threads(threads, || {
-                while link_rows(&self.core, &frozen.segment, LINK_PIECE) > 0 {
-                    self.check_healthy()?;
-                }
-                Ok(())
-            })?;
+            self.link_frozen(frozen)?;
             self.seal_oldest(id, &turn)?;
         }
+    }
+
+    /// Links the rows of a frozen segment on all cores, if the store may use them; returns when none is left.
+    pub(crate) fn link_frozen(&self, frozen: &Frozen) -> Result<()> {
+        let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
+        on_threads(threads, || {
+            while !frozen.segment.all_linked() {
+                if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
+                    // The last rows are being linked by others.
+                    thread::yield_now();
+                }
+                self.check_healthy()?;
+            }
+            Ok(())
+        })
     }
 
     /// Seals a collection's oldest frozen segment; `false` when there is none. The turn keeps two seals from
@@ -84,7 +94,7 @@ impl Engine {
         }
 
         failpoint("seal-log-synced");
-        let sealed = write_sealed(&self.core, frozen)?;
+        let sealed = write_frozen(&self.core, frozen)?;
         failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
@@ -94,12 +104,32 @@ impl Engine {
             }
             return Ok(true);
         }
+        let floor = self.commit_seal(&mut catalog, id, frozen, sealed, || log.sync())?;
+        let generation = catalog.state().generation;
+        drop(catalog);
+        self.announce_room();
+        log.barrier(generation).inspect_err(|_| self.note_poison())?;
+        failpoint("seal-barrier-written");
+        log.remove_below(floor)?;
+        Ok(true)
+    }
+
+    /// The commit point of a seal, and the swap that follows; the log's new floor. The collection is in the catalog, and
+    /// `sync_log` makes durable what the log holds.
+    pub(crate) fn commit_seal(
+        &self,
+        catalog: &mut CatalogGuard<'_>,
+        id: CollectionId,
+        frozen: &Frozen,
+        sealed: Option<(Arc<SealedHandle>, Vec<u32>)>,
+        sync_log: impl FnOnce() -> Result<Lsn>,
+    ) -> Result<Lsn> {
         let current = self.core.view.load_full();
-        let Some(collection) = current.lists.collections.get(&id) else { return Ok(true) };
+        let collection = current.lists.get(id, "of a seal")?;
         let floor = self.core.live.lock().floor(Some(id));
         // The floor may lie above S when nothing else needs the log: what is below it must be durable.
         if !seeded("seal-before-log-sync") {
-            log.sync().inspect_err(|_| self.note_poison())?;
+            sync_log().inspect_err(|_| self.note_poison())?;
         }
         failpoint("seal-before-commit");
         catalog.commit(|next| {
@@ -117,39 +147,46 @@ impl Engine {
         }
         failpoint("seal-swapped");
         self.counters.seals.fetch_add(1, Ordering::Relaxed);
-        let generation = catalog.state().generation;
-        drop(catalog);
-        self.announce_room();
-        log.barrier(generation).inspect_err(|_| self.note_poison())?;
-        failpoint("seal-barrier-written");
-        log.remove_below(floor)?;
-        Ok(true)
+        Ok(floor)
     }
 }
 
-/// Writes the file and opens it as a reader would. `None` when no row is alive. Returns the segment and, for
-/// each of its rows, the frozen segment's ordinal.
-pub(crate) fn write_sealed(core: &Core, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+/// Writes the file of a frozen segment; see [`write_sealed`].
+pub(crate) fn write_frozen(core: &Core, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+    let threads = if core.options.background == crate::Background::Manual { 1 } else { cores() };
+    write_sealed(core, &frozen.segment, frozen.last, threads, &|| core.is_closed())
+}
+
+/// Writes the file of a segment whose rows are all linked, as of lsn `at`, and opens it as a reader would. `None` when no
+/// row is alive. Returns the sealed segment and, for each of its rows, its ordinal in the one in memory.
+pub(crate) fn write_sealed(
+    core: &Core,
+    segment: &MutableSegment,
+    at: Lsn,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
     let dir = crate::layout::segments(&core.dir);
     let target = SealTarget {
         vfs: &*core.vfs,
         dir: &dir,
-        id: frozen.segment.id(),
+        id: segment.id(),
         uuid: core.random.uuid(),
         created_secs: core.wall_secs(),
-        threads: if core.options.background == crate::Background::Manual { 1 } else { cores() },
+        threads,
     };
-    let cancel = || core.is_closed();
-    let Some(output) = seal_frozen(&frozen.segment, frozen.last, &target, &cancel)? else {
+    let Some(output) = seal_frozen(segment, at, &target, cancel)? else {
         return Ok(None);
     };
     let handle = core.open_segment(&output.meta)?;
-    if sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
+    let refined = !segment.needs_refinement() || handle.segment.has_inline_rows();
+    if refined && sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
         return Ok(Some((handle, output.order)));
     }
-    // Healing did not save the graph: it is built anew, over the same name, before anybody knows the file.
+    // Healing did not save the graph, or it lacks its refinement: it is built anew, over the same name, before anybody
+    // knows the file.
     drop(handle);
-    let rebuilt = rebuild_frozen(&frozen.segment, frozen.last, &target, &cancel)?;
+    let rebuilt = rebuild_frozen(segment, at, &target, cancel)?;
     rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
 }
 

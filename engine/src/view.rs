@@ -72,9 +72,14 @@ impl SealedHandle {
         self.segment.meta().id
     }
 
-    /// The catalog no longer names the file: it goes with the last reader.
+    /// The catalog does not name the file, no longer or not yet: it goes with the last reader.
     pub(crate) fn set_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// The catalog names the file now.
+    pub(crate) fn set_named(&self) {
+        self.obsolete.store(false, Ordering::Release);
     }
 }
 

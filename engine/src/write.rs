@@ -10,6 +10,7 @@ use crate::view::{CollectionView, View, dropped};
 use nearstone_base::faults::seeded;
 use nearstone_base::sync::Arc;
 use nearstone_base::{CollectionId, Key, Lsn, Result};
+use nearstone_segments::MutableSegment;
 use nearstone_wal::Apply;
 
 /// What one operation of a batch did.
@@ -151,17 +152,15 @@ fn kill(view: &CollectionView, op: &Operation, lsn: Lsn) -> Result<bool> {
     Ok(found.is_some_and(|(index, ordinal)| view.sealed[index].segment.deaths().set(ordinal, lsn)))
 }
 
+/// Whether a segment has reached the size at which it is sealed.
+pub(crate) fn is_full(core: &Core, segment: &MutableSegment) -> bool {
+    segment.vector_bytes() >= core.options.seal_bytes || segment.rows() >= core.options.seal_rows
+}
+
 /// Freezes what has reached its size; between batches, so that no batch is split over a freeze.
 pub(crate) fn freeze_full_segments(core: &Core, live: &mut Live) {
-    let full: Vec<CollectionId> = live
-        .lists
-        .collections
-        .values()
-        .filter(|c| {
-            c.mutable.vector_bytes() >= core.options.seal_bytes || c.mutable.rows() >= core.options.seal_rows
-        })
-        .map(|c| c.id)
-        .collect();
+    let full: Vec<CollectionId> =
+        live.lists.collections.values().filter(|c| is_full(core, &c.mutable)).map(|c| c.id).collect();
     for id in full {
         live.freeze(core, id);
     }

@@ -39,6 +39,7 @@ from nearstone._errors import (
 )
 from nearstone._nearstone import (
     Batch,
+    BulkLoaded,
     Collection,
     CollectionAt,
     Commit,
@@ -55,6 +56,7 @@ from nearstone._nearstone import (
 __all__ = [
     "AlreadyExists",
     "Batch",
+    "BulkLoaded",
     "Busy",
     "Cancelled",
     "Closed",

@@ -20,6 +20,7 @@ _Vectors = npt.ArrayLike
 
 __all__ = [
     "Batch",
+    "BulkLoaded",
     "Collection",
     "CollectionAt",
     "Commit",
@@ -165,6 +166,16 @@ class Collection(_Readable):
         atomic: bool = False,
         durability: _Durability | None = None,
     ) -> Commit: ...
+    def bulk_load(
+        self,
+        keys: _Key | _Keys,
+        vectors: _Vectors,
+        payloads: _Payload | Sequence[_Payload | None] | None = None,
+        *,
+        on_collision: Literal["replace", "keep", "refuse"] = "replace",
+        threads: int | None = None,
+        progress: _Progress | None = None,
+    ) -> BulkLoaded: ...
     def delete(self, keys: _Key | _Keys, *, atomic: bool = False, durability: _Durability | None = None) -> int: ...
     def at(self, snapshot: Snapshot) -> CollectionAt: ...
     def link(self, threads: int | None = None) -> None: ...
@@ -213,6 +224,17 @@ class Commit:
     def deleted(self) -> int: ...
     @property
     def results(self) -> list[Literal["inserted", "replaced", "deleted", "missing", "superseded"]]: ...
+
+@final
+class BulkLoaded:
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def inserted(self) -> int: ...
+    @property
+    def replaced(self) -> int: ...
+    @property
+    def kept(self) -> int: ...
 
 @final
 class Row:

@@ -89,6 +89,11 @@ impl<'py> Rows<'py> {
         Ok(Rows { keys, vectors, payloads })
     }
 
+    /// Keys, vectors and payloads: as many payloads as keys, or none.
+    pub(crate) fn into_parts(self) -> (Vec<Key>, Vectors<'py>, Vec<Payload>) {
+        (self.keys, self.vectors, self.payloads)
+    }
+
     pub(crate) fn lend(&self) -> PyResult<RowsRef<'_>> {
         let dimension = self.vectors.shape().1;
         Ok(RowsRef {

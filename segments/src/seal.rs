@@ -238,6 +238,51 @@ mod tests {
         assert_eq!(cancelled.kind(), ErrorKind::Cancelled);
     }
 
+    fn unversioned(rows: u32, lowest: Lsn) -> MutableSegment {
+        let versioned = frozen(rows);
+        let segment = MutableSegment::unversioned(SegmentId(1), *versioned.schema());
+        for row in 0..rows {
+            let key = versioned.key(row);
+            segment.append(key, key.hash64(), versioned.vector(row), versioned.payload(row), lowest);
+        }
+        segment.freeze();
+        link(&segment);
+        segment
+    }
+
+    #[test]
+    fn rows_without_versions_get_one_from_whoever_names_the_file() {
+        let vfs = folder();
+        let segment = unversioned(300, 41);
+        let mut meta = seal_frozen(&segment, 41, &target(&vfs, 1), &|| false).unwrap().unwrap().meta;
+        let path = target(&vfs, 1).path();
+        let open = |meta: &SegmentMeta| SealedSegment::open(&vfs, &path, meta, Residency::Heap);
+        let versions = |sealed: &SealedSegment| -> Vec<Lsn> {
+            sealed.verify(&mut |_, _| true).unwrap();
+            (0..sealed.rows()).map(|row| sealed.version(row).unwrap()).collect()
+        };
+        let mut sealed = open(&meta).unwrap();
+        assert!(sealed.is_unversioned());
+        assert_eq!((meta.lsn_min, meta.lsn_max, versions(&sealed)), (41, 41, vec![41; 300]));
+        assert_eq!(sealed.set_version(40).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        sealed.set_version(50).unwrap();
+        assert_eq!(versions(&sealed), [50; 300]);
+        meta = sealed.meta().clone();
+        assert_eq!((meta.lsn_min, meta.lsn_max), (50, 50));
+        assert_eq!(versions(&open(&meta).unwrap()), [50; 300]);
+        // One version, and not one below what the file says.
+        for (lsn_min, lsn_max) in [(50, 51), (49, 50), (40, 40), (0, 0)] {
+            let error = open(&SegmentMeta { lsn_min, lsn_max, ..meta.clone() }).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{lsn_min}..={lsn_max}: {error}");
+        }
+        // Rows that have versions keep them.
+        let versioned = frozen(10);
+        link(&versioned);
+        let output = seal_frozen(&versioned, 99, &target(&vfs, 2), &|| false).unwrap().unwrap();
+        let mut sealed = check(&vfs, &output, &versioned);
+        assert_eq!(sealed.set_version(1_000).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
     #[test]
     fn nothing_alive_makes_no_file() {
         let segment = frozen(20);

@@ -100,4 +100,9 @@ pub trait RowSource: Sync {
     fn vector(&self, row: u32) -> Result<&[f32]>;
     /// Its payload: JSON text or nothing.
     fn payload(&self, row: u32) -> Result<&[u8]>;
+    /// Whether no lsn has written the rows yet: all get one and the same when the file is named, and until then
+    /// [`RowSource::version`] says, for all of them alike, from which lsn on that will be.
+    fn is_unversioned(&self) -> bool {
+        false
+    }
 }

@@ -374,8 +374,14 @@ fn judge(found: &Recovered, interval: &Interval<'_>) -> Result<(), String> {
         };
         known += 1;
         let none = Rc::new(Rows::new());
+        // A load takes its lsn before its rows are there.
+        let unloaded = interval
+            .before
+            .filter(|_| matches!(interval.op, Some(Op::Load { .. })) && found.lsn == most)
+            .and_then(|mark| mark.past.last_key_value().map(|(_, state)| state));
         let expected: Vec<&Rc<Rows>> = marks()
             .filter_map(|mark| mark.past.get(&found.lsn))
+            .chain(unloaded)
             .map(|state| state.collections.get(&collection).unwrap_or(&none))
             .collect();
         if !expected.iter().any(|expected| ***expected == *rows) {

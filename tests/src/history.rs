@@ -4,11 +4,15 @@
 //! After a crash the recovered store must equal the model at one lsn L, where L is at least the last lsn whose
 //! durability was acknowledged and at most the last one issued; the history goes on from there.
 
+mod load;
+
 use crate::model::{DIMENSION, ModelRow, State, check_collection, now};
 use nearstone::clock::ManualClock;
 use nearstone::random::{SeededRandom, SplitMix64};
 use nearstone::vfs::{CrashChoice, SimVfs};
-use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Schema, Snapshot, Store};
+use nearstone::{
+    Background, Collection, Durability, ErrorKind, Metric, OnCollision, Schema, Snapshot, Store,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +50,15 @@ pub enum Op {
         changes: Vec<Change>,
         /// `Sync`, or `Os`.
         synced: bool,
+    },
+    /// Load rows into a collection in bulk.
+    Load {
+        /// The collection.
+        collection: usize,
+        /// Keys, and what decides vector and payload of each; of equal keys the last one is loaded.
+        rows: Vec<(u64, u32)>,
+        /// What becomes of keys that are there.
+        on_collision: OnCollision,
     },
     /// Sync what was written.
     Persist,
@@ -223,6 +236,9 @@ impl History {
         let text = |error: nearstone::Error| error.to_string();
         match op {
             Op::Batch { changes, synced } => return Ok(self.batch(&store, changes, *synced)),
+            Op::Load { collection, rows, on_collision } => {
+                return Ok(self.load(*collection, rows, *on_collision));
+            }
             Op::Persist => {
                 store.persist().map_err(text)?;
                 self.acknowledged = self.issued();
@@ -396,6 +412,11 @@ impl History {
         if let Some((lsn, state)) = in_flight.batch {
             self.past.insert(lsn, state);
         }
+        if let Some((lsn, _)) = &in_flight.load {
+            // A load takes its lsn before its rows are there.
+            let unloaded = self.present().clone();
+            self.past.insert(*lsn, unloaded);
+        }
         if let Some((collection, name)) = in_flight.renaming {
             self.names.insert(collection, name);
         }
@@ -430,6 +451,12 @@ impl History {
             ));
         }
         self.past.split_off(&(lsn + 1));
+        if let Some((at, state)) = in_flight.load
+            && at == lsn
+            && self.agrees(&state)
+        {
+            self.past.insert(lsn, state);
+        }
         // What recovery serves it has made durable.
         self.acknowledged = lsn;
         Ok(())
@@ -492,6 +519,8 @@ struct InFlight {
     error: Option<String>,
     /// The state if the batch turns out to be there.
     batch: Option<(u64, State)>,
+    /// The state if the load turns out to be there; its lsn may be there without it.
+    load: Option<(u64, State)>,
     dropping: Option<usize>,
     renaming: Option<(usize, String)>,
 }

@@ -4,9 +4,11 @@
 //! where the random histories begin, `NEARSTONE_CRASH_MINUTES` after how many minutes to end with fewer (default:
 //! never).
 
+use nearstone::OnCollision;
 use nearstone::random::SplitMix64;
 use nearstone_tests::enumerate::Enumerator;
 use nearstone_tests::history::{Change, Op};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -93,7 +95,27 @@ fn scripted() -> Vec<Vec<Op>> {
             Op::Wait(90_000),
             Op::Steps(9),
         ],
+        vec![
+            fill(0, false),
+            Op::Flush(0),
+            batch(vec![put(0, 3, 9), delete(0, 4)], false),
+            Op::Snapshot,
+            load(0, 2..6, OnCollision::Replace),
+            both(3, 8, false),
+            Op::Reopen,
+        ],
+        vec![
+            load(1, 0..30, OnCollision::Refuse),
+            batch(vec![delete(1, 5), put(0, 1, 1)], false),
+            load(1, 4..8, OnCollision::Keep),
+            Op::Compact(1),
+            load(1, 4..5, OnCollision::Refuse),
+        ],
     ]
+}
+
+fn load(collection: usize, keys: Range<u64>, on_collision: OnCollision) -> Op {
+    Op::Load { collection, rows: keys.map(|key| (key, key as u32 + 20)).collect(), on_collision }
 }
 
 /// What short histories are made of.
@@ -106,6 +128,8 @@ fn short() -> Vec<Op> {
         Op::Flush(0),
         Op::Flush(1),
         Op::Compact(0),
+        load(0, 1..3, OnCollision::Replace),
+        load(0, 1..4, OnCollision::Keep),
         Op::Recreate(0),
         Op::Rename(1),
         Op::Reopen,
@@ -138,13 +162,15 @@ fn random(seed: u64) -> Vec<Op> {
             15 => Op::Steps(1 + below(4) as u8),
             16 => Op::Persist,
             17 => Op::Reopen,
-            18 => {
-                if below(2) == 0 {
-                    Op::Recreate(collection)
-                } else {
-                    Op::Rename(collection)
+            18 => match below(4) {
+                0 => Op::Recreate(collection),
+                1 => Op::Rename(collection),
+                policy => {
+                    let on_collision = if policy == 2 { OnCollision::Replace } else { OnCollision::Keep };
+                    let rows = (0..1 + below(16)).map(|_| (below(16), below(40) as u32)).collect();
+                    Op::Load { collection, rows, on_collision }
                 }
-            }
+            },
             _ => {
                 if below(2) == 0 {
                     Op::Snapshot

@@ -3,7 +3,7 @@
 
 use nearstone::random::SeededRandom;
 use nearstone::vfs::{CrashChoice, SimFault, SimVfs, Vfs};
-use nearstone::{Background, Durability, ErrorKind, Metric, Outcome, Schema, Store};
+use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Outcome, Schema, Store};
 use nearstone_tests::disks::Around;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,6 +55,7 @@ fn run(store: &Store, said: &mut Said) {
         match key {
             7 | 15 => drop(rows.flush()),
             11 => drop(store.create_collection("more", schema)),
+            13 | 17 => load(&rows, key, said),
             19 => drop(rows.compact()),
             21 => drop(store.drop_collection("more")),
             _ => {}
@@ -68,6 +69,29 @@ fn run(store: &Store, said: &mut Said) {
         assert!(said.refused.is_disjoint(&there), "a refused row is read");
     }
 }
+
+/// Loads four rows in bulk, after `key`; they go the way of a synced batch.
+fn load(rows: &Collection, key: u64, said: &mut Said) {
+    let keys = || (0..LOADED).map(|n| 100 + key * LOADED + n);
+    let loaded = rows.bulk_load().and_then(|mut load| {
+        keys().try_for_each(|key| load.push(key, &[key as f32, 1.0], ()))?;
+        load.finish()
+    });
+    match loaded {
+        Ok(loaded) => {
+            assert_eq!(loaded.inserted, LOADED);
+            said.synced.extend(keys());
+            said.synced.append(&mut said.unsynced);
+        }
+        Err(error) if error.outcome() == Outcome::Indeterminate => said.perhaps.extend(keys()),
+        Err(_) => said.refused.extend(keys()),
+    }
+    let there = keys().filter(|key| rows.contains(*key).unwrap()).count() as u64;
+    assert!(there == 0 || there == LOADED, "{there} of {LOADED} rows of a load are read");
+}
+
+/// Rows of a bulk load.
+const LOADED: u64 = 4;
 
 /// What a check writes, to see that the store takes it.
 const AFTERWARDS: u64 = 1000;
@@ -93,6 +117,11 @@ fn check(disk: &SimVfs, said: &Said, killed: bool, what: &str) -> bool {
         }
     }
     assert!(said.refused.is_disjoint(&there), "{what}: refused rows {:?} of {there:?}", said.refused);
+    for key in [13, 17] {
+        let first = 100 + key * LOADED;
+        let loaded = there.range(first..first + LOADED).count() as u64;
+        assert!(loaded == 0 || loaded == LOADED, "{what}: {loaded} of {LOADED} rows of a load");
+    }
     for key in there.iter().filter(|key| **key != AFTERWARDS) {
         assert_eq!(rows.get(*key).unwrap().unwrap().vector(), [*key as f32, 1.0], "{what}");
     }
@@ -107,7 +136,7 @@ fn sweep(fault: SimFault, forever: bool) {
     let healthy = SimVfs::new(1);
     let mut said = Said::default();
     run(&open(&healthy).unwrap(), &mut said);
-    assert_eq!(said.synced.len() + said.unsynced.len(), 24);
+    assert_eq!((said.synced.len() + said.unsynced.len()) as u64, 24 + 2 * LOADED);
     let operations = healthy.ops();
     assert!(operations > 80, "only {operations} operations");
     for k in 0..operations {

@@ -1,4 +1,4 @@
-//! A whole store under shuttle: writers, readers, a linker, a sealer and a compactor, whose steps (each lock, each
+//! A whole store under shuttle: writers, readers, bulk loads, a linker, a sealer and a compactor, whose steps (each lock, each
 //! atomic, each wait) shuttle interleaves as a seed decides, so that a failure can be repeated: the seed is printed,
 //! and `SHUTTLE_RANDOM_SEED=<seed> NEARSTONE_SHUTTLE=1` with the name of the test runs that order alone.
 //!
@@ -191,6 +191,76 @@ fn everything_at_once() {
     assert_eq!(again.read(), (lsn, rows));
 }
 
+/// What a batch or a load did with keys: puts them with a number, or deletes them.
+type Done = (Vec<u64>, Option<u64>);
+
+/// Loads two keys with a number; the lsn.
+fn load(twins: &Twins, number: u64, keys: [u64; 2]) -> u64 {
+    let mut load = twins.a.bulk_load().unwrap();
+    for key in keys {
+        load.push(key, &[key as f32, number as f32 / NUMBERS], ()).unwrap();
+    }
+    load.finish().unwrap().lsn
+}
+
+/// Loads beside a writer of the same keys, a sealer and a compactor: everything is in the order of the lsns.
+fn loads_among_others() {
+    let disk = SimVfs::new(1);
+    let twins = Twins::open(&disk);
+    let done: Arc<std::sync::Mutex<BTreeMap<u64, Done>>> = Arc::default();
+    let note = |done: &std::sync::Mutex<BTreeMap<u64, Done>>, lsn: u64, what: Done| {
+        assert!(done.lock().unwrap().insert(lsn, what).is_none(), "lsn {lsn} was given twice");
+    };
+    for key in [1, 2] {
+        let lsn = twins.a.upsert(key, &[key as f32, 0.0], ()).unwrap();
+        note(&done, lsn, (vec![key], Some(0)));
+        twins.a.flush().unwrap();
+    }
+    let start = |f: fn(&Twins, &dyn Fn(u64, Done))| {
+        let (twins, done) = (twins.clone(), done.clone());
+        thread::spawn(move || f(&twins, &|lsn, what| note(&done, lsn, what)))
+    };
+    let threads = [
+        start(|twins, note| note(load(twins, 10, [1, 3]), (vec![1, 3], Some(10)))),
+        start(|twins, note| note(load(twins, 20, [2, 3]), (vec![2, 3], Some(20)))),
+        start(|twins, note| {
+            for (number, key) in (30..).zip([1, 2, 3]) {
+                let lsn = twins.a.upsert(key, &[key as f32, number as f32 / NUMBERS], ()).unwrap();
+                note(lsn, (vec![key], Some(number)));
+                let mut batch = twins.store.batch();
+                batch.delete(&twins.a, key % 3 + 1).unwrap();
+                note(batch.commit().unwrap().lsn, (vec![key % 3 + 1], None));
+            }
+        }),
+        start(|twins, _| {
+            for _ in 0..2 {
+                let snapshot = twins.store.snapshot();
+                let reads = twins.a.at(&snapshot).unwrap();
+                assert_eq!(read(&reads), read(&reads), "a snapshot at lsn {} has changed", snapshot.lsn());
+            }
+        }),
+        start(|twins, _| twins.a.flush().unwrap()),
+        start(|twins, _| twins.a.compact().unwrap()),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let mut expected = Rows::new();
+    let done = std::mem::take(&mut *done.lock().unwrap());
+    assert!(done.keys().copied().eq(1..=2 + 2 + 6), "{done:?}");
+    for (keys, number) in done.into_values() {
+        match number {
+            Some(number) => expected.extend(keys.into_iter().map(|key| (key, number))),
+            None => expected.retain(|key, _| !keys.contains(key)),
+        }
+    }
+    assert_eq!(read(&twins.a.now().unwrap()), expected);
+    twins.store.verify().unwrap();
+    twins.store.close().unwrap();
+    drop(twins);
+    assert_eq!(read(&Twins::open(&disk).a.now().unwrap()), expected);
+}
+
 /// Says which seed it was when a run panics.
 struct Seed(u64);
 
@@ -202,7 +272,7 @@ impl Drop for Seed {
     }
 }
 
-fn run(seed: u64, scheduler: impl Scheduler + 'static) {
+fn run(seed: u64, scheduler: impl Scheduler + 'static, what: fn()) {
     let _seed = Seed(seed);
     let mut config = Config::new();
     config.stack_size = 1 << 20;
@@ -211,7 +281,7 @@ fn run(seed: u64, scheduler: impl Scheduler + 'static) {
     config.failure_persistence = FailurePersistence::None;
     config.silence_warnings = true;
     config.ungraceful_shutdown_config.immediately_return_on_panic = true;
-    Runner::new(scheduler, config).run(everything_at_once);
+    Runner::new(scheduler, config).run(what);
 }
 
 fn orders() -> u64 {
@@ -222,7 +292,15 @@ fn orders() -> u64 {
 #[test]
 fn in_random_orders() {
     for seed in 0..orders() {
-        run(seed, RandomScheduler::new_from_seed(seed, 1));
+        run(seed, RandomScheduler::new_from_seed(seed, 1), everything_at_once);
+    }
+}
+
+/// At each step any thread may go on.
+#[test]
+fn loads_in_random_orders() {
+    for seed in 0..orders() {
+        run(seed, RandomScheduler::new_from_seed(seed, 1), loads_among_others);
     }
 }
 
@@ -231,6 +309,14 @@ fn in_random_orders() {
 #[test]
 fn in_orders_with_few_changes_of_thread() {
     for seed in 0..orders().div_ceil(ORDERS_PER_SEED) {
-        run(seed, PctScheduler::new_from_seed(seed, 4, ORDERS_PER_SEED as usize));
+        run(seed, PctScheduler::new_from_seed(seed, 4, ORDERS_PER_SEED as usize), everything_at_once);
+    }
+}
+
+/// Also with priorities that change a few times.
+#[test]
+fn loads_in_orders_with_few_changes_of_thread() {
+    for seed in 0..orders().div_ceil(ORDERS_PER_SEED) {
+        run(seed, PctScheduler::new_from_seed(seed, 4, ORDERS_PER_SEED as usize), loads_among_others);
     }
 }

@@ -108,6 +108,28 @@ impl<A: Apply> Inside<'_, A> {
     pub fn files(&self) -> Vec<LogFile> {
         self.writer.files().to_vec()
     }
+
+    /// Writes a batch and makes it durable, with everything before it; its lsn. Nobody applies it: the caller does what
+    /// it stands for before the others go on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::commit`].
+    pub fn append(&mut self, body: &[u8]) -> Result<Lsn> {
+        self.log.check()?;
+        if self.writer.last_lsn >= LSN_MAX {
+            return Err(no_more_lsns());
+        }
+        if !self.writer.fits(0, body.len()) {
+            let unnamed = self.writer.reserve_file(body.len())?;
+            self.writer.use_file(unnamed).map_err(|error| self.log.fail(error))?;
+        }
+        let lsn = self.writer.append(&[body]).map_err(|error| self.log.fail(error))?;
+        self.sync()?;
+        self.writer.stats.groups += 1;
+        self.writer.stats.commits += 1;
+        Ok(lsn)
+    }
 }
 
 impl<A: Apply> Log<A> {
@@ -362,9 +384,7 @@ impl<A: Apply> Log<A> {
         let first_lsn = writer.last_lsn + 1;
         if LSN_MAX.saturating_sub(writer.last_lsn) < requests.len() as u64 {
             for request in requests.drain(..) {
-                let text =
-                    format!("the log has given away all lsns up to {LSN_MAX}: it takes no more batches");
-                request.slot.set(SlotState::Done(Err(Error::invalid(text))));
+                request.slot.set(SlotState::Done(Err(no_more_lsns())));
             }
         }
         let mut written = 0;
@@ -454,6 +474,10 @@ impl<O> Slot<O> {
             self.changed.notify_one();
         }
     }
+}
+
+fn no_more_lsns() -> Error {
+    Error::invalid(format!("the log has given away all lsns up to {LSN_MAX}: it takes no more batches"))
 }
 
 /// A panic while a batch was being dealt with, as an error.

@@ -151,6 +151,38 @@ fn a_refused_batch_takes_no_lsn_and_disturbs_nobody() {
     assert!(error.to_string().contains("67108864"), "{error}");
 }
 
+/// By whoever excludes the writers: what they wrote before is durable then, too.
+#[test]
+fn an_appended_batch_is_durable_and_applied_by_nobody() {
+    let disk = disk();
+    let (log, _) = open(&disk, None).unwrap();
+    log.commit(body(1), Durability::Os, 1).unwrap();
+    log.commit(body(2), Durability::Os, 2).unwrap();
+    for lsn in 3..20 {
+        assert_eq!(log.exclusive(|inside| inside.append(&body(lsn))).unwrap(), lsn);
+        assert_eq!((log.last_lsn(), log.synced_lsn()), (lsn, lsn));
+        let (recovered, bodies) =
+            read(&disk.crash_image(CrashChoice::DurableOnly), &RecoverOptions::default()).unwrap();
+        assert_eq!((recovered.last_lsn, bodies.len() as u64), (lsn, lsn));
+        check_bodies(&bodies, "after a power loss");
+    }
+    assert!(log.files().len() > 3, "{:?}", log.files());
+
+    // No room for it is no harm; a write that fails is.
+    let full = disk.crash_image(CrashChoice::DurableOnly);
+    let (log, _) = open(&full, None).unwrap();
+    full.fail_op(0, SimFault::DiskFull, false);
+    let error = log.exclusive(|inside| inside.append(&body(20))).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::DiskFull, Outcome::NotApplied));
+    assert_eq!(log.exclusive(|inside| inside.append(&body(20))).unwrap(), 20);
+    assert_eq!(log.exclusive(|inside| inside.append(&body(21))).unwrap(), 21);
+    full.fail_op(0, SimFault::Io, false);
+    let error = log.exclusive(|inside| inside.append(&body(22))).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Indeterminate);
+    let error = log.exclusive(|inside| inside.append(&body(22))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Poisoned);
+}
+
 #[test]
 fn a_panic_while_applying_poisons_the_log() {
     let disk = disk();

@@ -203,7 +203,7 @@ fn seeded_bugs(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
 
 /// Enough to let a process die at each of its steps six times.
 fn kill(workspace: &Workspace, watch: &Watch) -> Result<(), End> {
-    watch.run(&mut xtask(workspace, &["kill", "--cycles", "1128"]))
+    watch.run(&mut xtask(workspace, &["kill", "--cycles", "1236"]))
 }
 
 /// Another command of this program. Cargo finds it: a part before may have built it anew, and the file that runs now is

@@ -33,6 +33,13 @@ const BUGS: &[Bug] = &[
     bug("floor-ignores-others", "crash", "the log is cut though another collection needs it"),
     bug("frozen-rows-not-replaced", "model", "rows that wait to be sealed are not found by writers"),
     bug("key-filter-forgets", "model", "a segment denies keys that it has"),
+    bug(
+        "load-deaths-not-recorded",
+        "model",
+        "rows that a bulk load replaced or left out are not written down",
+    ),
+    bug("load-ignores-late-writes", "bulk_load", "what is written while keys are looked up does not collide"),
+    bug("load-lsn-not-logged", "enumerate", "a bulk load takes an lsn that the log does not know of"),
     bug("merge-deaths-not-recorded", "crash", "rows of a merged segment that are dead are not written down"),
     bug("merge-drops-later-deaths", "crash", "what died during a merge lives again"),
     bug("merge-drops-unproven-deaths", "crash", "a merge drops rows whose death may still be lost"),

@@ -103,6 +103,11 @@ impl Graph {
         self.ground.ensure(rows);
     }
 
+    /// The beam it is built with.
+    pub fn beam(&self) -> usize {
+        self.ef_construction
+    }
+
     /// Links per row on the upper levels; twice as many on the ground.
     pub fn m(&self) -> usize {
         self.m

@@ -40,4 +40,8 @@ impl RowSource for FrozenRows<'_> {
     fn payload(&self, row: u32) -> Result<&[u8]> {
         Ok(self.segment.payload(self.ordinal(row)))
     }
+
+    fn is_unversioned(&self) -> bool {
+        self.segment.is_unversioned()
+    }
 }

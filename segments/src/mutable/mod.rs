@@ -27,12 +27,17 @@ use crate::append::AppendBuffer;
 use crate::deaths::Deaths;
 use crate::graph::{Graph, NO_LINK};
 use crate::quantize::shadow::ShadowWork;
+use crate::sealed::is_refined;
 use keys::KeyIndex;
 use link::Progress;
 use nearstone_base::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use nearstone_base::{Key, KeyRef, Lsn, Metric, Schema, SegmentId};
 use nearstone_kernels::{Kernels, kernels};
 use shadow::Shadow;
+
+/// The beam, per link of the schema, of a graph that a seal refines: it hardly matters what the refinement begins with. With
+/// 64 instead of 200 for 16 links, recall was the same within 0.003 on each of four kinds of data, at every beam.
+const REFINED_BEAM: usize = 4;
 
 /// A segment in memory.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub struct MutableSegment {
     /// Rows that readers may touch: all buffers below hold at least as many.
     rows: AtomicU32,
     frozen: AtomicBool,
+    /// See [`MutableSegment::unversioned`].
+    unversioned: bool,
     vectors: AppendBuffer<f32>,
     /// One over the length of each vector; only under cosine.
     inverse_norms: AppendBuffer<f32>,
@@ -82,6 +89,7 @@ impl MutableSegment {
             appending: Mutex::default(),
             rows: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
+            unversioned: false,
             vectors: AppendBuffer::aligned(schema.dimension()),
             inverse_norms: AppendBuffer::new(),
             shadow: Shadow::new(&schema),
@@ -96,6 +104,33 @@ impl MutableSegment {
             heap_bytes: AtomicU64::new(0),
             user_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// An empty segment for rows that no batch has written: they get their version, one for all, when the file that
+    /// they are sealed into is named. Until then their births are the lowest lsn that it can be.
+    pub fn unversioned(id: SegmentId, schema: Schema) -> MutableSegment {
+        MutableSegment { unversioned: true, ..MutableSegment::new(id, schema) }
+    }
+
+    /// Whether it was made by [`MutableSegment::unversioned`].
+    pub fn is_unversioned(&self) -> bool {
+        self.unversioned
+    }
+
+    /// Has the rows linked with narrower beams if the file that they are going to be sealed into has inline rows, and with
+    /// them a graph that is refined. For rows that nobody searches before: this graph alone finds less. Nothing may be
+    /// linked yet.
+    pub fn link_for_refinement(&mut self) {
+        assert_eq!(self.linked(), 0, "rows of segment {} are linked already", self.id);
+        if is_refined(&self.schema, self.rows()) {
+            let beam = (REFINED_BEAM * self.schema.links()).min(self.schema.beam());
+            self.graph = Graph::new(self.schema.links(), beam);
+        }
+    }
+
+    /// Whether the graph was linked for a refinement, without which it is worse than the schema asks for.
+    pub fn needs_refinement(&self) -> bool {
+        self.graph.beam() < self.schema.beam()
     }
 
     /// Appends a row and gives its ordinal. `hash` is the key's; key, vector and payload were checked by the caller,

@@ -20,7 +20,9 @@
 //! bits of `ignorable` may be unknown.
 //!
 //! Then `schema 12 | rows u32 | lsn_min u64 | lsn_max u64 | user_bytes u64 | created_secs u64`, and zeros.
-//! The segment's number in its store is not in the file: a file that travels gets a new one.
+//! The segment's number in its store is not in the file: a file that travels gets a new one. Nor is the version of rows
+//! that were never in a log: they have one for all, which comes with the number; the header then has, twice, the lowest
+//! lsn that it can be.
 //!
 //! The footer: `magic 8 | version u32 | sections u32 | uuid 16 | blocks u64 | pages u32 | 0 u32`, then per section
 //! `id u32 | 0 u32 | offset u64 | len u64 | count u64 | stride u64`, then `pages` checksums, then
@@ -38,7 +40,7 @@
 //! | 2 | key offsets | n+1 x 8 | string keys only: where each key begins; the last one is the end |
 //! | 3 | key index | 2^b x 4 | open addressing by `hash64 & (2^b - 1)`, step 1; ordinals, `u32::MAX` is free |
 //! | 4 | key order | n x 4 | ordinals in the order of their keys |
-//! | 5 | versions | n x 8 | the lsn that wrote each row |
+//! | 5 | versions | n x 8, or none | the lsn that wrote each row; without any, whoever names the file says which one it is |
 //! | 6 | payload offsets | n+1 x 8 | where each payload begins; the last one is the end |
 //! | 7 | payloads | bytes x 1 | JSON text, or nothing |
 //! | 8 | code parameters | bytes x 1 | what the codes were made with |

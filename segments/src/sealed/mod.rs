@@ -18,10 +18,12 @@ mod search;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod versions;
 mod writer;
 
 pub(crate) use inline::InlineWork;
 pub use inline::join::Join;
+pub(crate) use inline::write::is_refined;
 pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
 pub use writer::{SealTarget, write_joined, write_segment};

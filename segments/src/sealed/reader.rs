@@ -9,6 +9,7 @@ use super::blocks::Blocks;
 use super::filter;
 use super::format::{self, Header, Layout, Section, section_name};
 use super::inline::Inline;
+use super::versions;
 use super::writer::code_stride;
 use crate::deaths::Deaths;
 use crate::graph::{FlatGraph, FlatLevel, LEVEL_MAX, NO_LINK};
@@ -24,7 +25,7 @@ use zerocopy::FromBytes;
 
 /// A sealed segment, open. Shared by threads; no method locks.
 pub struct SealedSegment {
-    meta: SegmentMeta,
+    pub(super) meta: SegmentMeta,
     pub(super) blocks: Blocks,
     pub(super) places: Places,
     pub(super) params: Sq8Params,
@@ -40,7 +41,7 @@ pub(super) struct Places {
     key_index: Section,
     key_order: Section,
     key_filter: Section,
-    versions: Section,
+    pub(super) versions: Section,
     payload_offsets: Section,
     payloads: Section,
     pub(super) codes: Section,
@@ -75,7 +76,8 @@ impl SealedSegment {
         expected: &SegmentMeta,
         residency: Residency,
     ) -> Result<SealedSegment> {
-        let segment = Self::open_alone(vfs, path, expected.id, expected.len, residency)?;
+        let mut segment = Self::open_alone(vfs, path, expected.id, expected.len, residency)?;
+        segment.take_version(expected);
         segment.check_expected(expected)?;
         Ok(segment)
     }
@@ -172,6 +174,11 @@ impl SealedSegment {
         Ok(())
     }
 
+    /// Whether it has inline rows, and so a refined or joined graph.
+    pub fn has_inline_rows(&self) -> bool {
+        self.inline.is_some()
+    }
+
     /// Its identity card.
     pub fn meta(&self) -> &SegmentMeta {
         &self.meta
@@ -232,17 +239,6 @@ impl SealedSegment {
         };
         KeyRef::from_bytes(self.meta.schema.key_type(), bytes)
             .ok_or_else(|| self.bad(keys, format!("a key for row {ordinal}"), "other bytes"))
-    }
-
-    /// The lsn that wrote a row.
-    pub fn version(&self, ordinal: u32) -> Result<Lsn> {
-        let version = self.word(&self.places.versions, ordinal.into())?;
-        let (min, max) = (self.meta.lsn_min, self.meta.lsn_max);
-        if !(min..=max).contains(&version) {
-            let expected = format!("versions {min}..={max}");
-            return Err(self.bad(&self.places.versions, expected, format!("{version} of row {ordinal}")));
-        }
-        Ok(version)
     }
 
     /// A row's vector, the original bits.
@@ -372,7 +368,7 @@ impl SealedSegment {
         u32::read_from_bytes(bytes).map_err(|_| self.bad(section, "four bytes", "others"))
     }
 
-    fn word(&self, section: &Section, index: u64) -> Result<u64> {
+    pub(super) fn word(&self, section: &Section, index: u64) -> Result<u64> {
         let bytes = self.row(section, index)?;
         u64::read_from_bytes(bytes).map_err(|_| self.bad(section, "eight bytes", "others"))
     }
@@ -449,7 +445,7 @@ impl Places {
             key_index,
             key_filter,
             key_order: need(format::KEY_ORDER, Some(n), 4)?,
-            versions: need(format::VERSIONS, Some(n), 8)?,
+            versions: versions::section(path, layout)?,
             payload_offsets: need(format::PAYLOAD_OFFSETS, Some(n + 1), 8)?,
             payloads: need(format::PAYLOADS, None, 1)?,
             codes: need(format::CODES, Some(n), codes)?,
@@ -460,7 +456,13 @@ impl Places {
 }
 
 /// A section that every segment of this version has.
-fn required(path: &Path, layout: &Layout, id: u32, count: Option<u64>, stride: u64) -> Result<Section> {
+pub(super) fn required(
+    path: &Path,
+    layout: &Layout,
+    id: u32,
+    count: Option<u64>,
+    stride: u64,
+) -> Result<Section> {
     let name = section_name(id);
     let footer = layout.footer.table_offset();
     let section = layout

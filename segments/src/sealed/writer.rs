@@ -306,9 +306,17 @@ fn write_versions(out: &mut Stream<'_>, rows: &dyn RowSource) -> Result<(Lsn, Ls
             let lsn = rows.version(row)?;
             lsn_min = lsn_min.min(lsn);
             lsn_max = lsn_max.max(lsn);
+            if rows.is_unversioned() {
+                return Ok(());
+            }
             out.bytes(&lsn.to_le_bytes())
         })
     })?;
+    if rows.is_unversioned() && lsn_min != lsn_max {
+        return Err(Error::invalid(format!(
+            "rows without versions from lsns {lsn_min} to {lsn_max}: they must be of one"
+        )));
+    }
     Ok((lsn_min, lsn_max))
 }
 

@@ -86,7 +86,7 @@ pub fn written(writer: usize, steps: u64) -> Rows {
     rows
 }
 
-/// One step of the guest: makes a collection, fills it, renames it, changes it, drops it.
+/// One step of the guest: makes a collection, fills it, renames it, loads rows into it in bulk, changes it, drops it.
 pub fn visit(store: &Store, step: u64) -> Result<()> {
     let keys = |from: u64| (0..4).map(move |n| GUEST as u64 * KEY_STRIDE + from + n);
     let put = |from: u64| -> Result<()> {
@@ -101,7 +101,15 @@ pub fn visit(store: &Store, step: u64) -> Result<()> {
         0 => store.create_collection(&guest_name(step), guest_schema()).map(|_| ()),
         1 => put(0),
         2 => store.rename_collection(&guest_name(step), &guest_name(step + 1)),
-        3 => put(2),
+        3 => {
+            // Two of the keys are there.
+            let mut load = store.collection(&guest_name(step))?.bulk_load()?;
+            for key in keys(2) {
+                let (vector, payload) = row(key, step);
+                load.push(key, &vector, payload)?;
+            }
+            load.finish().map(|_| ())
+        }
         4 => {
             let guest = store.collection(&guest_name(step))?;
             let mut batch = store.batch();

@@ -167,6 +167,12 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "segment sections: no index", |f| f.segment(0, |s| s.remove(id::KEY_INDEX))),
     case(Refused, "segment sections: no order", |f| f.segment(0, |s| s.remove(id::KEY_ORDER))),
     case(Refused, "segment sections: no versions", |f| f.segment(0, |s| s.remove(id::VERSIONS))),
+    case(Refused, "segment sections: empty versions beside two lsns", |f| {
+        f.segment(0, |s| {
+            s.entry(id::VERSIONS).count = 0;
+            s.entry(id::VERSIONS).len = 0;
+        });
+    }),
     case(Refused, "segment sections: no payload offsets", |f| {
         f.segment(0, |s| s.remove(id::PAYLOAD_OFFSETS));
     }),

@@ -65,12 +65,14 @@ mod tests {
                 let mut ranked = Ranked::default();
                 ranked.reset(width);
                 for &distance in &distances {
-                    // SAFETY: the processor has it.
                     match kernels.name() {
+                        // SAFETY: the processor has it.
                         #[cfg(target_arch = "x86_64")]
                         "avx512" => unsafe { ranked.insert::<x86::Avx512>(distance) },
+                        // SAFETY: as above.
                         #[cfg(target_arch = "x86_64")]
                         "avx2" => unsafe { ranked.insert::<x86::Avx2>(distance) },
+                        // SAFETY: every processor has this one.
                         _ => unsafe { ranked.insert::<Portable>(distance) },
                     }
                 }

@@ -126,6 +126,12 @@ impl Prepared {
     }
 }
 
+/// Whether the graph of a segment with so many rows is refined when it is written, unless half precision does not hold
+/// its distances: [`crate::SealedSegment::has_inline_rows`] says so afterwards.
+pub(crate) fn is_refined(schema: &Schema, rows: u32) -> bool {
+    shape_of(schema, rows).is_some()
+}
+
 /// The shape of a segment's inline rows, if such a segment has them.
 pub(super) fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
     if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
