@@ -160,8 +160,7 @@ impl Collection {
 
     /// Starts a search for the rows nearest to each row of `matrix`, queries back to back.
     ///
-    /// Faster than one search after another, also on one thread: while the memory that one query needs next is on its way,
-    /// others are worked on.
+    /// Finds what one search after another does, and shares the work among threads.
     pub fn search_many<'a>(&'a self, matrix: &'a [f32]) -> Search<'a, Queries<'a>> {
         let view = self.found().map(|(view, collection)| (collection, view.lsn));
         Search::many(&self.handle.engine.core, view, matrix)

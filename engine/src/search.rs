@@ -19,7 +19,7 @@ const LIMIT_DEFAULT: usize = 10;
 const EF_DEFAULT: usize = 64;
 /// More threads than any machine has cores.
 const THREADS_MAX: usize = 1024;
-/// Queries that are asked of a segment together: enough of them for those that wait to be few.
+/// Queries that a thread takes at a time.
 const TOGETHER_MIN: usize = 16;
 const TOGETHER_MAX: usize = 256;
 
@@ -68,8 +68,7 @@ impl<'a> Search<'a, Queries<'a>> {
         self
     }
 
-    /// Runs it: for each query as many hits, as exactly measured, as [`Search::run`] gives for one; all see the same moment. Of
-    /// searches that are not exact, a few hits may be others: walks go other ways when they take turns.
+    /// Runs it: for each query what [`Search::run`] gives for one; all see the same moment.
     ///
     /// # Errors
     ///

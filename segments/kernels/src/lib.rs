@@ -28,9 +28,8 @@ mod vector;
 
 pub use dispatch::{Kernels, kernels};
 pub use inline::{
-    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineLane,
-    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWalks, InlineWatch, NO_NEIGHBOUR,
-    inline_walk, inline_walk_many,
+    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineQuery,
+    InlineRows, InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk,
 };
 pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};
 pub use rotation::Rotation;

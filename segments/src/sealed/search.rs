@@ -33,8 +33,6 @@ impl SealedSegment {
 
     /// As [`SealedSegment::search`] for each of the queries, where the segment holds a `part` of all rows: what cannot be
     /// among the nearest of all that `answers` has may be missing.
-    ///
-    /// Costs less than one search after another where rows are not in a cache.
     pub fn search_many(
         &self,
         queries: &[&[f32]],
@@ -43,24 +41,11 @@ impl SealedSegment {
         scratch: &mut Scratch,
         answers: &mut dyn Answers,
     ) -> Result<()> {
-        // Nothing is allocated for a single query.
-        let mut left = Vec::new();
-        let dimension = self.meta().schema.dimension();
-        let walk = self.inline_wish(options, part);
-        if let Some(walk) = walk
-            && queries.len() > 1
-            && queries.iter().all(|query| query.len() == dimension)
-        {
-            left.resize(queries.len(), true);
-            let visible = self.visible(options);
-            self.inline_search_many(queries, &visible, walk, scratch, answers, &mut left)?;
-        }
+        let walked = self.inline_wish(options, part).is_some();
         let mut known = Vec::new();
-        for (number, query) in
-            queries.iter().enumerate().filter(|&(number, _)| left.get(number) != Some(&false))
-        {
+        for (number, query) in queries.iter().enumerate() {
             known.clear();
-            if walk.is_some() {
+            if walked {
                 answers.known(number, &mut known);
             }
             let hits = self.search_beside(query, options, (part, &known), scratch)?;

@@ -22,7 +22,6 @@
 //! [`walk`] says how they are walked.
 
 mod encode;
-mod many;
 mod pool;
 mod portable;
 mod query;
@@ -37,7 +36,6 @@ use crate::Kernels;
 use crate::prefetch::fetch as prefetch;
 
 pub use encode::EncodeWork;
-pub use many::{InlineLane, InlineWalks};
 pub use query::InlineQuery;
 pub use walk::{Enough, Expanded, InlineBeam, InlineScratch, InlineStart, InlineWatch};
 
@@ -157,35 +155,5 @@ pub fn inline_walk<W: InlineWatch>(
         "avx2" => unsafe { x86::walk_avx2(rows, query, beam, start, watch, scratch) },
         // SAFETY: every processor has this one.
         _ => unsafe { walk::walk::<portable::Portable, W>(rows, query, beam, start, watch, scratch) },
-    }
-}
-
-/// Walks for several queries at once, as many as there are lanes; each begins at `start`. Panics as [`inline_walk`] does, and
-/// without a lane.
-///
-/// Costs less than one walk after another wherever the rows are not in a cache, since a walk scans while others wait for
-/// memory. What is found differs from [`inline_walk`]'s where that one looked ahead and guessed wrong.
-pub fn inline_walk_many<W: InlineWalks>(
-    kernels: Kernels,
-    rows: &InlineRows<'_>,
-    beam: impl Into<InlineBeam>,
-    start: InlineStart<'_>,
-    lanes: &mut [InlineLane],
-    walks: &mut W,
-) -> Result<(), W::Error> {
-    let beam = beam.into();
-    assert!(!lanes.is_empty());
-    if let InlineStart::NeighboursOf(entry) = start {
-        assert!(entry.count == 1 && entry.shape.dimension == rows.shape.dimension);
-    }
-    match kernels.name() {
-        // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
-        #[cfg(target_arch = "x86_64")]
-        "avx512" => unsafe { x86::walk_many_avx512(rows, beam, start, lanes, walks) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        "avx2" => unsafe { x86::walk_many_avx2(rows, beam, start, lanes, walks) },
-        // SAFETY: every processor has this one.
-        _ => unsafe { many::walk_many::<portable::Portable, W>(rows, beam, start, lanes, walks) },
     }
 }

@@ -1,6 +1,5 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
-use super::many::{InlineLane, InlineWalks, walk_many};
 use super::pool::{NONE, REGISTER};
 use super::portable::Portable;
 use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
@@ -37,36 +36,6 @@ pub(super) unsafe fn walk_avx2<W: InlineWatch>(
 ) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
     unsafe { walk::<Avx2, W>(rows, query, beam, start, watch, scratch) }
-}
-
-/// # Safety
-/// The processor has AVX-512 F, BW, VL and DQ; rows and start have one dimension.
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
-)]
-pub(super) unsafe fn walk_many_avx512<W: InlineWalks>(
-    rows: &InlineRows<'_>,
-    beam: InlineBeam,
-    start: InlineStart<'_>,
-    lanes: &mut [InlineLane],
-    walks: &mut W,
-) -> Result<(), W::Error> {
-    // SAFETY: the caller's promise.
-    unsafe { walk_many::<Avx512, W>(rows, beam, start, lanes, walks) }
-}
-
-/// # Safety
-/// The processor has AVX2, FMA and F16C; rows and start have one dimension.
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn walk_many_avx2<W: InlineWalks>(
-    rows: &InlineRows<'_>,
-    beam: InlineBeam,
-    start: InlineStart<'_>,
-    lanes: &mut [InlineLane],
-    walks: &mut W,
-) -> Result<(), W::Error> {
-    // SAFETY: the caller's promise.
-    unsafe { walk_many::<Avx2, W>(rows, beam, start, lanes, walks) }
 }
 
 pub(super) struct Avx512;

@@ -15,7 +15,6 @@ mod choose;
 mod growth;
 mod halves;
 pub(super) mod join;
-mod many;
 mod refine;
 mod share;
 mod upper;
@@ -30,8 +29,8 @@ use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result, Schema};
 use nearstone_kernels::{
-    BLOCK_LINKS, Enough, InlineBeam, InlineLane, InlineQuery, InlineRows, InlineScratch, InlineShape,
-    InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
+    BLOCK_LINKS, Enough, InlineBeam, InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart,
+    InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
 };
 use std::ops::RangeInclusive;
 
@@ -57,7 +56,6 @@ pub(crate) struct InlineWork {
     /// Distance and row of what was expanded.
     near: Vec<(f32, u32)>,
     order: Vec<f32>,
-    lanes: Vec<InlineLane>,
 }
 
 /// Where the inline rows of an open segment are, and how queries are brought to them.
