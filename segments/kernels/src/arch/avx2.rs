@@ -1,4 +1,4 @@
-//! AVX2 with FMA: 256-bit vectors.
+//! AVX2 with FMA, and what all processors with these have: half precision, and counting and moving bits. 256-bit vectors.
 
 use crate::vector::{Bytes, Doubles, Floats};
 use std::arch::x86_64::*;
@@ -7,7 +7,13 @@ super::kernels_for!("avx2", "avx2,fma", Lanes, WideLanes, Products);
 
 /// Whether this processor has what the kernels here need.
 pub(crate) fn supported() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
 }
 
 #[derive(Clone, Copy)]

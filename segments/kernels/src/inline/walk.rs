@@ -8,12 +8,18 @@
 //!    while others are scanned.
 //! 3. An expansion takes the exact distance of its centre, estimates its neighbours, and puts those into the pool
 //!    that are near enough and were not taken before. A row that is met again before it is taken is there twice, with
-//!    two estimates; both go when it is taken.
-//! 4. A full pool is cut to about its `keep` nearest keys; from then on, "near enough" means nearer than the last of these.
-//!    Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as the beam is
-//!    wide keeps more.
-//! 5. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty; or before, when
-//!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]).
+//!    two estimates; both go when it is taken. Estimates come into the pool while the next row is scanned: that is a long chain
+//!    of short steps, which costs little beside work that does not wait for it. (Only a walk that seems to be at its end settles
+//!    them at once.)
+//! 4. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty; or before, when
+//!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]). So the smallest distances
+//!    are kept in order ([`Ranked`]): one comparison tells whether it ends, and no row that would end it comes into the pool,
+//!    since it would never be taken.
+//! 5. Until so many rows were expanded, a full pool is cut to about its `keep` nearest keys, and "near enough" means nearer than
+//!    the last of these. Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as
+//!    the beam is wide keeps more.
+//! 6. Once more rows were expanded than are wanted, it is told which may be among the nearest in the end, bit by bit: what is
+//!    read of them afterwards travels with the rows of the walk.
 
 use super::pool::{Keys, NONE, REGISTER, distance_of, key_of};
 use super::ranked::Ranked;

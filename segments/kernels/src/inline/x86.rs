@@ -7,7 +7,7 @@ use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
 
 /// # Safety
-/// The processor has AVX-512 F, BW, VL and DQ; query and rows have one dimension.
+/// The processor has what the AVX-512 kernels need; query and rows have one dimension.
 #[target_feature(
     enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
 )]
@@ -24,7 +24,7 @@ pub(super) unsafe fn walk_avx512<W: InlineWatch>(
 }
 
 /// # Safety
-/// The processor has AVX2, FMA and F16C; query and rows have one dimension.
+/// The processor has what the AVX2 kernels need; query and rows have one dimension.
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn walk_avx2<W: InlineWatch>(
     rows: &InlineRows<'_>,
