@@ -20,6 +20,7 @@ mod arch;
 mod dispatch;
 mod generic;
 mod inline;
+mod many;
 mod prefetch;
 mod rotation;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use inline::{
     InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWalks, InlineWatch, NO_NEIGHBOUR,
     inline_walk, inline_walk_many,
 };
+pub use many::{Bar, QueryPanels, roundings};
 pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};
 pub use rotation::Rotation;
 
