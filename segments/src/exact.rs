@@ -43,9 +43,10 @@ use crate::distance::ExactDistance;
 use crate::segment::Hit;
 use crate::topk::{Candidate, Nearest};
 use nearstone_base::{Metric, Result};
-use nearstone_kernels::{Bar, Kernels, QueryPanels, kernels, roundings};
+use nearstone_kernels::{Bar, Kernels, QueryPanels, kernels, prefetch_whole, roundings};
 use std::cmp::Ordering;
 use std::ops::RangeInclusive;
+use zerocopy::IntoBytes;
 
 /// Squares of vectors that single precision is trusted with: from `2^-60` to `2^100`.
 const PLAIN: RangeInclusive<f64> = 1.0 / (1u64 << 60) as f64..=(1u64 << 50) as f64 * (1u64 << 50) as f64;
@@ -59,7 +60,9 @@ const STRIP_BYTES: usize = 192 << 10;
 const STRIP_STEP: usize = 24;
 const STRIP_MAX: usize = 96;
 /// Of fewer queries than this share of a panel, each goes through the strip alone: most lanes would work for nobody.
-const PANEL_SHARE: usize = 4;
+const PANEL_SHARE: usize = 8;
+/// So many rows before it is looked at, a row is asked for: the processor's own prefetcher stops at each page.
+const ROWS_AHEAD: usize = 8;
 /// Hits that are kept before the farther ones are dropped; twice the limit, if that is more.
 const HITS_MIN: usize = 1024;
 
@@ -178,7 +181,11 @@ impl<'q> Block<'q> {
 
     fn one_by_one(&mut self, strip: &[(u32, &[f32])]) {
         for number in 0..self.asked.len() {
-            for &(ordinal, vector) in strip {
+            for (place, &(ordinal, vector)) in strip.iter().enumerate() {
+                // For the next queries the strip is near.
+                if let (0, Some((_, soon))) = (number, strip.get(place + ROWS_AHEAD)) {
+                    prefetch_whole(soon.as_bytes());
+                }
                 let (dot, square) = self.kernels.dot_norm(self.asked[number].query, vector);
                 let Weight { lift, norm } = self.weight(square);
                 let below = dot < self.bases[number] + lift + self.slopes[number] * norm;
@@ -199,7 +206,12 @@ impl<'q> Block<'q> {
     ) {
         let mut weights = std::mem::take(&mut self.weights);
         weights.clear();
-        weights.extend(vectors.iter().map(|vector| self.weight(self.kernels.dot(vector, vector))));
+        weights.extend(vectors.iter().enumerate().map(|(place, vector)| {
+            if let Some(soon) = vectors.get(place + ROWS_AHEAD) {
+                prefetch_whole(soon.as_bytes());
+            }
+            self.weight(self.kernels.dot(vector, vector))
+        }));
         let width = panels.width();
         let dots = &mut dots[..width * vectors.len()];
         for panel in 0..panels.count() {

@@ -1,7 +1,11 @@
 //! The scan against distances of every row in double precision, on every backend.
 
 use super::*;
+use crate::segment::{Accept, Answers, SearchOptions};
+use crate::topk::Scratch;
+use crate::{AcceptAll, MutableSegment};
 use nearstone_base::random::SplitMix64;
+use nearstone_base::{KeyRef, Schema, SegmentId};
 use proptest::prelude::*;
 
 /// How numbers are drawn.
@@ -162,4 +166,70 @@ fn an_error_of_the_rows_ends_the_scan() {
     let rows = [Ok((0, row)), Err(nearstone_base::Error::invalid("a row that cannot be read"))];
     let error = nearest_rows(Metric::L2, &[row], 1, 2, rows.into_iter()).unwrap_err();
     assert!(error.to_string().contains("cannot be read"));
+}
+
+/// What was found for each query.
+struct Lists(Vec<Vec<Hit>>);
+
+impl Answers for Lists {
+    fn known(&self, _: usize, _: &mut Vec<f32>) {}
+
+    fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
+        self.0[query] = hits;
+        Ok(())
+    }
+}
+
+struct Every(u32);
+
+impl Accept for Every {
+    fn accept(&self, ordinal: u32) -> bool {
+        ordinal.is_multiple_of(self.0)
+    }
+}
+
+/// Rows under keys that descend, with births, deaths, a snapshot and a condition: what is seen, ordered by distance and key.
+#[test]
+fn mutable_segments_answer_many_queries_as_they_answer_one() {
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        let segment = MutableSegment::new(SegmentId(1), Schema::new(21, metric));
+        let mut rows = vectors(Kind::Few, 600, 21, 5);
+        without_zeros(metric, &mut rows);
+        for (row, vector) in (0u32..).zip(&rows) {
+            let key = KeyRef::U64(u64::from(1000 - row));
+            segment.append(key, key.hash64(), vector, b"", u64::from(10 + row));
+        }
+        (0..600).step_by(7).for_each(|row| assert!(segment.deaths().set(row, 700)));
+        let mut queries = vectors(Kind::Few, 40, 21, 6);
+        without_zeros(metric, &mut queries);
+        let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+        let mut scratch = Scratch::default();
+        for (limit, every, at) in [(1, 1, 699), (10, 1, 700), (10, 2, 300), (50, 3, 700), (900, 1, 700)] {
+            let accept = Every(every);
+            let options = SearchOptions { limit, ef: 1, exact: true, at, accept: &accept };
+            let mut lists = Lists(vec![Vec::new(); queries.len()]);
+            segment.search_many(&queries, &options, &mut scratch, &mut lists).unwrap();
+            for (query, together) in queries.iter().zip(lists.0) {
+                let exact = ExactDistance::new(metric, query);
+                let seen = |row: &u32| {
+                    accept.accept(*row) && u64::from(10 + row) <= at && (row % 7 != 0 || at < 700)
+                };
+                let mut expected: Vec<(f32, u32)> = (0..600)
+                    .filter(seen)
+                    .map(|row| (exact.distance(&rows[row as usize]) + 0.0, row))
+                    .collect();
+                expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+                expected.truncate(limit);
+                let found = |hits: Vec<Hit>| -> Vec<(f32, u32)> {
+                    hits.iter().map(|hit| (hit.distance, hit.ordinal)).collect()
+                };
+                assert_eq!(found(together), expected);
+                assert_eq!(found(segment.search(query, &options, &mut scratch).unwrap()), expected);
+            }
+        }
+        let none = SearchOptions { limit: 0, ef: 1, exact: true, at: 700, accept: &AcceptAll };
+        let mut lists = Lists(vec![Vec::new(); queries.len()]);
+        segment.search_many(&queries, &none, &mut scratch, &mut lists).unwrap();
+        assert!(lists.0.iter().all(Vec::is_empty));
+    }
 }
