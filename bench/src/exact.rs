@@ -2,8 +2,8 @@
 //! of sealed ones.
 //!
 //! Beside each, in the same turns: going through the same numbers in double precision, one row and one query after
-//! another (`f64`), and only reading them (`stream`), which is the most that a single query can reach. Ratios count;
-//! rows that fit into a cache are read faster than memory is.
+//! another (`f64`), and only reading them in a plain loop (`stream`), which asks for nothing ahead. Ratios count; rows
+//! that fit into a cache are read faster than memory is.
 
 use crate::data::Data;
 use crate::report::Report;

@@ -2,7 +2,7 @@
 //! a backend that the processor has, for tests and comparisons.
 
 use crate::arch;
-use crate::many::Bar;
+use crate::many::{Bar, PanelRows};
 use std::sync::OnceLock;
 
 /// A backend's kernels. The pointers stay private: each is only called after the processor was asked.
@@ -13,7 +13,7 @@ pub(crate) struct Table {
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) l2: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) dot_norm: unsafe fn(&[f32], &[f32]) -> (f32, f32),
-    pub(crate) dots_many: unsafe fn(&(&[f32], &[&[f32]]), &mut [f32]),
+    pub(crate) dots_many: unsafe fn(&PanelRows<'_>, &mut [f32]),
     pub(crate) reaching: unsafe fn(&[f32], &Bar<'_>) -> u64,
     pub(crate) dot_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,

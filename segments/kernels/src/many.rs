@@ -104,6 +104,9 @@ pub struct Bar<'a> {
     pub norm: f32,
 }
 
+/// A panel, and the rows that it is compared with.
+pub(crate) type PanelRows<'a> = (&'a [f32], &'a [&'a [f32]]);
+
 /// Vectors of queries and rows that the registers hold the sums of, besides what is multiplied. With 32 registers, 2 x 8
 /// keep two multipliers busy and the pointers to the rows in registers.
 const fn tile_of<V: Floats>() -> (usize, usize) {
@@ -125,7 +128,7 @@ pub(crate) const fn panel_width<V: Floats>() -> usize {
 /// The processor has the instruction set of `V`; the panel has `panel_width::<V>()` numbers for each number of a row, all
 /// rows have one length, and `out` the width for each row.
 #[inline(always)]
-pub(crate) unsafe fn dots_many<V: Floats>(work: &(&[f32], &[&[f32]]), out: &mut [f32]) {
+pub(crate) unsafe fn dots_many<V: Floats>(work: &PanelRows<'_>, out: &mut [f32]) {
     // SAFETY: the caller's promises; the sizes are those of `tile_of`.
     unsafe {
         match tile_of::<V>() {
@@ -140,7 +143,7 @@ pub(crate) unsafe fn dots_many<V: Floats>(work: &(&[f32], &[&[f32]]), out: &mut 
 /// As [`dots_many`], with panels of `W` vectors.
 #[inline(always)]
 unsafe fn dots_tiled<V: Floats, const W: usize, const R: usize>(
-    &(panel, rows): &(&[f32], &[&[f32]]),
+    &(panel, rows): &PanelRows<'_>,
     out: &mut [f32],
 ) {
     let width = W * V::LANES;

@@ -46,7 +46,7 @@ impl SealedSegment {
         let dimension = self.meta().schema.dimension();
         let fit = queries.iter().all(|query| query.len() == dimension);
         if queries.len() > 1 && fit && options.limit > 0 && self.is_scanned(options) {
-            let lists = self.scan(queries, &self.visible(options), options.limit)?;
+            let lists = self.scan(queries, options)?;
             return lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits));
         }
         // Nothing is allocated for a single query.
@@ -95,7 +95,7 @@ impl SealedSegment {
         let exact = ExactDistance::new(self.meta().schema.metric(), query);
         let width = options.limit.max(options.ef);
         if self.is_scanned(options) {
-            return self.scan_for(query, &visible, options.limit);
+            return self.scan_for(query, options);
         }
         if let Some(walk) = self.inline_wish(options, part)
             && let Some(hits) = self.inline_search(query, known, &exact, &visible, walk, scratch)?
@@ -108,7 +108,7 @@ impl SealedSegment {
         let walked = walk(self, &scorer, &visible, self.rows(), width, scratch, &mut found);
         let hits = walked.and_then(|()| {
             if found.len() < options.limit {
-                return self.scan_for(query, &visible, options.limit);
+                return self.scan_for(query, options);
             }
             self.rerank(&exact, &found, options.limit)
         });
@@ -152,16 +152,19 @@ impl SealedSegment {
         Some(InlineWish { limit: options.limit, near, ef: with_dead(width), part })
     }
 
-    /// For each query the best `limit` of all visible rows, by exact distance and key.
-    fn scan(&self, queries: &[&[f32]], visible: &dyn Accept, limit: usize) -> Result<Vec<Vec<Hit>>> {
-        let rows = (0..self.rows()).filter(|&ordinal| visible.accept(ordinal));
+    /// For each query the best of all visible rows, by exact distance and key.
+    fn scan(&self, queries: &[&[f32]], options: &SearchOptions<'_>) -> Result<Vec<Vec<Hit>>> {
+        let (visible, limit) = (self.visible(options), options.limit);
+        // Rows that died before the snapshot are counted by now.
+        let every = options.accept.accepts_all() && self.deaths().count() == 0;
+        let rows = (0..self.rows()).filter(|&ordinal| every || visible.accept(ordinal));
         let rows = rows.map(|ordinal| Ok((ordinal, self.vector(ordinal)?)));
         let lists = nearest_rows(self.meta().schema.metric(), queries, limit, self.rows(), rows)?;
         lists.into_iter().map(|hits| self.best(hits, limit)).collect()
     }
 
-    fn scan_for(&self, query: &[f32], visible: &dyn Accept, limit: usize) -> Result<Vec<Hit>> {
-        Ok(self.scan(&[query], visible, limit)?.pop().unwrap_or_default())
+    fn scan_for(&self, query: &[f32], options: &SearchOptions<'_>) -> Result<Vec<Hit>> {
+        Ok(self.scan(&[query], options)?.pop().unwrap_or_default())
     }
 
     /// Sorts by distance, then key, and cuts.

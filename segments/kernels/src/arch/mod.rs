@@ -28,7 +28,7 @@ macro_rules! kernels_for {
         crate::arch::kernels_for!(@one $features, dot, (a: &[f32], b: &[f32]) -> f32, $floats);
         crate::arch::kernels_for!(@one $features, l2, (a: &[f32], b: &[f32]) -> f32, $floats);
         crate::arch::kernels_for!(@one $features, dot_norm, (a: &[f32], b: &[f32]) -> (f32, f32), $floats);
-        crate::arch::kernels_for!(@one $features, dots_many, (a: &(&[f32], &[&[f32]]), b: &mut [f32]) -> (), $floats);
+        crate::arch::kernels_for!(@one $features, dots_many, (a: &crate::many::PanelRows<'_>, b: &mut [f32]) -> (), $floats);
         crate::arch::kernels_for!(@one $features, reaching, (a: &[f32], b: &crate::many::Bar<'_>) -> u64, $floats);
         crate::arch::kernels_for!(@one $features, dot_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
         crate::arch::kernels_for!(@one $features, l2_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
