@@ -44,7 +44,8 @@ fn queries_asked_together_get_what_each_gets_alone_with_filters_deaths_and_snaps
                 let mut lists = Lists(vec![Vec::new(); queries.len()]);
                 segment.search_many(&queries, &options, 1.0, &mut scratch, &mut lists).unwrap();
                 for (query, together) in queries.iter().zip(lists.0) {
-                    let seen = |o: u32| accept.accept(o) && (o % 5 != 0 || u64::from(500 + o % 2) > at);
+                    let seen =
+                        |o: u32| accept.accept(o) && (!o.is_multiple_of(5) || u64::from(500 + o % 2) > at);
                     let expected = truth(&made.rows, query, limit, seen);
                     assert_eq!(segment.search(query, &options, &mut scratch).unwrap(), expected);
                     assert_eq!(together, expected);
