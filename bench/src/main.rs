@@ -13,6 +13,7 @@
 mod build;
 mod churn;
 mod data;
+mod exact;
 mod footprint;
 mod ingest;
 mod killed;
@@ -33,8 +34,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PARTS: [&str; 9] =
-    ["search", "recall", "open", "recovery", "ingest", "build", "merge", "churn", "footprint"];
+const PARTS: [&str; 10] =
+    ["search", "exact", "recall", "open", "recovery", "ingest", "build", "merge", "churn", "footprint"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -105,6 +106,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     for part in parts {
         match part {
             "search" => search::run(&data, &searched, &mut report)?,
+            "exact" => exact::run(&data, &mut report)?,
             "recall" => recall::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
             "recovery" => recovery::run(&data, &logs, &mut report)?,

@@ -22,6 +22,8 @@ const THREADS_MAX: usize = 1024;
 /// Queries that a thread takes at a time.
 const TOGETHER_MIN: usize = 16;
 const TOGETHER_MAX: usize = 256;
+/// Of exact searches, whole panels of queries.
+const TOGETHER_EXACT: usize = 32;
 
 /// A search that is being put together: for one query, or for [`Queries`]. `run` runs it.
 #[must_use = "a search does nothing until run() is called"]
@@ -104,6 +106,7 @@ impl<'a> Search<'a, Queries<'a>> {
             0 | 1 => TOGETHER_MAX,
             _ => queries.len().div_ceil(4 * threads).clamp(TOGETHER_MIN, TOGETHER_MAX),
         };
+        let together = if wishes.exact { together.next_multiple_of(TOGETHER_EXACT) } else { together };
         let threads = threads.min(queries.len().div_ceil(together));
         let parts = Mutex::new(queries.chunks(together).zip(lists.chunks_mut(together)));
         on_threads(threads, || {
@@ -168,7 +171,8 @@ impl<'a, Q> Search<'a, Q> {
         self
     }
 
-    /// Compares with every row instead of walking the graph: always right, and linear in the number of rows.
+    /// Compares with every row instead of walking the graph: always right, and linear in the number of rows. A query alone
+    /// takes about as long as reading all vectors; many at once share that.
     pub fn exact(mut self, exact: bool) -> Self {
         self.wishes.exact = exact;
         self

@@ -187,11 +187,7 @@ impl<'a> Segment<'a> {
     ) -> Result<()> {
         match self {
             Segment::Sealed(s) => s.search_many(queries, options, part, scratch, answers),
-            Segment::Mutable(s) => {
-                let mut numbered = queries.iter().enumerate();
-                numbered
-                    .try_for_each(|(number, query)| answers.found(number, s.search(query, options, scratch)?))
-            }
+            Segment::Mutable(s) => s.search_many(queries, options, scratch, answers),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod append;
 pub mod deaths;
 pub mod distance;
+mod exact;
 pub mod graph;
 mod meta;
 pub mod mutable;

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from . import churn, datasets, machine, report
-from .adapters import ALL
+from .adapters import ALL, EXACT
 from .driver import Plan, Run, read_results
 
 EFS = "10,16,24,32,48,64,96,128,192,256,384,512"
 CHURN_EF = 64
 BESIDE = ("hnswlib", "nearstone")
+BESIDE_EXACT = ("nearstone-exact",)
 QUICK: dict[str, Any] = {
     "rows": 2000,
     "queries": 200,
@@ -55,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--budget", type=float, help="seconds per peer (default 1500)")
     parse.add_argument("--inserts", type=int, help="single-row inserts, 0 for none (default 1000)")
     parse.add_argument(
-        "--beside", default=",".join(BESIDE), help="run beside every peer (default hnswlib,nearstone)"
+        "--beside",
+        help="run beside every peer (default hnswlib,nearstone; with --exact, nearstone-exact)",
     )
     parse.add_argument("--no-pin", action="store_true", help="don't pin single-threaded search to one core")
     parse.add_argument(
@@ -67,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument(
         "--churn", type=int, metavar="ROUNDS", help="measure under so many rounds of changes instead"
+    )
+    parse.add_argument(
+        "--exact", action="store_true", help="measure those that compare every row instead of the others"
     )
     parse.add_argument("--list", action="store_true", help="names of peers and data sets, and stop")
     return parse
@@ -106,12 +111,16 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[str], Path | None]:
     data = args.data or (Path(named) if named else None)
     dataset = args.dataset or ("minilm" if data else "manifold-96")
     chosen(dataset, datasets.NAMES, "data set")
-    names = chosen(args.peers, list(ALL), "peer") if args.peers else list(ALL)
+    usual = list(EXACT) if args.exact else [name for name in ALL if name == "exact" or name not in EXACT]
+    names = chosen(args.peers, list(ALL), "peer") if args.peers else usual
     if not names:
         raise ValueError(f"no peer named; known: {', '.join(ALL)}")
-    beside = tuple(chosen(args.beside, list(ALL), "peer"))
-    if unsuited := [name for name in beside if name not in BESIDE]:
-        raise ValueError(f"only {' and '.join(BESIDE)} can run beside the others, not {', '.join(unsuited)}")
+    if args.exact and (inexact := [name for name in names if name not in EXACT]):
+        raise ValueError(f"--exact compares {', '.join(EXACT)}, not {', '.join(inexact)}")
+    can = BESIDE_EXACT if args.exact else BESIDE
+    beside = can if args.beside is None else tuple(chosen(args.beside, list(ALL), "peer"))
+    if unsuited := [name for name in beside if name not in can]:
+        raise ValueError(f"only {' and '.join(can)} can run beside the others, not {', '.join(unsuited)}")
     plan = Plan(
         dataset=dataset,
         rows=values["rows"],
@@ -124,7 +133,7 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[str], Path | None]:
         pass_seconds=values["pass_seconds"],
         cap_seconds=args.cap,
         budget_seconds=values["budget"],
-        inserts=values["inserts"],
+        inserts=0 if args.exact else values["inserts"],
         pin=not args.no_pin,
         beside=beside,
     )

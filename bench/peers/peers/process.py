@@ -26,11 +26,15 @@ class PeerFailed(Exception):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """That of the driver, with the thread pools of the usual runtimes bounded and telemetry off."""
+    """That of the driver, with the thread pools of the usual runtimes bounded, telemetry off, and numpy free
+    to choose its kernels.
+    """
     count = str(threads)
     python_path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
+    # A setting that forces kernels of another processor on OpenBLAS would slow numpy down.
+    kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     return {
-        **os.environ,
+        **kept,
         "PYTHONPATH": python_path,
         "OMP_NUM_THREADS": count,
         # Waiting OpenMP threads sleep: spinning ones take the cores that the working ones need.

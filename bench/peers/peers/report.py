@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .adapters import EXACT
 from .interpolate import Reading, at_recall
 from .svg import chart
 
 RECALLS = (0.90, 0.95, 0.99)
 YARDSTICK = "hnswlib"
 OURS = "nearstone"
+OURS_EXACT = "nearstone-exact"
 LATENCY_RECALL = 0.95
 CORE_SHARE = 0.95
 """A round that had less of its core than this was disturbed by other programs."""
@@ -69,15 +71,11 @@ def markdown(results: Results) -> str:
         + (", one thread pinned to one core." if plan["pin"] else ", threads not pinned.")
         + _load(peers),
         "",
-        "## Queries per second at equal recall",
-        "",
-        "One query at a time through the Python package, one thread. hnswlib in queries per second, the "
-        "others as times its speed in the same minutes; then how many times as fast Nearstone (sealed, "
-        "durable) was in those minutes. `-`: not reached. `~`: a curve starts above this recall, and its "
-        "fastest point stands for it.",
-        "",
     ]
-    lines += _ratios(results, peers)
+    if set(results["peers"]) <= set(EXACT):
+        lines += _exact(results, peers, plan)
+    else:
+        lines += _by_recall(results, peers)
     lines += ["", "## Cost", ""] + _costs(peers, plan)
     lines += ["", "## Latency", ""] + _latencies(peers)
     lines += ["", "## Single-row inserts", ""] + _inserts(results, machine)
@@ -104,6 +102,38 @@ def svg(results: Results) -> str:
 def _title(results: Results) -> str:
     dataset, plan = results["dataset"], results["plan"]
     return f"{dataset['name']}, {plan['rows']:,} x {dataset['dim']}, {dataset['metric']}"
+
+
+def _by_recall(results: Results, peers: dict[str, Results]) -> list[str]:
+    intro = (
+        "One query at a time through the Python package, one thread. hnswlib in queries per second, the "
+        "others as times its speed in the same minutes; then how many times as fast Nearstone (sealed, "
+        "durable) was in those minutes. `-`: not reached. `~`: a curve starts above this recall, and its "
+        "fastest point stands for it."
+    )
+    return ["## Queries per second at equal recall", "", intro, "", *_ratios(results, peers)]
+
+
+def _exact(results: Results, peers: dict[str, Results], plan: Results) -> list[str]:
+    """Those that compare every row: their speeds, and how many times as fast Nearstone was."""
+    intro = (
+        "Queries per second where every row is compared, and how many times as fast Nearstone was: one query "
+        "at a time, in the same minutes; all in one call on one thread, and on "
+        f"{plan['threads']} threads, each in its own minutes."
+    )
+    ours = results["peers"].get(OURS_EXACT, {})
+    rows = []
+    for name, entry in peers.items():
+        cells = [f"{max((recall for recall, _ in curve(entry)), default=0.0):.4f}"]
+        for mode in ("rounds", "batch", "threads"):
+            own = curve(entry, mode)
+            mine = beside(results, name, OURS_EXACT) if mode == "rounds" else curve(ours, mode)
+            cells.append(f"{own[0][1]:,.1f}" if own else "-")
+            same = name == OURS_EXACT or not own or not mine
+            cells.append("" if same else _times(mine[0][1] / own[0][1]))
+        rows.append([name, *cells])
+    head = ["", "recall", "one", "Nearstone", "batch", "Nearstone", f"{plan['threads']} threads", "Nearstone"]
+    return ["## Exact searches", "", intro, "", *_table(head, rows)]
 
 
 def _ratios(results: Results, peers: dict[str, Results]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from peers import cli, driver, machine
 from peers.inserts import parse_trace
-from peers.process import PeerFailed, Process
+from peers.process import PeerFailed, Process, environment
 
 
 def run(tmp_path, *more):
@@ -55,6 +55,21 @@ def test_a_missing_package_is_reported_and_the_run_goes_on(tmp_path, monkeypatch
     assert "hnswlib: not measured: the package hnswlib" in (tmp_path / "results.md").read_text()
 
 
+def test_exact_searches_are_compared_with_each_other_only(tmp_path, capsys):
+    assert run(tmp_path, "--exact", "--peers", "exact") == 0
+    text = capsys.readouterr().out
+    assert "## Exact searches" in text and "at equal recall" not in text
+    assert "| exact | 1.0000 | " in text
+    found = read(tmp_path)
+    assert found["plan"]["inserts"] == 0 and found["peers"]["exact"]["inserts"] == []
+
+
+def test_numpy_chooses_its_own_kernels(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    found = environment(1)
+    assert "OPENBLAS_CORETYPE" not in found and found["OPENBLAS_NUM_THREADS"] == "1"
+
+
 def test_resume_leaves_what_is_done_and_refuses_another_plan(tmp_path, capsys):
     assert run(tmp_path, "--peers", "exact") == 0
     before = read(tmp_path)["peers"]["exact"]
@@ -87,6 +102,11 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path, monkeypatch):
         (["--efs", "5,20"], "from k = 10 up"),
         (["--efs", "ten"], "whole numbers"),
         (["--beside", "exact"], "only hnswlib and nearstone"),
+        (
+            ["--exact", "--peers", "exact,hnswlib"],
+            "--exact compares nearstone-exact, faiss-flat, exact, not hnswlib",
+        ),
+        (["--exact", "--beside", "hnswlib"], "only nearstone-exact can run"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--rows", "5"], "at least 100 rows"),

@@ -1,18 +1,20 @@
 //! How many gigabytes of rows per second each kernel goes through, for every backend that this processor has.
 //!
 //! One query against 64 rows that stay in the nearest caches, so that the arithmetic is measured and not the memory;
-//! the best of several rounds, since other programs only ever slow one down. Bytes are those of the rows.
+//! the best of several rounds, since other programs only ever slow one down. Bytes are those of the rows; of `dots_many`,
+//! those of the rows for each query. What memory gives stands above.
 //!
 //! ```sh
 //! cargo run --release --package nearstone-kernels --example throughput
 //! ```
 
-use nearstone_kernels::{Kernels, kernels};
+use nearstone_kernels::{Kernels, QueryPanels, kernels};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 const ROWS: usize = 64;
 const ROUNDS: usize = 5;
+const STREAM_BYTES: usize = 256 << 20;
 const ROUND: Duration = Duration::from_millis(15);
 const DIMENSIONS: [usize; 4] = [64, 128, 384, 768];
 
@@ -48,7 +50,24 @@ fn floats<T>(backend: Kernels, dimension: usize, kernel: impl Fn(Kernels, &[f32]
     })
 }
 
+/// The plain stream of memory, in GB/s: the best of some rounds over more than a cache holds, only added up.
+fn stream() -> f64 {
+    let numbers: Vec<u32> = (0..STREAM_BYTES as u32 / 4).collect();
+    let mut best = 0f64;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let mut sums = [0u32; 64];
+        for numbers in black_box(&numbers).chunks_exact(sums.len()) {
+            sums.iter_mut().zip(numbers).for_each(|(sum, x)| *sum = sum.wrapping_add(*x));
+        }
+        black_box(sums);
+        best = best.max(STREAM_BYTES as f64 / start.elapsed().as_secs_f64() / 1e9);
+    }
+    best
+}
+
 fn main() {
+    println!("the plain stream of memory: {:.1} GB/s", stream());
     println!("chosen by default: {}; GB/s of rows at dimension:", kernels().name());
     print!("{:<28}", "");
     DIMENSIONS.iter().for_each(|dimension| print!("{dimension:>10}"));
@@ -56,9 +75,22 @@ fn main() {
     for backend in Kernels::supported() {
         row("dot", backend, |d| floats(backend, d, Kernels::dot));
         row("l2", backend, |d| floats(backend, d, Kernels::l2));
+        row("dot_norm", backend, |d| floats(backend, d, Kernels::dot_norm));
         row("dot_precise", backend, |d| floats(backend, d, Kernels::dot_precise));
         row("l2_precise", backend, |d| floats(backend, d, Kernels::l2_precise));
         row("dot_norm_precise", backend, |d| floats(backend, d, Kernels::dot_norm_precise));
+        // Rows times queries of a panel: what reading the rows for each query apart would have to reach.
+        row("dots_many", backend, |d| {
+            let numbers: Vec<f32> = (0..d * 256).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let slices: Vec<&[f32]> = numbers.chunks_exact(d).collect();
+            let width = backend.panel_width();
+            let (queries, rows) = (QueryPanels::new(backend, &slices[..width]), &slices[width..][..ROWS]);
+            let mut dots = vec![0.0; ROWS * width];
+            rate(d * 4 * width, || {
+                queries.dots(0, black_box(rows), &mut dots);
+                black_box(&dots);
+            })
+        });
         row("dot_u8i8", backend, |d| {
             let codes: Vec<u8> = (0..d * ROWS).map(|i| (i * 7) as u8).collect();
             let query: Vec<i8> = (0..d).map(|i| (i * 13) as i8).collect();

@@ -2,13 +2,19 @@
 //! a backend that the processor has, for tests and comparisons.
 
 use crate::arch;
+use crate::many::{Bar, PanelRows};
 use std::sync::OnceLock;
 
 /// A backend's kernels. The pointers stay private: each is only called after the processor was asked.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
+    /// Queries in a panel of [`crate::QueryPanels`].
+    pub(crate) panel_width: usize,
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) l2: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) dot_norm: unsafe fn(&[f32], &[f32]) -> (f32, f32),
+    pub(crate) dots_many: unsafe fn(&PanelRows<'_>, &mut [f32]),
+    pub(crate) reaching: unsafe fn(&[f32], &Bar<'_>) -> u64,
     pub(crate) dot_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) dot_norm_precise: unsafe fn(&[f32], &[f32]) -> (f64, f64),
@@ -54,6 +60,17 @@ impl Kernels {
         self.0.name
     }
 
+    /// Queries in a panel of [`crate::QueryPanels`].
+    #[inline]
+    pub fn panel_width(self) -> usize {
+        self.0.panel_width
+    }
+
+    #[inline]
+    pub(crate) fn table(self) -> &'static Table {
+        self.0
+    }
+
     /// `sum a_i b_i`. Panics when the lengths differ.
     #[inline]
     pub fn dot(self, a: &[f32], b: &[f32]) -> f32 {
@@ -68,6 +85,14 @@ impl Kernels {
         assert_eq!(a.len(), b.len());
         // SAFETY: as in `dot`.
         unsafe { (self.0.l2)(a, b) }
+    }
+
+    /// `(sum a_i b_i, sum b_i^2)` in one pass, wrong by what [`crate::roundings`] says. Panics when the lengths differ.
+    #[inline]
+    pub fn dot_norm(self, a: &[f32], b: &[f32]) -> (f32, f32) {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: as in `dot`.
+        unsafe { (self.0.dot_norm)(a, b) }
     }
 
     /// `sum a_i b_i` in double precision. Panics when the lengths differ.

@@ -1,9 +1,10 @@
-//! The kernels, each written once.
+//! The kernels, each written once; those for many queries and many rows are in `many.rs`.
 //!
 //! A float kernel keeps four independent sums, so that the processor can overlap the additions, goes through the
 //! slices four vectors at a time, then one, then the rest through a masked load. The result of `n` numbers differs
 //! from the exact one by at most about `n * 2^-24` of the sum of absolute products (less: the sums are short).
 
+pub(crate) use crate::many::{dots_many, reaching};
 use crate::vector::{Bytes, Doubles, Floats};
 
 /// `sum a_i b_i`.
@@ -58,6 +59,44 @@ unsafe fn accumulate<V: Floats>(a: &[f32], b: &[f32], step: impl Fn(V, V, V) -> 
             sums[1] = step(V::load_first(a.add(at), rest), V::load_first(b.add(at), rest), sums[1]);
         }
         sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+    }
+}
+
+/// `(sum a_i b_i, sum b_i^2)`, reading `b` once. Two sums of each: memory is slower than that.
+///
+/// # Safety
+/// As [`dot`].
+#[inline(always)]
+pub(crate) unsafe fn dot_norm<V: Floats>(a: &[f32], b: &[f32]) -> (f32, f32) {
+    debug_assert_eq!(a.len(), b.len());
+    let len = a.len();
+    let (a, b) = (a.as_ptr(), b.as_ptr());
+    // SAFETY: every load lies below `len`, the length of both slices.
+    unsafe {
+        let (mut dots, mut norms) = ([V::zero(); 2], [V::zero(); 2]);
+        let mut at = 0;
+        while at + 2 * V::LANES <= len {
+            for (lane, (dot, norm)) in dots.iter_mut().zip(&mut norms).enumerate() {
+                let place = at + lane * V::LANES;
+                let y = V::load(b.add(place));
+                *dot = V::load(a.add(place)).mul_add(y, *dot);
+                *norm = y.mul_add(y, *norm);
+            }
+            at += 2 * V::LANES;
+        }
+        if at + V::LANES <= len {
+            let y = V::load(b.add(at));
+            dots[0] = V::load(a.add(at)).mul_add(y, dots[0]);
+            norms[0] = y.mul_add(y, norms[0]);
+            at += V::LANES;
+        }
+        if at < len {
+            let rest = len - at;
+            let y = V::load_first(b.add(at), rest);
+            dots[1] = V::load_first(a.add(at), rest).mul_add(y, dots[1]);
+            norms[1] = y.mul_add(y, norms[1]);
+        }
+        (dots[0].add(dots[1]).sum(), norms[0].add(norms[1]).sum())
     }
 }
 

@@ -20,6 +20,7 @@ mod arch;
 mod dispatch;
 mod generic;
 mod inline;
+mod many;
 mod prefetch;
 mod rotation;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use inline::{
     BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineQuery,
     InlineRows, InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk,
 };
+pub use many::{Bar, QueryPanels, roundings};
 pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};
 pub use rotation::Rotation;
 

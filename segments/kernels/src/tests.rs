@@ -1,6 +1,6 @@
 //! Every backend against plain loops.
 
-use crate::Kernels;
+use crate::{Bar, Kernels, QueryPanels, roundings};
 use proptest::prelude::*;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -31,6 +31,10 @@ fn check_floats(a: &[f32], b: &[f32]) {
         assert!((f64::from(k.l2(a, b)) - l2).abs() <= 2.0 * bound * l2 + 1e-30, "{name} l2 of {}", a.len());
         assert!((k.dot_precise(a, b) - dot).abs() <= 1e-12 * absolute, "{name} precise dot of {}", a.len());
         assert!((k.l2_precise(a, b) - l2).abs() <= 1e-12 * l2, "{name} precise l2 of {}", a.len());
+        let (d, n) = k.dot_norm(a, b);
+        let bound = product_bound(a.len());
+        assert!((f64::from(d) - dot).abs() <= bound * absolute + 1e-38, "{name} single dot of {}", a.len());
+        assert!((f64::from(n) - norm).abs() <= bound * norm + 1e-38, "{name} single norm of {}", a.len());
         let (d, n) = k.dot_norm_precise(a, b);
         assert!(
             (d - dot).abs() <= 1e-12 * absolute && (n - norm).abs() <= 1e-12 * norm,
@@ -38,6 +42,82 @@ fn check_floats(a: &[f32], b: &[f32]) {
             a.len()
         );
     }
+}
+
+/// How much of the absolute products a sum in single precision may be wrong by, with what the reference itself is.
+fn product_bound(dimension: usize) -> f64 {
+    let c = roundings(dimension) as f64 * 2f64.powi(-24);
+    c / (1.0 - c) + 1e-12
+}
+
+/// All products of a block, on every backend.
+fn check_block(queries: &[&[f32]], rows: &[&[f32]]) {
+    for k in Kernels::supported() {
+        let panels = QueryPanels::new(k, queries);
+        let width = panels.width();
+        assert_eq!(panels.count(), queries.len().div_ceil(width));
+        for panel in 0..panels.count() {
+            let mut out = vec![f32::NAN; rows.len() * width];
+            panels.dots(panel, rows, &mut out);
+            for (row, dots) in rows.iter().zip(out.chunks_exact(width)) {
+                for (lane, &found) in dots.iter().enumerate() {
+                    let Some(query) = queries.get(panel * width + lane) else {
+                        assert_eq!(found, 0.0, "{} lane {lane} without a query", k.name());
+                        continue;
+                    };
+                    let products = || query.iter().zip(*row).map(|(&x, &y)| f64::from(x) * f64::from(y));
+                    let (dot, absolute): (f64, f64) = (products().sum(), products().map(f64::abs).sum());
+                    let error = (f64::from(found) - dot).abs();
+                    let bound = product_bound(row.len()) * absolute + 1e-38;
+                    assert!(error <= bound, "{} at {}: {error:e} > {bound:e}", k.name(), row.len());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_a_block_agree_at_every_size_and_length() {
+    let data = numbers(45_000, 3);
+    let slices = |count: usize, len: usize, shift: usize| -> Vec<&[f32]> {
+        (0..count).map(|i| &data[(i * 61 + shift) % 1000..][..len]).collect()
+    };
+    for queries in [1, 7, 8, 9, 16, 31, 32, 33, 70] {
+        for rows in [0, 1, 3, 4, 5, 6, 7, 8, 9, 13, 24] {
+            check_block(&slices(queries, 19, 0), &slices(rows, 19, 1));
+        }
+    }
+    for len in (1..=40).chain([127, 255, 256, 257, 511, 512, 513, 1000, 4096, 40_000]) {
+        check_block(&slices(5, len, 0), &slices(5, len, 500));
+    }
+}
+
+#[test]
+fn lanes_reach_their_bar_unless_they_are_below_it() {
+    for k in Kernels::supported() {
+        let panels = QueryPanels::new(k, &[&[1.0f32][..]]);
+        let width = panels.width();
+        let values = [f32::NEG_INFINITY, -3.0, -0.0, 0.0, 1.0, 1.5, f32::MAX, f32::INFINITY, f32::NAN];
+        let at = |i: usize| values[i % values.len()];
+        for round in 0..200 {
+            let dots: Vec<f32> = (0..width).map(|lane| at(lane + round)).collect();
+            let bases: Vec<f32> = (0..width).map(|lane| at(lane * 2 + round / 3)).collect();
+            let slopes: Vec<f32> = (0..width).map(|lane| at(lane * 4 + round / 5)).collect();
+            let bar = Bar { bases: &bases, slopes: &slopes, lift: at(round / 2), norm: 2.0 };
+            let found = panels.reaching(&dots, &bar);
+            for lane in 0..width {
+                let below = dots[lane] < bases[lane] + bar.lift + slopes[lane] * bar.norm;
+                assert_eq!(found >> lane & 1 == 0, below, "{} lane {lane}, {round}", k.name());
+            }
+            assert!(width == 64 || found >> width == 0);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows of another length")]
+fn rows_of_another_length_than_the_queries_are_refused() {
+    QueryPanels::new(crate::kernels(), &[&[1.0, 2.0][..]]).dots(0, &[&[1.0]], &mut [0.0]);
 }
 
 #[test]
@@ -115,5 +195,6 @@ proptest! {
     fn floats_agree_on_any_numbers(pairs in prop::collection::vec((-1e6f32..1e6, -1e6f32..1e6), 0..200)) {
         let (a, b): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
         check_floats(&a, &b);
+        check_block(&[&a, &b], &[&b, &a, &b]);
     }
 }

@@ -7,12 +7,20 @@
 pub(crate) trait Floats: Copy {
     /// How many lanes.
     const LANES: usize;
+    /// How many vectors the registers hold.
+    const REGISTERS: usize;
 
     /// All lanes zero.
     ///
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn zero() -> Self;
+
+    /// All lanes `x`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn splat(x: f32) -> Self;
 
     /// Loads `LANES` numbers.
     ///
@@ -25,6 +33,18 @@ pub(crate) trait Floats: Copy {
     /// # Safety
     /// The processor has the instruction set; `from` is valid for reading `count` numbers.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
+
+    /// Stores `LANES` numbers.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `to` is valid for writing `LANES` numbers, at any alignment.
+    unsafe fn store(self, to: *mut f32);
+
+    /// A bit per lane, clear where `self < other`; set where they can't be compared.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn not_below(self, other: Self) -> u32;
 
     /// Lane by lane `self - other`.
     ///

@@ -11,14 +11,14 @@
 use super::MutableSegment;
 use super::shadow::FromQuery;
 use crate::distance::ExactDistance;
+use crate::exact::nearest_rows;
 use crate::graph::{NO_LINK, Scorer, walk};
-use crate::segment::{Accept, Hit, SearchOptions, Visible};
+use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::random::SplitMix64;
 use nearstone_base::sync::CHECKED;
-use nearstone_base::{KeyRef, Result};
+use nearstone_base::{KeyRef, Lsn, Result};
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::ops::Range;
 
 /// Rows shown to the condition to estimate its share.
@@ -36,38 +36,28 @@ impl MutableSegment {
     /// are not seen.
     ///
     /// Panics when the query has another dimension. Takes no lock. Costs a walk of `ef` and a scan of the unlinked
-    /// rows; with `exact`, a scan of all in double precision.
+    /// rows; with `exact`, a scan of all, of which those that may be among the nearest are measured in double precision.
     pub fn search(
         &self,
         query: &[f32],
         options: &SearchOptions<'_>,
         scratch: &mut Scratch,
     ) -> Result<Vec<Hit>> {
-        assert!(
-            query.len() == self.schema.dimension(),
-            "the query has {} numbers, segment {} has {}",
-            query.len(),
-            self.id,
-            self.schema.dimension()
-        );
+        self.assert_dimension(query);
         // Before the rows: a row that is linked later than this is scanned.
         let floor = self.progress.floor();
         let rows = self.rows();
         if options.limit == 0 || rows == 0 {
             return Ok(Vec::new());
         }
-        let visible = Visible {
-            births: |row| self.birth(row),
-            deaths: &self.deaths,
-            at: options.at,
-            accept: options.accept,
-        };
-        let exact = ExactDistance::new(self.schema.metric(), query);
-        let exact = |row: &[f32]| exact.distance(row);
+        let visible = self.visible(options);
         if options.exact {
-            return Ok(self.scan_exactly(&exact, rows, options.limit, &visible));
+            let mut lists = self.scan_exactly(&[query], rows, options.limit, &visible)?;
+            return Ok(lists.pop().unwrap_or_default());
         }
 
+        let exact = ExactDistance::new(self.schema.metric(), query);
+        let rank = |row: u32| self.rank(exact.distance(self.vector(row)), row);
         let ef = options.ef.max(options.limit);
         // Codes are a little wrong about which rows are the last of these.
         let kept = ef.saturating_add(ef / 8).saturating_add(SCAN_MORE);
@@ -89,12 +79,53 @@ impl MutableSegment {
         // Of what walk and scan kept.
         found.sort_unstable();
         found.truncate(kept);
-        let mut ranked: Vec<Ranked<'_>> =
-            found.iter().map(|candidate| self.rank(&exact, candidate.ordinal)).collect();
+        let mut ranked: Vec<Ranked<'_>> = found.iter().map(|candidate| rank(candidate.ordinal)).collect();
         scratch.found = found;
         ranked.sort_unstable();
         ranked.truncate(options.limit);
         Ok(ranked.iter().map(Ranked::hit).collect())
+    }
+
+    /// As [`MutableSegment::search`] for each of the queries. With `exact`, they go through the rows together, all seeing the
+    /// same ones.
+    pub fn search_many(
+        &self,
+        queries: &[&[f32]],
+        options: &SearchOptions<'_>,
+        scratch: &mut Scratch,
+        answers: &mut dyn Answers,
+    ) -> Result<()> {
+        if !options.exact || options.limit == 0 {
+            let mut numbered = queries.iter().enumerate();
+            return numbered.try_for_each(|(number, query)| {
+                answers.found(number, self.search(query, options, scratch)?)
+            });
+        }
+        queries.iter().for_each(|query| self.assert_dimension(query));
+        let lists = self.scan_exactly(queries, self.rows(), options.limit, &self.visible(options))?;
+        lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits))
+    }
+
+    fn assert_dimension(&self, query: &[f32]) {
+        assert!(
+            query.len() == self.schema.dimension(),
+            "the query has {} numbers, segment {} has {}",
+            query.len(),
+            self.id,
+            self.schema.dimension()
+        );
+    }
+
+    fn visible<'a>(
+        &'a self,
+        options: &SearchOptions<'a>,
+    ) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<'a>> {
+        Visible {
+            births: |row| self.birth(row),
+            deaths: &self.deaths,
+            at: options.at,
+            accept: options.accept,
+        }
     }
 
     /// Appends to `found` the nearest `ef` visible rows of a range.
@@ -124,32 +155,29 @@ impl MutableSegment {
         Ok(())
     }
 
-    /// The nearest visible rows by exact distance and key.
+    /// For each query the nearest visible rows by exact distance and key.
     fn scan_exactly(
         &self,
-        exact: &impl Fn(&[f32]) -> f32,
+        queries: &[&[f32]],
         rows: u32,
         limit: usize,
         visible: &dyn Accept,
-    ) -> Vec<Hit> {
-        let mut nearest: BinaryHeap<Ranked<'_>> = BinaryHeap::new();
-        for row in (0..rows).filter(|&row| visible.accept(row)) {
-            let ranked = self.rank(exact, row);
-            if nearest.len() < limit {
-                nearest.push(ranked);
-            } else if let Some(mut worst) = nearest.peek_mut()
-                && ranked < *worst
-            {
-                *worst = ranked;
-            }
-        }
-        nearest.into_sorted_vec().iter().map(Ranked::hit).collect()
+    ) -> Result<Vec<Vec<Hit>>> {
+        let seen = (0..rows).filter(|&row| visible.accept(row)).map(|row| Ok((row, self.vector(row))));
+        let lists = nearest_rows(self.schema.metric(), queries, limit, rows, seen)?;
+        let best = |hits: Vec<Hit>| {
+            let mut ranked: Vec<Ranked<'_>> =
+                hits.iter().map(|hit| self.rank(hit.distance, hit.ordinal)).collect();
+            ranked.sort_unstable();
+            ranked.truncate(limit);
+            ranked.iter().map(Ranked::hit).collect()
+        };
+        Ok(lists.into_iter().map(best).collect())
     }
 
-    fn rank(&self, exact: &impl Fn(&[f32]) -> f32, ordinal: u32) -> Ranked<'_> {
+    fn rank(&self, distance: f32, ordinal: u32) -> Ranked<'_> {
         // Adding zero turns -0 into 0, so that both tie.
-        let distance = exact(self.vector(ordinal)) + 0.0;
-        Ranked { distance, key: self.key(ordinal), ordinal }
+        Ranked { distance: distance + 0.0, key: self.key(ordinal), ordinal }
     }
 
     /// Whether a scan of all rows is expected to cost less than a walk. A walk measures about `m` new rows for each

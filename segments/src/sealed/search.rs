@@ -11,13 +11,13 @@
 use super::inline::InlineWish;
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
+use crate::exact::{by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, walk};
 use crate::quantize::sq8::Sq8Query;
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::{Error, Lsn, Result};
 use nearstone_kernels::prefetch_read;
-use std::cmp::Ordering;
 
 impl SealedSegment {
     /// The nearest visible accepted rows, by distance, then by key; at most `options.limit`, and fewer only when
@@ -41,6 +41,12 @@ impl SealedSegment {
         scratch: &mut Scratch,
         answers: &mut dyn Answers,
     ) -> Result<()> {
+        let dimension = self.meta().schema.dimension();
+        let fit = queries.iter().all(|query| query.len() == dimension);
+        if queries.len() > 1 && fit && options.limit > 0 && self.is_scanned(options) {
+            let lists = self.scan(queries, options)?;
+            return lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits));
+        }
         let walked = self.inline_wish(options, part).is_some();
         let mut known = Vec::new();
         for (number, query) in queries.iter().enumerate() {
@@ -74,10 +80,8 @@ impl SealedSegment {
         let visible = self.visible(options);
         let exact = ExactDistance::new(self.meta().schema.metric(), query);
         let width = options.limit.max(options.ef);
-        // A beam as wide as the living rows sees them all, at a higher price than a scan.
-        let alive = self.rows().saturating_sub(self.deaths().count()) as usize;
-        if options.exact || width >= alive {
-            return self.scan(&exact, &visible, options.limit);
+        if self.is_scanned(options) {
+            return self.scan_for(query, options);
         }
         if let Some(walk) = self.inline_wish(options, part)
             && let Some(hits) = self.inline_search(query, known, &exact, &visible, walk, scratch)?
@@ -90,7 +94,7 @@ impl SealedSegment {
         let walked = walk(self, &scorer, &visible, self.rows(), width, scratch, &mut found);
         let hits = walked.and_then(|()| {
             if found.len() < options.limit {
-                return self.scan(&exact, &visible, options.limit);
+                return self.scan_for(query, options);
             }
             self.rerank(&exact, &found, options.limit)
         });
@@ -112,6 +116,13 @@ impl SealedSegment {
         Visible { births: |_| 0, deaths: self.deaths(), at: options.at, accept: options.accept }
     }
 
+    /// Whether all rows are looked at from the start: a beam as wide as the living rows sees them all, at a higher price
+    /// than a scan.
+    fn is_scanned(&self, options: &SearchOptions<'_>) -> bool {
+        let alive = self.rows().saturating_sub(self.deaths().count()) as usize;
+        options.exact || options.limit.max(options.ef) >= alive
+    }
+
     /// How inline rows are walked, where every row may be a hit and most are alive.
     fn inline_wish(&self, options: &SearchOptions<'_>, part: f32) -> Option<InlineWish> {
         let rows = u64::from(self.rows());
@@ -127,22 +138,19 @@ impl SealedSegment {
         Some(InlineWish { limit: options.limit, near, ef: with_dead(width), part })
     }
 
-    /// Exact distances of all visible rows, the best `limit` of them.
-    fn scan(&self, exact: &ExactDistance<'_>, visible: &dyn Accept, limit: usize) -> Result<Vec<Hit>> {
-        let mut hits: Vec<Hit> = Vec::new();
-        // Pruned when it has twice what is wanted, so that each row costs a constant on average. Rows as far as the
-        // last one wanted stay, since keys decide among them.
-        let mut prune_at = limit.saturating_mul(2).max(1024);
-        for ordinal in 0..self.rows() {
-            if visible.accept(ordinal) {
-                hits.push(Hit { distance: exact.distance(self.vector(ordinal)?), ordinal });
-                if hits.len() >= prune_at {
-                    prune(&mut hits, limit);
-                    prune_at = hits.len().saturating_mul(2).max(prune_at);
-                }
-            }
-        }
-        self.best(hits, limit)
+    /// For each query the best of all visible rows, by exact distance and key.
+    fn scan(&self, queries: &[&[f32]], options: &SearchOptions<'_>) -> Result<Vec<Vec<Hit>>> {
+        let (visible, limit) = (self.visible(options), options.limit);
+        // Rows that died before the snapshot are counted by now.
+        let every = options.accept.accepts_all() && self.deaths().count() == 0;
+        let rows = (0..self.rows()).filter(|&ordinal| every || visible.accept(ordinal));
+        let rows = rows.map(|ordinal| Ok((ordinal, self.vector(ordinal)?)));
+        let lists = nearest_rows(self.meta().schema.metric(), queries, limit, self.rows(), rows)?;
+        lists.into_iter().map(|hits| self.best(hits, limit)).collect()
+    }
+
+    fn scan_for(&self, query: &[f32], options: &SearchOptions<'_>) -> Result<Vec<Hit>> {
+        Ok(self.scan(&[query], options)?.pop().unwrap_or_default())
     }
 
     /// Sorts by distance, then key, and cuts.
@@ -169,19 +177,6 @@ impl SealedSegment {
         hits.truncate(limit);
         Ok(hits)
     }
-}
-
-fn by_distance(a: &Hit, b: &Hit) -> Ordering {
-    a.distance.total_cmp(&b.distance).then(a.ordinal.cmp(&b.ordinal))
-}
-
-/// Drops what is farther than the `limit`-th hit.
-fn prune(hits: &mut Vec<Hit>, limit: usize) {
-    if limit == 0 || hits.len() <= limit {
-        return;
-    }
-    let (_, &mut last, _) = hits.select_nth_unstable_by(limit - 1, by_distance);
-    hits.retain(|hit| hit.distance.total_cmp(&last.distance).is_le());
 }
 
 impl Links for SealedSegment {

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use zerocopy::IntoBytes;
 
 mod inline;
+mod scan;
 
 const DIR: &str = "segments";
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .base import Adapter, Job, NotMeasurable, Setting
 
-__all__ = ["ALL", "Adapter", "Entry", "Job", "NotMeasurable", "Setting", "adapter_class"]
+__all__ = ["ALL", "EXACT", "Adapter", "Entry", "Job", "NotMeasurable", "Setting", "adapter_class"]
 
 
 class Entry(NamedTuple):
@@ -24,11 +24,13 @@ ALL: dict[str, Entry] = {
     "hnswlib": Entry("hnswlib", "Hnswlib", "hnswlib"),
     "nearstone": Entry("nearstone", "Durable", "nearstone"),
     "nearstone-memory": Entry("nearstone", "InMemory", "nearstone"),
+    "nearstone-exact": Entry("nearstone", "Exhaustive", "nearstone"),
     "faiss-hnsw": Entry("faiss", "Hnsw", "faiss-cpu"),
     "faiss-hnsw-sq8": Entry("faiss", "HnswSq8", "faiss-cpu"),
     "faiss-hnsw-pq": Entry("faiss", "HnswPq", "faiss-cpu"),
     "faiss-ivfpq": Entry("faiss", "IvfPq", "faiss-cpu"),
     "faiss-ivfpq-refine": Entry("faiss", "IvfPqRefine", "faiss-cpu"),
+    "faiss-flat": Entry("faiss", "Flat", "faiss-cpu"),
     "usearch": Entry("usearch", "F32", "usearch"),
     "usearch-i8": Entry("usearch", "I8", "usearch"),
     "svs": Entry("svs", "Vamana", "scalable-vs"),
@@ -45,6 +47,9 @@ ALL: dict[str, Entry] = {
     "chroma": Entry("chroma", "Chroma", "chromadb"),
     "exact": Entry("exact", "Exact", "numpy"),
 }
+
+EXACT = ("nearstone-exact", "faiss-flat", "exact")
+"""Those that compare a query with every row."""
 
 
 def adapter_class(name: str) -> type[Adapter]:

@@ -1,4 +1,4 @@
-"""faiss: four of its graphs and inverted lists. Cosine sets are searched by Euclidean distance of unit
+"""faiss: four of its graphs and inverted lists, and its exact scan. Cosine sets are searched by Euclidean distance of unit
 vectors.
 """
 
@@ -69,6 +69,21 @@ class _Faiss(Adapter):
         path = self.job.folder / "index.faiss"
         faiss.write_index(self.index, str(path))
         return path
+
+
+class Flat(_Faiss):
+    name = "faiss-flat"
+    note = "IndexFlatL2: every row is compared, by matrix products of blocks"
+
+    @classmethod
+    def settings(cls, efs: Sequence[int], job: Job) -> list[Setting]:
+        return [Setting("exact", 0)]
+
+    def make(self) -> Any:
+        return faiss.IndexFlatL2(self.job.dim)
+
+    def use(self, value: float) -> None:
+        self._threads(1)
 
 
 class _Graph(_Faiss):

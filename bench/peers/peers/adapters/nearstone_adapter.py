@@ -1,9 +1,10 @@
-"""Nearstone: a durable folder whose rows stand in one sealed segment, and a store in memory with its unsealed
-graph.
+"""Nearstone: a durable folder whose rows stand in one sealed segment, searched by its graph or exactly, and a
+store in memory with its unsealed graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..datasets import Matrix
 from ..rows import Rows
-from .base import EF_CONSTRUCTION, Adapter, Keys, M
+from .base import EF_CONSTRUCTION, Adapter, Job, Keys, M, Setting
 
 BATCH = 1000
 UNLIMITED = 1 << 40
@@ -83,6 +84,26 @@ class Durable(Adapter):
         for start in range(0, len(keys), BATCH):
             part = slice(start, start + BATCH)
             self.rows.upsert(keys[part].astype(np.uint64), vectors[part])
+
+
+class Exhaustive(Durable):
+    name = "nearstone-exact"
+    note = "every row is compared; folder, synced at each commit, one sealed segment"
+    has_inserts = False
+    has_changes = False
+
+    @classmethod
+    def settings(cls, efs: Sequence[int], job: Job) -> list[Setting]:
+        return [Setting("exact", 0)]
+
+    def use(self, value: float) -> None:
+        pass
+
+    def one(self, query: Matrix, k: int) -> Any:
+        return self.rows.search(query, k, exact=True, payloads=False).keys
+
+    def many(self, queries: Matrix, k: int, threads: int) -> Any:
+        return self.rows.search(queries, k, exact=True, payloads=False, threads=threads).keys
 
 
 class InMemory(Durable):

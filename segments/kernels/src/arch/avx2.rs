@@ -26,15 +26,34 @@ struct WideLanes(__m256d);
 struct Products(__m256i);
 
 // SAFETY of all blocks below: the trait's contract, that the processor has AVX2 and FMA, and, for loads, that the
-// memory can be read. The intrinsics need nothing else.
+// memory can be read or written. The intrinsics need nothing else.
 
 impl Floats for Lanes {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: see above.
         Lanes(unsafe { _mm256_setzero_ps() })
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_set1_ps(x) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn not_below(self, other: Self) -> u32 {
+        // SAFETY: see above.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(self.0, other.0)) as u32 }
     }
 
     #[inline(always)]

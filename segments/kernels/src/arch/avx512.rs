@@ -31,15 +31,34 @@ struct WideLanes(__m512d);
 struct Products(__m512i);
 
 // SAFETY of all blocks below: the trait's contract, that the processor has these sets, and, for loads, that the
-// memory can be read. The intrinsics need nothing else.
+// memory can be read or written. The intrinsics need nothing else.
 
 impl Floats for Lanes {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: see above.
         Lanes(unsafe { _mm512_setzero_ps() })
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_set1_ps(x) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn not_below(self, other: Self) -> u32 {
+        // SAFETY: see above.
+        u32::from(unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self.0, other.0) })
     }
 
     #[inline(always)]

@@ -12,8 +12,12 @@ macro_rules! kernels_for {
         /// The kernels of this instruction set. Calling one needs a processor that has it.
         pub(crate) static TABLE: crate::dispatch::Table = crate::dispatch::Table {
             name: $name,
+            panel_width: crate::many::panel_width::<$floats>(),
             dot,
             l2,
+            dot_norm,
+            dots_many,
+            reaching,
             dot_precise,
             l2_precise,
             dot_norm_precise,
@@ -23,6 +27,9 @@ macro_rules! kernels_for {
 
         crate::arch::kernels_for!(@one $features, dot, (a: &[f32], b: &[f32]) -> f32, $floats);
         crate::arch::kernels_for!(@one $features, l2, (a: &[f32], b: &[f32]) -> f32, $floats);
+        crate::arch::kernels_for!(@one $features, dot_norm, (a: &[f32], b: &[f32]) -> (f32, f32), $floats);
+        crate::arch::kernels_for!(@one $features, dots_many, (a: &crate::many::PanelRows<'_>, b: &mut [f32]) -> (), $floats);
+        crate::arch::kernels_for!(@one $features, reaching, (a: &[f32], b: &crate::many::Bar<'_>) -> u64, $floats);
         crate::arch::kernels_for!(@one $features, dot_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
         crate::arch::kernels_for!(@one $features, l2_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
         crate::arch::kernels_for!(@one $features, dot_norm_precise, (a: &[f32], b: &[f32]) -> (f64, f64), $doubles);
@@ -31,7 +38,7 @@ macro_rules! kernels_for {
     };
     (@one none, $kernel:ident, ($a:ident: $at:ty, $b:ident: $bt:ty) -> $out:ty, $vector:ty) => {
         /// # Safety
-        /// The slices have the same length; byte slices a multiple of 64.
+        /// The slices have the same length, byte slices a multiple of 64; or what the kernel says.
         unsafe fn $kernel($a: $at, $b: $bt) -> $out {
             // SAFETY: every processor has this instruction set; the lengths are the caller's promise.
             unsafe { crate::generic::$kernel::<$vector>($a, $b) }
@@ -39,7 +46,8 @@ macro_rules! kernels_for {
     };
     (@one $features:literal, $kernel:ident, ($a:ident: $at:ty, $b:ident: $bt:ty) -> $out:ty, $vector:ty) => {
         /// # Safety
-        /// The processor has the instruction set; the slices have the same length, byte slices a multiple of 64.
+        /// The processor has the instruction set; the slices have the same length, byte slices a multiple of 64; or
+        /// what the kernel says.
         #[target_feature(enable = $features)]
         unsafe fn $kernel($a: $at, $b: $bt) -> $out {
             // SAFETY: the caller's promise.

@@ -1,6 +1,7 @@
 //! The portable kernels: fixed-width chunks that compilers turn into whatever vector instructions the target has.
 
 use crate::vector::{Bytes, Doubles, Floats};
+use std::cmp::Ordering;
 
 super::kernels_for!("portable", none, Lanes, WideLanes, Products);
 
@@ -15,10 +16,30 @@ struct Products([i32; 16]);
 
 impl Floats for Lanes {
     const LANES: usize = 8;
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
         Lanes([0.0; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Lanes([x; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise: eight numbers can be written.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn not_below(self, other: Self) -> u32 {
+        // What can't be compared is not below.
+        (0..8).fold(0, |bits, i| {
+            bits | u32::from(!matches!(self.0[i].partial_cmp(&other.0[i]), Some(Ordering::Less))) << i
+        })
     }
 
     #[inline(always)]

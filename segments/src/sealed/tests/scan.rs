@@ -1,0 +1,67 @@
+//! Exact searches of many queries against those of one, and both against distances of every row.
+
+use super::*;
+use crate::segment::Answers;
+
+/// What was found for each query.
+struct Lists(Vec<Vec<Hit>>);
+
+impl Answers for Lists {
+    fn known(&self, _: usize, _: &mut Vec<f32>) {}
+
+    fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
+        self.0[query] = hits;
+        Ok(())
+    }
+}
+
+struct Every(u32);
+
+impl Accept for Every {
+    fn accept(&self, ordinal: u32) -> bool {
+        ordinal.is_multiple_of(self.0)
+    }
+}
+
+#[test]
+fn queries_asked_together_get_what_each_gets_alone_with_filters_deaths_and_snapshots() {
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        let made = make(&Schema::new(19, metric).m(4).ef_construction(32), 700);
+        let segment = made.open();
+        (0..700)
+            .filter(|row| row % 5 == 0)
+            .for_each(|row| assert!(segment.deaths().set(row, (500 + row % 2).into())));
+        let vectors = || made.rows.rows.iter().map(|row| row.vector.as_slice());
+        let queries: Vec<&[f32]> = vectors().step_by(10).collect();
+        let mut scratch = Scratch::default();
+        for (limit, every, at) in
+            [(1, 1, 499), (10, 1, 500), (10, 3, 501), (10, 97, 501), (100, 2, 500), (1000, 1, 501)]
+        {
+            let accept = Every(every);
+            // Whether exact is asked for, or all rows are seen because the beam is as wide.
+            for (exact, ef) in [(true, 1), (false, 700)] {
+                let options = SearchOptions { limit, ef, exact, at, accept: &accept };
+                let mut lists = Lists(vec![Vec::new(); queries.len()]);
+                segment.search_many(&queries, &options, 1.0, &mut scratch, &mut lists).unwrap();
+                for (query, together) in queries.iter().zip(lists.0) {
+                    let seen =
+                        |o: u32| accept.accept(o) && (!o.is_multiple_of(5) || u64::from(500 + o % 2) > at);
+                    let expected = truth(&made.rows, query, limit, seen);
+                    assert_eq!(segment.search(query, &options, &mut scratch).unwrap(), expected);
+                    assert_eq!(together, expected);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_of_another_length_among_many_is_refused() {
+    let made = make(&Schema::new(19, Metric::L2).m(4).ef_construction(32), 50);
+    let (right, wrong) = ([1.0; 19], [1.0; 18]);
+    let mut lists = Lists(vec![Vec::new(); 2]);
+    let scan = SearchOptions { exact: true, ..options(1, 1) };
+    let asked: [&[f32]; 2] = [&right, &wrong];
+    let error = made.open().search_many(&asked, &scan, 1.0, &mut Scratch::default(), &mut lists).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+}
