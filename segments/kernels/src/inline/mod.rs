@@ -21,6 +21,7 @@
 //!
 //! [`walk`] says how they are walked.
 
+mod backend;
 mod encode;
 mod pool;
 mod portable;

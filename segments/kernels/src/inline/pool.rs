@@ -4,7 +4,7 @@
 //! them: behind the last one there are always [`NONE`]s enough for a whole register, so that nothing has to be masked.
 
 use super::BLOCK_LINKS;
-use super::walk::Backend;
+use super::backend::Backend;
 
 /// No row: farther than everything.
 pub(super) const NONE: u64 = u64::MAX >> 1;

@@ -1,7 +1,7 @@
 //! What every processor can do; the other backends agree with it.
 
+use super::backend::Backend;
 use super::pool::{NONE, REGISTER};
-use super::walk::Backend;
 use super::{BLOCK_LINKS, InlineQuery};
 use half::f16;
 

@@ -3,7 +3,7 @@
 //! A new distance moves all larger ones by a place. Every place is what it was, or what the new one or its left neighbour was,
 //! whichever is in between: `new[i] = min(old[i], max(old[i - 1], x))`. A register of places takes four instructions and no branch.
 
-use super::walk::Backend;
+use super::backend::Backend;
 
 /// Places of the widest register.
 const STEP: usize = 16;

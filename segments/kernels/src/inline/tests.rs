@@ -1,8 +1,8 @@
 //! The codes against what they estimate, and the backends against each other.
 
+use super::backend::Backend;
 use super::pool::NONE;
 use super::portable::Portable;
-use super::walk::Backend;
 use super::*;
 use crate::Rotation;
 use half::f16;

@@ -21,7 +21,8 @@
 //! 6. Once more rows were expanded than are wanted, it is told which may be among the nearest in the end, bit by bit: what is
 //!    read of them afterwards travels with the rows of the walk.
 
-use super::pool::{Keys, NONE, REGISTER, distance_of, key_of};
+use super::backend::Backend;
+use super::pool::{Keys, NONE, distance_of, key_of};
 use super::ranked::Ranked;
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
 
@@ -251,79 +252,6 @@ impl InlineScratch {
             self.worst = self.worst.min(worst);
         }
     }
-}
-
-/// The operations that differ between instruction sets.
-pub(super) trait Backend {
-    /// `|query - centre|^2`, while the first lines at `next` travel.
-    ///
-    /// # Safety
-    /// The processor has the instruction set; `centre` has `dimension` f16 and `query` as many f32, aligned to 64
-    /// bytes.
-    unsafe fn centre(centre: *const u8, query: *const f32, dimension: usize, next: *const u8) -> f32;
-
-    /// Estimates of the 32 neighbours of a block, and which of them are below `worst`.
-    ///
-    /// # Safety
-    /// The processor has the instruction set; `codes` and `tables` have `4 * dimension` bytes, `factors` 128.
-    unsafe fn estimate(
-        codes: *const u8,
-        factors: *const u8,
-        query: &InlineQuery,
-        base: f32,
-        worst: f32,
-        next: *const u8,
-        out: &mut [f32; BLOCK_LINKS],
-    ) -> u32;
-
-    /// Writes the keys of those of the `lanes` whose id has no bit in `taken` (ids beyond its end have none), in order, from
-    /// `to` on, and [`NONE`]s behind them; how many keys, and the smallest of them, or [`NONE`].
-    ///
-    /// # Safety
-    /// The processor has the instruction set; 32 ids lie at `ids`; there is room for 32 keys and a register more.
-    unsafe fn append(
-        to: *mut u64,
-        distances: &[f32; BLOCK_LINKS],
-        ids: *const u32,
-        lanes: u32,
-        taken: &[u64],
-    ) -> (usize, u64);
-
-    /// The smallest key, or [`NONE`].
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64;
-
-    /// The largest key but for [`NONE`], or 0.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn farthest(keys: &[[u64; REGISTER]]) -> u64;
-
-    /// Moves the keys below `end` to the front, in their order; how many. What is behind them is anything.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn retain(keys: &mut [[u64; REGISTER]], end: u64) -> usize;
-
-    /// Replaces all keys of this id by [`NONE`]; the smallest that is left.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64;
-
-    /// How many keys are smaller than `end`.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn below(keys: &[[u64; REGISTER]], end: u64) -> usize;
-
-    /// One more of the smallest distances ([`Ranked`]).
-    ///
-    /// # Safety
-    /// The processor has the instruction set; behind the first place there are a multiple of 16.
-    unsafe fn insert(ranked: &mut [f32], distance: f32);
 }
 
 /// One walk on its way: what it looks for, how far, and its pool.

@@ -1,8 +1,9 @@
 //! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
 
+use super::backend::Backend;
 use super::pool::{NONE, REGISTER};
 use super::portable::Portable;
-use super::walk::{Backend, InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
+use super::walk::{InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
 
