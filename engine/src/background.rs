@@ -317,7 +317,9 @@ impl Engine {
         }
         let mut catalog = self.catalog()?;
         log.sync().inspect_err(|_| self.note_poison())?;
-        let floor = self.core.live.lock().floor(None).min(log.synced_lsn() + 1);
+        // Asked before, and not while the live state is held: whoever writes holds the log and waits for that.
+        let synced = log.synced_lsn();
+        let floor = self.core.live.lock().floor(None).min(synced + 1);
         // One file always stays: moving the floor within it frees nothing.
         let frees = log.files().get(1).is_some_and(|second| second.first_lsn <= floor);
         if floor <= catalog.state().wal_floor || !frees {
