@@ -424,8 +424,9 @@ store = nearstone.open(path, durability="os", background="manual")
 rows = store.create_collection("rows", 64, metric="l2", m=4, ef_construction=4)
 matrix = np.random.default_rng(1).standard_normal((20_000, 64), dtype=np.float32)
 rows.upsert(range(20_000), matrix)
+queries = np.tile(matrix, (20, 1))
 for threads in (None, 1):
-    interrupt(lambda: rows.search(matrix, 10, exact=True, threads=threads))
+    interrupt(lambda: rows.search(queries, 10, exact=True, threads=threads))
 assert rows.search(matrix[5], 1, exact=True).keys.tolist() == [5]
 """,
     "filter": """
@@ -451,14 +452,14 @@ if kept > 3:
     "compact": """
 store = nearstone.open(path, durability="os", background="manual")
 rows = store.create_collection("rows", 64, metric="l2", ef_construction=300)
-matrix = np.random.default_rng(1).standard_normal((3600, 64), dtype=np.float32)
-rows.upsert(range(1800), matrix[:1800])
+matrix = np.random.default_rng(1).standard_normal((8000, 64), dtype=np.float32)
+rows.upsert(range(4000), matrix[:4000])
 rows.flush()
-rows.upsert(range(1800, 3600), matrix[1800:])
+rows.upsert(range(4000, 8000), matrix[4000:])
 rows.flush()
-interrupt(lambda: store.compact(), 0.2)
-interrupt(lambda: rows.compact(), 0.2)
-assert len(rows) == 3600 and rows.search(matrix[5], 1, exact=True).keys.tolist() == [5]
+interrupt(lambda: store.compact(), 0.05)
+interrupt(lambda: rows.compact(), 0.05)
+assert len(rows) == 8000 and rows.search(matrix[5], 1, exact=True).keys.tolist() == [5]
 """,
     "verify": """
 store = nearstone.open(path, durability="os", background="manual")
