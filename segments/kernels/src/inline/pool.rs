@@ -21,7 +21,7 @@ pub(super) fn key_of(distance: f32, id: u32) -> u64 {
     u64::from(distance.to_bits()) << 32 | u64::from(id)
 }
 
-/// A list of keys. All places from `len` on hold [`NONE`], and there are at least [`REGISTER`] of them.
+/// A list of keys. All places from `len` on hold [`NONE`], and once there was a key, there are at least [`REGISTER`] of them.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Keys {
     places: Vec<u64>,

@@ -38,10 +38,11 @@ impl InlineQuery {
     }
 
     /// Room for the numbers of a rotated query, whatever is in it: once they are there, [`InlineQuery::finish`] makes the rest.
-    /// Spares a copy, and lies so that whole registers can be read and written. Panics as [`InlineQuery::prepare`] does.
+    /// Spares a copy, and lies so that whole registers can be read and written. Until then the query is one of no dimension, which
+    /// fits no rows. Panics as [`InlineQuery::prepare`] does.
     pub fn numbers_mut(&mut self, dimension: usize) -> &mut [f32] {
         assert!(dimension.is_multiple_of(DIMENSION_STEP) && dimension <= DIMENSION_MAX);
-        self.dimension = dimension;
+        self.dimension = 0;
         self.numbers.resize(dimension / 16, Line([0.0; 16]));
         // SAFETY: each line is sixteen numbers without a gap, and there are so many lines.
         unsafe { std::slice::from_raw_parts_mut(self.numbers.as_mut_ptr().cast(), dimension) }
@@ -59,6 +60,7 @@ impl InlineQuery {
             "avx2" => unsafe { self.fill_avx2() },
             _ => self.fill_portable(),
         }
+        self.dimension = self.numbers.len() * 16;
     }
 
     /// Rows that were found elsewhere, by their squared distances in the rotated space; the nearest `most` of them count for

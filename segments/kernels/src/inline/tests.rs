@@ -268,6 +268,49 @@ fn a_walk_does_not_follow_forged_estimates_through_all_rows() {
     }
 }
 
+/// Equal rows are equally far by their estimates, also from the last one that a cut has kept: all of them were left out with
+/// what is out of reach, and the walk was over after a few.
+#[test]
+fn a_walk_goes_on_among_equal_rows() {
+    let shape = InlineShape::new(64, 32).unwrap();
+    let vector = vec![f16::from_f32(0.25); 64];
+    let mut bytes = vec![0; shape.stride() * 4_000];
+    let mut work = EncodeWork::default();
+    for (row, out) in bytes.chunks_exact_mut(shape.stride()).enumerate() {
+        let list: Vec<u32> = (1..=32).map(|step| link(row as u32, step * step, 4_000)).collect();
+        shape.encode(crate::kernels(), &vector, &list, |_| &vector, out, &mut work);
+    }
+    let rows = InlineRows::new(shape, &bytes).unwrap();
+    let mut scratch = InlineScratch::default();
+    for kernels in Kernels::supported() {
+        let query = query_of(kernels, &[0.1; 64]);
+        for ef in [10, 64, 128, 256] {
+            inline_walk(kernels, &rows, &query, ef, InlineStart::Row(0), there, &mut scratch).unwrap();
+            let expanded = scratch.expanded().len();
+            assert!(expanded >= ef, "{}: {expanded} rows with a beam of {ef}", kernels.name());
+        }
+    }
+}
+
+/// The tables of a query were those of the one before, or none at all, and the walk read beyond their end.
+#[test]
+#[should_panic(expected = "left == right")]
+fn a_query_that_is_not_finished_fits_no_rows() {
+    let made = made(64, 100, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    let mut query = InlineQuery::default();
+    query.numbers_mut(64).fill(0.1);
+    let _ = inline_walk(
+        crate::kernels(),
+        &rows,
+        &query,
+        10,
+        InlineStart::Row(0),
+        there,
+        &mut InlineScratch::default(),
+    );
+}
+
 #[test]
 fn shapes_have_limits() {
     assert!(InlineShape::new(0, 32).is_none() && InlineShape::new(64, 0).is_none());

@@ -14,8 +14,8 @@
 //! 4. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty; or before, when
 //!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]). So the smallest distances
 //!    are kept in order ([`Ranked`]): one comparison tells whether it ends, and no row that would end it comes into the pool,
-//!    since it would never be taken.
-//! 5. Until so many rows were expanded, a full pool is cut to about its `keep` nearest keys, and "near enough" means nearer than
+//!    since it would never be taken (rows just as far as the last one that counts excepted).
+//! 5. A full pool, as it mostly is only before so many rows were expanded, is cut to about its `keep` nearest keys, and "near enough" means nearer than
 //!    the last of these. Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as
 //!    the beam is wide keeps more.
 //! 6. Once more rows were expanded than are wanted, it is told which may be among the nearest in the end, bit by bit: what is
@@ -123,7 +123,7 @@ impl<E, F: FnMut(u32) -> Result<(), E>> InlineWatch for F {
 #[derive(Clone, Default, Debug)]
 pub struct InlineScratch {
     pool: Keys,
-    /// The smallest key in the pool. It is kept, since the next row to be read hangs on it: looking for it among keys that were
+    /// The smallest key in the pool, or that was there before it came out of reach. It is kept, since the next row to be read hangs on it: looking for it among keys that were
     /// just written would wait for them.
     nearest: u64,
     /// What is not below this need not come into the pool.
@@ -156,8 +156,8 @@ impl InlineScratch {
         self.ranked.nth(n)
     }
 
-    /// How near the nearest row is, at least, that the last walk met and did not expand, by its estimate; `None` when there is
-    /// none.
+    /// How near the nearest row is, at least, that the last walk met on its way and did not expand, by its estimate; `None` when
+    /// there is none.
     pub fn left(&self) -> Option<f32> {
         let nearest = if self.nearest == NONE { f32::INFINITY } else { distance_of(self.nearest) };
         Some(nearest.min(self.worst)).filter(|left| left.is_finite())
@@ -181,7 +181,7 @@ impl InlineScratch {
     }
 
     /// After a walk that was given up: rows that were taken are marked, and nothing else remembers which.
-    pub(super) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.taken.fill(0);
         self.expanded.clear();
     }
@@ -255,9 +255,9 @@ impl InlineScratch {
 }
 
 /// One walk on its way: what it looks for, how far, and its pool.
-pub(super) struct Walk<'a> {
-    pub(super) query: &'a InlineQuery,
-    pub(super) scratch: &'a mut InlineScratch,
+struct Walk<'a> {
+    query: &'a InlineQuery,
+    scratch: &'a mut InlineScratch,
     ef: usize,
     keep: usize,
     enough: Enough,
@@ -270,14 +270,17 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set; query, rows and start have one dimension.
     #[inline(always)]
-    pub(super) unsafe fn begin<B: Backend>(
+    unsafe fn begin<B: Backend>(
         rows: &InlineRows<'_>,
         query: &'a InlineQuery,
         beam: InlineBeam,
         start: InlineStart<'_>,
         scratch: &'a mut InlineScratch,
     ) -> Walk<'a> {
-        let walk = Walk::resume(rows, query, beam, scratch);
+        let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
+        // Each row has a key from each of those that lead to it, and a few of these are enough.
+        let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
+        let walk = Walk { query, scratch, ef, keep, enough: beam.enough, read: beam.read };
         let (scratch, keep) = (&mut *walk.scratch, walk.keep);
         scratch.start(rows.count, walk.ef, keep);
         match start {
@@ -306,26 +309,13 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// A walk that was begun with the same arguments.
-    pub(super) fn resume(
-        rows: &InlineRows<'_>,
-        query: &'a InlineQuery,
-        beam: InlineBeam,
-        scratch: &'a mut InlineScratch,
-    ) -> Walk<'a> {
-        let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
-        // Each row has a key from each of those that lead to it, and a few of these are enough.
-        let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
-        Walk { query, scratch, ef, keep, enough: beam.enough, read: beam.read }
-    }
-
     /// Takes the nearest row that is left, when others are `waiting` to be expanded; `None` when the walk has come to its
     /// end, or will have with these.
     ///
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
-    pub(super) unsafe fn take<B: Backend, W: InlineWatch>(
+    unsafe fn take<B: Backend, W: InlineWatch>(
         &mut self,
         rows: &InlineRows<'_>,
         waiting: usize,
@@ -363,7 +353,8 @@ impl<'a> Walk<'a> {
         enough || nearer(self.ef.saturating_sub(waiting), left)
     }
 
-    /// A row that is no nearer than this will never be expanded: when its turn came, the walk would be over.
+    /// A row that is farther than this will never be expanded: when its turn came, the walk would be over. One that is just as
+    /// far might have been, and is left out.
     #[inline(always)]
     fn reach(&self) -> f32 {
         let Walk { ef, enough, .. } = *self;
@@ -377,7 +368,7 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
-    pub(super) unsafe fn settle<B: Backend>(&mut self, rows: &InlineRows<'_>) -> bool {
+    unsafe fn settle<B: Backend>(&mut self, rows: &InlineRows<'_>) -> bool {
         let Some((row, block, better)) = self.scratch.unsettled.take() else { return false };
         let shape = rows.shape;
         let ids = &rows.row(row)[shape.ids_at() + block * BLOCK_LINKS * 4..][..BLOCK_LINKS * 4];
@@ -391,7 +382,7 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set; query and rows have one dimension.
     #[inline(always)]
-    pub(super) unsafe fn expand<B: Backend>(&mut self, rows: &InlineRows<'_>, current: u32, next: *const u8) {
+    unsafe fn expand<B: Backend>(&mut self, rows: &InlineRows<'_>, current: u32, next: *const u8) {
         let shape = rows.shape;
         let row = rows.row(current).as_ptr();
         // SAFETY: `row` is one whole row, whose parts lie where the shape says; prefetching has no demands.
@@ -399,9 +390,11 @@ impl<'a> Walk<'a> {
             let distance = B::centre(row, self.query.numbers(), shape.dimension, next);
             self.scratch.expanded.push(key_of(distance, current));
             self.scratch.ranked.insert::<B>(distance);
-            self.scratch.worst = self.scratch.worst.min(self.reach());
+            let reach = self.reach();
+            self.scratch.worst = self.scratch.worst.min(reach);
             if self.scratch.expanded.len().is_multiple_of(TIDY) {
-                self.scratch.pool.retain::<B>(key_of(self.scratch.worst, 0));
+                // Not what is as far as the worst that a cut has kept: equal rows are, and their turn comes.
+                self.scratch.pool.retain::<B>(key_of(reach, 0));
             }
             for block in 0..shape.blocks {
                 self.settle::<B>(rows);
@@ -418,9 +411,9 @@ impl<'a> Walk<'a> {
     /// Says which rows may be among the nearest in the end: the one that was expanded last, if it is now; and with every
     /// expansion two of those from before, the latest first, so that what is read of them comes bit by bit.
     #[inline(always)]
-    pub(super) fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
+    fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
         let InlineScratch { expanded, unseen, ranked, .. } = &mut *self.scratch;
-        if self.read == 0 || expanded.len() < self.read + ON_THE_WAY {
+        if self.read == 0 || expanded.len() < self.read.saturating_add(ON_THE_WAY) {
             return;
         }
         let last = expanded.len() - 1;

@@ -197,7 +197,7 @@ impl SealedSegment {
     ) -> Result<Option<Vec<Hit>>> {
         let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
-        let InlineWork { query: prepared, walk, near, order, .. } = &mut scratch.inline;
+        let InlineWork { query: prepared, walk, near, order } = &mut scratch.inline;
         ground.inline.prepare(query, (known, wish.limit), prepared);
         let inline = ground.inline;
         loop {
@@ -249,10 +249,13 @@ impl SealedSegment {
         if everything && query.known().len() == 0 {
             // The usual case: every row counts, and nothing else does.
             let last = query.upper_bound(walk.nth(limit));
+            if !last.is_finite() {
+                return false;
+            }
             near.extend(walk.expanded().filter(|row| row.distance <= last).map(|row| (row.distance, row.id)));
             near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
             // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
-            return last.is_finite() && walk.expanded().all(|row| row.distance.is_finite());
+            return walk.expanded().all(|row| row.distance.is_finite());
         }
         near.extend(walk.expanded().map(|row| (row.distance, row.id)));
         // As above.
@@ -268,7 +271,7 @@ impl SealedSegment {
             Some(left) => {
                 order.extend(query.known());
                 let wanted = if everything { 0 } else { limit.div_ceil(2) };
-                order.len() >= limit && order.iter().filter(|&&distance| distance < left).count() >= wanted
+                order.len() >= limit && order.iter().filter(|&&distance| distance <= left).count() >= wanted
             }
         };
         if !settled {
