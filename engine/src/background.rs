@@ -3,8 +3,8 @@
 //! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work: seal what
 //! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses. A writer
 //! who never rests always leaves rows to link: the log comes before them, and compaction has its turn after so many
-//! pieces. A long compaction looks up between its own pieces and does what has become more urgent. With [`Background::Manual`] nothing starts and `Store::step` does
-//! the same by hand.
+//! pieces. A long compaction looks up between its own pieces and does what has become more urgent. With
+//! [`Background::Manual`] nothing starts and `Store::step` does the same by hand.
 
 use crate::engine::{Engine, link_rows};
 use crate::options::Background;

@@ -106,3 +106,31 @@ pub trait RowSource: Sync {
         false
     }
 }
+
+/// What tests of searches need.
+#[cfg(test)]
+pub(crate) mod asked {
+    use super::{Accept, Answers, Hit};
+    use nearstone_base::Result;
+
+    /// What was found for each query.
+    pub(crate) struct Lists(pub(crate) Vec<Vec<Hit>>);
+
+    impl Answers for Lists {
+        fn known(&self, _: usize, _: &mut Vec<f32>) {}
+
+        fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
+            self.0[query] = hits;
+            Ok(())
+        }
+    }
+
+    /// Accepts one row in so many.
+    pub(crate) struct Every(pub(crate) u32);
+
+    impl Accept for Every {
+        fn accept(&self, ordinal: u32) -> bool {
+            ordinal.is_multiple_of(self.0)
+        }
+    }
+}

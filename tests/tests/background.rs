@@ -3,12 +3,12 @@
 
 use nearstone::random::SplitMix64;
 use nearstone::vfs::{CrashChoice, Fate, SimVfs, Vfs};
-use nearstone::{Background, Collection, ErrorKind, Metric, Schema, Store};
+use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Schema, Store};
 use nearstone_tests::disks::Around;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 const SEGMENTS: &str = "/store/segments";
@@ -187,7 +187,7 @@ fn a_leader_that_panics_leaves_nobody_waiting() {
     let store = open(Arc::new(watched));
     let rows = store.create_collection("rows", Schema::new(2, Metric::L2).m(4).ef_construction(16)).unwrap();
     armed.store(true, Ordering::Relaxed);
-    let (send, answers) = std::sync::mpsc::channel();
+    let (send, answers) = mpsc::channel();
     for key in 0..4u64 {
         let (rows, send) = (rows.clone(), send.clone());
         std::thread::spawn(move || send.send(rows.upsert(key, &[key as f32, 1.0], ())));
@@ -279,4 +279,33 @@ fn rows_that_are_put_again_and_again_do_not_pile_up_in_memory() {
     assert!(stats.unsealed_rows < 5000 && stats.dead_rows < 5000, "{stats:?}");
     assert_eq!(rows.len().unwrap(), 400);
     store.verify().unwrap();
+}
+
+/// The work behind held the live state while it asked the log how far it is synced, and a writer holds the log while it waits
+/// for the live state: both stood still for ever. Batches that change nothing are what lets the log be cut beside a writer.
+#[test]
+fn writers_and_the_work_behind_that_cuts_the_log_do_not_wait_for_each_other() {
+    let (done, all_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        let store = Store::builder().wal_bytes(1).durability(Durability::Os).in_memory().unwrap();
+        let rows = store.create_collection("rows", Schema::new(2, Metric::L2)).unwrap();
+        // Workers start with the first write.
+        rows.upsert(1u64, &[1.0, 1.0], ()).unwrap();
+        store.flush().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4u64 {
+                let rows = &rows;
+                scope.spawn(move || {
+                    for key in 0..20_000 {
+                        assert!(!rows.delete(1_000_000 * (writer + 1) + key).unwrap());
+                    }
+                });
+            }
+        });
+        assert_eq!(rows.len().unwrap(), 1);
+        store.close().unwrap();
+        done.send(()).unwrap();
+    });
+    let waited = all_done.recv_timeout(Duration::from_secs(100));
+    assert!(waited.is_ok(), "writers and the work behind stand still: {waited:?}");
 }

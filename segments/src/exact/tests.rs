@@ -1,7 +1,8 @@
 //! The scan against distances of every row in double precision, on every backend.
 
 use super::*;
-use crate::segment::{Accept, Answers, SearchOptions};
+use crate::segment::asked::{Every, Lists};
+use crate::segment::{Accept, SearchOptions};
 use crate::topk::Scratch;
 use crate::{AcceptAll, MutableSegment};
 use nearstone_base::random::SplitMix64;
@@ -166,26 +167,6 @@ fn an_error_of_the_rows_ends_the_scan() {
     let rows = [Ok((0, row)), Err(nearstone_base::Error::invalid("a row that cannot be read"))];
     let error = nearest_rows(Metric::L2, &[row], 1, 2, rows.into_iter()).unwrap_err();
     assert!(error.to_string().contains("cannot be read"));
-}
-
-/// What was found for each query.
-struct Lists(Vec<Vec<Hit>>);
-
-impl Answers for Lists {
-    fn known(&self, _: usize, _: &mut Vec<f32>) {}
-
-    fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
-        self.0[query] = hits;
-        Ok(())
-    }
-}
-
-struct Every(u32);
-
-impl Accept for Every {
-    fn accept(&self, ordinal: u32) -> bool {
-        ordinal.is_multiple_of(self.0)
-    }
 }
 
 /// Rows under keys that descend, with births, deaths, a snapshot and a condition: what is seen, ordered by distance and key.

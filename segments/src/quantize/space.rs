@@ -148,16 +148,8 @@ impl Space {
         let factor = length.map_or(1.0, |length| factor_to(kernels, length, query));
         let (numbers, rest) = out.split_at_mut(query.len());
         let (middle, lifted) = self.middle.split_at(query.len());
-        if (factor as f32).is_normal() {
-            let factor = factor as f32;
-            for ((out, &x), middle) in numbers.iter_mut().zip(query).zip(middle) {
-                *out = (x * factor - middle) * self.scale;
-            }
-        } else {
-            // The factor of a tiny vector is beyond single precision, the products are not.
-            for ((out, &x), middle) in numbers.iter_mut().zip(query).zip(middle) {
-                *out = ((f64::from(x) * factor) as f32 - middle) * self.scale;
-            }
+        for ((out, x), middle) in numbers.iter_mut().zip(scaled(factor, query)).zip(middle) {
+            *out = (x - middle) * self.scale;
         }
         rest.fill(0.0);
         for (out, middle) in rest.iter_mut().zip(lifted) {
@@ -239,13 +231,14 @@ fn median<T: Copy>(mut numbers: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::O
 
 /// Appends the vector at another length; a vector of zeros as it is.
 fn to_length(kernels: Kernels, length: f64, vector: &[f32], out: &mut Vec<f32>) {
-    let factor = factor_to(kernels, length, vector);
-    if (factor as f32).is_normal() {
-        out.extend(vector.iter().map(|&x| x * factor as f32));
-    } else {
-        // The factor of a tiny vector is beyond single precision, the products are not.
-        out.extend(vector.iter().map(|&x| (f64::from(x) * factor) as f32));
-    }
+    out.extend(scaled(factor_to(kernels, length, vector), vector));
+}
+
+/// The numbers times a factor. That of a tiny vector may be beyond single precision where the products are not.
+fn scaled(factor: f64, vector: &[f32]) -> impl Iterator<Item = f32> {
+    let single = factor as f32;
+    let fits = single.is_normal();
+    vector.iter().map(move |&x| if fits { x * single } else { (f64::from(x) * factor) as f32 })
 }
 
 /// What brings a vector to a length; 0 for a vector of zeros.

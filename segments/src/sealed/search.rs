@@ -77,12 +77,12 @@ impl SealedSegment {
         if options.limit == 0 {
             return Ok(Vec::new());
         }
-        let visible = self.visible(options);
-        let exact = ExactDistance::new(self.meta().schema.metric(), query);
-        let width = options.limit.max(options.ef);
         if self.is_scanned(options) {
             return self.scan_for(query, options);
         }
+        let visible = self.visible(options);
+        let exact = ExactDistance::new(self.meta().schema.metric(), query);
+        let width = options.limit.max(options.ef);
         if let Some(walk) = self.inline_wish(options, part)
             && let Some(hits) = self.inline_search(query, known, &exact, &visible, walk, scratch)?
         {

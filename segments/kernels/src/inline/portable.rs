@@ -49,8 +49,8 @@ impl Backend for Portable {
             let (add, rescale) = unsafe { (half_at(factors, lane), half_at(factors, BLOCK_LINKS + lane)) };
             let along = f32::from(sums[lane]) * query.delta + query.offset;
             let estimate = along * rescale + (base + add);
-            // Written so that NaN stays NaN, which is below nothing.
-            let estimate = if estimate < 0.0 { 0.0 } else { estimate };
+            // Written so that NaN stays NaN, which is below nothing, and -0 becomes 0.
+            let estimate = if estimate <= 0.0 { 0.0 } else { estimate };
             out[lane] = estimate;
             better |= u32::from(estimate < worst) << lane;
         }

@@ -161,6 +161,32 @@ fn a_duplicate_is_as_far_as_its_centre() {
     assert_eq!((base, found[0], better), (4.0, 4.0, 1));
 }
 
+/// A product too small for single precision rounds to -0, whose bits make the largest key: the neighbour was lost.
+#[test]
+fn an_estimate_that_rounds_to_minus_zero_is_zero() {
+    let shape = InlineShape::new(64, 32).unwrap();
+    let vector = vec![f16::ZERO; 64];
+    let mut bytes = vec![0; shape.stride()];
+    shape.encode(crate::kernels(), &vector, &[0], |_| &vector, &mut bytes, &mut EncodeWork::default());
+    let rescale = shape.factors_at() + 64;
+    for tiny in [f16::from_bits(0x8001), f16::from_bits(0x0001)] {
+        bytes[rescale..rescale + 2].copy_from_slice(&tiny.to_le_bytes());
+        let made = Made { shape, vectors: vec![vector.clone()], bytes: bytes.clone() };
+        for number in [1e-40f32, -1e-40] {
+            for kernels in Kernels::supported() {
+                let query = query_of(kernels, &[number; 64]);
+                let (base, found, better) = estimates(&made, 0, 0, &query, kernels.name());
+                assert_eq!(
+                    (base, found[0].to_bits(), better & 1),
+                    (0.0, 0, 1),
+                    "{} {number}",
+                    kernels.name()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_walk_finds_the_nearest_with_every_backend() {
     // Every row leads to every other one in two steps.

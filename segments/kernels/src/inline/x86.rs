@@ -107,8 +107,11 @@ impl Backend for Avx512 {
                 let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
                 let along = _mm512_fmadd_ps(sums, _mm512_set1_ps(query.delta), _mm512_set1_ps(query.offset));
                 let base = _mm512_add_ps(_mm512_set1_ps(base), add);
-                // The zero first: where one is NaN the second comes out, and NaN is below nothing.
-                let estimate = _mm512_max_ps(_mm512_setzero_ps(), _mm512_fmadd_ps(along, rescale, base));
+                // The zero first: where one is NaN the second comes out, and NaN is below nothing. So is -0, whose bits are
+                // those of the largest key of all; zero more makes it zero.
+                let zero = _mm512_setzero_ps();
+                let estimate = _mm512_max_ps(zero, _mm512_fmadd_ps(along, rescale, base));
+                let estimate = _mm512_add_ps(estimate, zero);
                 _mm512_storeu_ps(out.as_mut_ptr().add(half * 16), estimate);
                 let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(estimate, _mm512_set1_ps(worst));
                 better |= u32::from(below) << (half * 16);
@@ -374,7 +377,9 @@ impl Backend for Avx2 {
                     let along =
                         _mm256_fmadd_ps(sums, _mm256_set1_ps(query.delta), _mm256_set1_ps(query.offset));
                     let base = _mm256_add_ps(_mm256_set1_ps(base), add);
-                    let estimate = _mm256_max_ps(_mm256_setzero_ps(), _mm256_fmadd_ps(along, rescale, base));
+                    let zero = _mm256_setzero_ps();
+                    let estimate = _mm256_max_ps(zero, _mm256_fmadd_ps(along, rescale, base));
+                    let estimate = _mm256_add_ps(estimate, zero);
                     _mm256_storeu_ps(out.as_mut_ptr().add(lane), estimate);
                     let below = _mm256_cmp_ps::<_CMP_LT_OQ>(estimate, _mm256_set1_ps(worst));
                     better |= (_mm256_movemask_ps(below) as u32) << lane;

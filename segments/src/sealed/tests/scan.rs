@@ -1,27 +1,7 @@
 //! Exact searches of many queries against those of one, and both against distances of every row.
 
 use super::*;
-use crate::segment::Answers;
-
-/// What was found for each query.
-struct Lists(Vec<Vec<Hit>>);
-
-impl Answers for Lists {
-    fn known(&self, _: usize, _: &mut Vec<f32>) {}
-
-    fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
-        self.0[query] = hits;
-        Ok(())
-    }
-}
-
-struct Every(u32);
-
-impl Accept for Every {
-    fn accept(&self, ordinal: u32) -> bool {
-        ordinal.is_multiple_of(self.0)
-    }
-}
+use crate::segment::asked::{Every, Lists};
 
 #[test]
 fn queries_asked_together_get_what_each_gets_alone_with_filters_deaths_and_snapshots() {
