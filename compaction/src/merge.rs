@@ -22,9 +22,6 @@ use nearstone_segments::topk::Scratch;
 use nearstone_segments::{RowSource, SealedSegment, SegmentMeta};
 use roaring::RoaringBitmap;
 
-/// Vectors asked for before their turn: they lie anywhere in the mapped inputs.
-const AHEAD: usize = 4;
-
 /// One segment to merge.
 #[derive(Clone, Debug)]
 pub struct MergeInput<'a> {
@@ -257,17 +254,15 @@ impl VectorSource for Merge<'_> {
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         let (from, inverse) = (self.rows.vector(a)?, self.inverse(a));
-        for &other in others.iter().take(AHEAD) {
-            prefetch(self.rows.vector(other)?);
-        }
-        for (place, &other) in others.iter().enumerate() {
-            if let Some(&ahead) = others.get(place + AHEAD) {
-                prefetch(self.rows.vector(ahead)?);
-            }
+        for &other in others {
             let to = self.rows.vector(other)?;
             out.push(near(self.schema.metric(), from, inverse, to, self.inverse(other)));
         }
         Ok(())
+    }
+
+    fn prefetch(&self, others: &[u32]) {
+        others.iter().filter_map(|&other| self.rows.vector(other).ok()).for_each(prefetch);
     }
 }
 

@@ -134,6 +134,10 @@ impl<V: VectorSource + ?Sized> VectorSource for Renumbered<'_, V> {
         let others: Vec<u32> = others.iter().map(|&row| self.kept[row as usize]).collect();
         self.vectors.distances(self.kept[a as usize], &others, out)
     }
+
+    fn prefetch(&self, others: &[u32]) {
+        others.iter().for_each(|&row| self.vectors.prefetch(&[self.kept[row as usize]]));
+    }
 }
 
 #[cfg(test)]

@@ -228,6 +228,8 @@ pub struct Scratch {
     pub(crate) links: Vec<u32>,
     /// Those of them that were not visited.
     pub(crate) batch: Vec<u32>,
+    /// The same of the node that is expanded next.
+    pub(crate) ahead: Vec<u32>,
     /// Their distances.
     pub(crate) distances: Vec<f32>,
     /// What a walk found; for the callers of `walk` to take and give back.

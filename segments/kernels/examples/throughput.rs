@@ -91,15 +91,6 @@ fn main() {
                 black_box(&dots);
             })
         });
-        row("dot_u8i8", backend, |d| {
-            let codes: Vec<u8> = (0..d * ROWS).map(|i| (i * 7) as u8).collect();
-            let query: Vec<i8> = (0..d).map(|i| (i * 13) as i8).collect();
-            rate(d, || {
-                for row in codes.chunks_exact(d) {
-                    black_box(backend.dot_u8i8(row, black_box(&query)));
-                }
-            })
-        });
         row("dots_biased", backend, |d| {
             let codes: Vec<u8> = (0..d * (ROWS + 1)).map(|i| (i * 7) as u8).collect();
             let (from, codes) = codes.split_at(d);

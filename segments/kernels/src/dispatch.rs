@@ -18,7 +18,6 @@ pub(crate) struct Table {
     pub(crate) dot_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) dot_norm_precise: unsafe fn(&[f32], &[f32]) -> (f64, f64),
-    pub(crate) dot_u8i8: unsafe fn(&[u8], &[i8]) -> i32,
     pub(crate) dots_biased: unsafe fn(&[&[u8]; 4], &[u8]) -> [i32; 4],
 }
 
@@ -119,15 +118,6 @@ impl Kernels {
         unsafe { (self.0.dot_norm_precise)(a, b) }
     }
 
-    /// `sum codes_i query_i`, exact up to 65,536 bytes. Panics when the lengths differ, are no multiple of 64, or are
-    /// larger than that.
-    #[inline]
-    pub fn dot_u8i8(self, codes: &[u8], query: &[i8]) -> i32 {
-        assert!(codes.len() == query.len() && codes.len().is_multiple_of(64) && codes.len() <= 65_536);
-        // SAFETY: as in `dot`; the length is a multiple of 64.
-        unsafe { (self.0.dot_u8i8)(codes, query) }
-    }
-
     /// `sum codes_i (from_i - 128)` for four rows at a time, exact up to 65,536 bytes: the products of rows of one kind,
     /// codes of 128 being zero, and `128 * sum(from_i - 128)` more. Panics when the lengths differ, are no
     /// multiple of 64, or are larger than that.
@@ -135,7 +125,7 @@ impl Kernels {
     pub fn dots_biased(self, codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
         assert!(from.len().is_multiple_of(64) && from.len() <= 65_536);
         assert!(codes.iter().all(|row| row.len() == from.len()));
-        // SAFETY: as in `dot_u8i8`, for each row.
+        // SAFETY: as in `dot`; the length is a multiple of 64.
         unsafe { (self.0.dots_biased)(codes, from) }
     }
 }

@@ -202,33 +202,11 @@ pub(crate) unsafe fn dot_norm_precise<V: Doubles>(a: &[f32], b: &[f32]) -> (f64,
     (dot, norm)
 }
 
-/// `sum codes_i query_i`, exactly. Up to 65,536 bytes no sum leaves the 32 bits: `65536 * 255 * 128 < 2^31`.
-///
-/// One vector of sums: four of them, as above, made the portable kernel twice as slow and the AVX2 one no faster.
-///
-/// # Safety
-/// The processor has the instruction set of `V`; the slices have the same length, a multiple of 64.
-#[inline(always)]
-pub(crate) unsafe fn dot_u8i8<V: Bytes>(codes: &[u8], query: &[i8]) -> i32 {
-    debug_assert!(codes.len() == query.len() && codes.len().is_multiple_of(64));
-    let (c, q) = (codes.as_ptr(), query.as_ptr());
-    // SAFETY: `STEP` divides 64 and 64 divides the length: every step lies inside both slices.
-    unsafe {
-        let mut sum = V::zero();
-        let mut at = 0;
-        while at < codes.len() {
-            sum = sum.add_products(c.add(at), q.add(at));
-            at += V::STEP;
-        }
-        sum.sum()
-    }
-}
-
-/// `sum codes_i (from_i - 128)` for four rows, exactly, within the bound of [`dot_u8i8`]. The row they are compared with
-/// is loaded once for all four, and no sum waits for another.
+/// `sum codes_i (from_i - 128)` for four rows, exactly: up to 65,536 bytes no sum leaves the 32 bits, `65536 * 255 * 128 <
+/// 2^31`. The row they are compared with is loaded once for all four, and no sum waits for another.
 ///
 /// # Safety
-/// As [`dot_u8i8`], for each row.
+/// The processor has the instruction set of `V`; all slices have the same length, a multiple of 64.
 #[inline(always)]
 pub(crate) unsafe fn dots_biased<V: Bytes>(codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
     debug_assert!(codes.iter().all(|row| row.len() == from.len()) && from.len().is_multiple_of(64));

@@ -118,31 +118,15 @@ pub(crate) trait Bytes: Copy {
     /// The processor has the instruction set.
     unsafe fn zero() -> Self;
 
-    /// Adds the products of `STEP` unsigned and signed bytes, exactly.
+    /// Adds the products of `STEP` unsigned bytes and others from which 128 is subtracted, exactly.
     ///
     /// # Safety
     /// The processor has the instruction set; both pointers are valid for reading `STEP` bytes.
-    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self;
-
-    /// As [`Bytes::add_products`], of unsigned bytes and others from which 128 is subtracted.
-    ///
-    /// # Safety
-    /// As [`Bytes::add_products`].
     unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self;
-
-    /// The sum of all sums.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn sum(self) -> i32;
 
     /// The sum of all sums, of four at once.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    #[inline(always)]
-    unsafe fn sums(four: [Self; 4]) -> [i32; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()] }
-    }
+    unsafe fn sums(four: [Self; 4]) -> [i32; 4];
 }

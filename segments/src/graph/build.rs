@@ -270,6 +270,7 @@ impl Graph {
             slot(list, links.len()).store(ordinal, Ordering::Release);
             return Ok(());
         }
+        vectors.prefetch(links);
         vectors.distances(base, links, distances)?;
         candidates.clear();
         candidates.extend(links.iter().zip(&*distances).map(|(&other, &d)| Candidate::new(d, other)));

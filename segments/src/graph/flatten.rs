@@ -125,6 +125,7 @@ impl<V: VectorSource + ?Sized> Healer<'_, V> {
         self.scratch.visited = visited;
         self.scratch.batch = near;
         let Scratch { distances, candidates: measured, selected, pruned, .. } = &mut self.scratch;
+        self.vectors.prefetch(&candidates);
         self.vectors.distances(row, &candidates, distances)?;
         measured.clear();
         measured.extend(candidates.iter().zip(&*distances).map(|(&link, &d)| Candidate::new(d, link)));
@@ -239,5 +240,9 @@ impl<V: VectorSource + ?Sized> VectorSource for Renumbered<'_, V> {
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
         let others: Vec<u32> = others.iter().map(|&other| self.order[other as usize]).collect();
         self.vectors.distances(self.order[a as usize], &others, out)
+    }
+
+    fn prefetch(&self, others: &[u32]) {
+        others.iter().for_each(|&other| self.vectors.prefetch(&[self.order[other as usize]]));
     }
 }

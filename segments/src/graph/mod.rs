@@ -15,6 +15,7 @@ pub(crate) use flatten::attach_all;
 pub use flatten::flatten;
 pub(crate) use frontier::Frontier;
 pub(crate) use select::mix;
+pub(crate) use walk::beam;
 pub use walk::walk;
 
 use crate::topk::Candidate;
@@ -41,8 +42,11 @@ pub trait Links {
 
 /// How a walk measures: the distance from one query (or one stored row) to stored rows, possibly on codes.
 pub trait Scorer {
-    /// Replaces `out` by the distances to `ordinals`, prefetching ahead.
+    /// Replaces `out` by the distances to `ordinals`.
     fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()>;
+
+    /// Asks for what measuring these rows will read to be brought near.
+    fn prefetch(&self, _ordinals: &[u32]) {}
 }
 
 /// A finished graph over rows numbered by descending level, as it is written to a file: level `l` links the first
@@ -70,8 +74,11 @@ pub trait VectorSource: Sync {
     /// The distance between two rows.
     fn distance(&self, a: u32, b: u32) -> Result<f32>;
 
-    /// Replaces `out` by the distances from row `a` to `others`, prefetching ahead.
+    /// Replaces `out` by the distances from row `a` to `others`.
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()>;
+
+    /// Asks for what measuring these rows will read to be brought near.
+    fn prefetch(&self, _others: &[u32]) {}
 
     /// Whether one of `others` is nearer to row `a` than `bound`.
     fn any_nearer(&self, a: u32, others: &[Candidate], bound: f32) -> Result<bool> {
@@ -96,6 +103,10 @@ pub struct FromRow<'a, V: ?Sized> {
 impl<V: VectorSource + ?Sized> Scorer for FromRow<'_, V> {
     fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()> {
         self.vectors.distances(self.row, ordinals, out)
+    }
+
+    fn prefetch(&self, ordinals: &[u32]) {
+        self.vectors.prefetch(ordinals);
     }
 }
 

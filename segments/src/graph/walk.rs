@@ -2,9 +2,11 @@
 //!
 //! 1. From the entry, on each upper level, step to the nearest neighbour for as long as that comes nearer.
 //! 2. On the ground level, keep a beam: the nearest open candidate is expanded, its neighbours not seen before are
-//!    collected, measured in one batch (so that their rows can be fetched together), and those that come nearer than
-//!    the worst of a full beam are opened.
-//! 3. Stop when the nearest open candidate is farther than the worst of a full beam.
+//!    collected, measured in one batch, and those that come nearer than the worst of a full beam are opened.
+//! 3. Candidates are taken two turns ahead of the measuring: memory brings the links of the second and what the neighbours of the
+//!    first are measured on, while those of a third are measured. A few more rows are expanded than if each step waited for
+//!    the one before, and a walk of a sealed segment takes two thirds of the time.
+//! 4. Stop when the nearest open candidate is farther than the worst of a full beam.
 //!
 //! Rows that are not accepted are walked through but never enter the results, so a filter does not cut the graph;
 //! with few accepted rows the beam fills late, or never, and the walk sees much of the graph: who knows that few
@@ -64,6 +66,7 @@ where
         loop {
             links.links(level, best.ordinal, neighbours)?;
             neighbours.retain(|&n| n < rows);
+            scorer.prefetch(neighbours);
             scorer.score(neighbours, distances)?;
             let near = neighbours.iter().zip(&*distances).map(|(&n, &d)| Candidate::new(d, n)).min();
             match near {
@@ -94,21 +97,31 @@ where
     S: Scorer + ?Sized,
     A: Accept + ?Sized,
 {
-    let Scratch { frontier, visited, links: neighbours, batch, distances, .. } = scratch;
+    let Scratch { frontier, visited, links: neighbours, batch, ahead, distances, .. } = scratch;
     frontier.reset(ef);
     visited.reset(0);
+    batch.clear();
     for &start in starts {
         if visited.insert(start.ordinal) && frontier.admits(start) {
             frontier.push(start, accept.accept(start.ordinal));
         }
     }
-    while let Some(next) = frontier.pop() {
-        links.links(level, next.ordinal, neighbours)?;
-        if let Some(behind) = frontier.peek() {
-            // Most often the one that is expanded next; its links come while these are measured.
-            links.prefetch(level, behind.ordinal);
+    let mut committed = None;
+    loop {
+        // A row is taken two turns before its neighbours are measured: its links travel in the first, and what its
+        // neighbours are measured on in the second.
+        let taken = frontier.pop();
+        if let Some(taken) = taken {
+            links.prefetch(level, taken.ordinal);
         }
-        unvisited(neighbours, rows, visited, batch);
+        ahead.clear();
+        if let Some(Candidate { ordinal, .. }) = committed {
+            links.links(level, ordinal, neighbours)?;
+            unvisited(neighbours, rows, visited, ahead);
+            scorer.prefetch(ahead);
+        } else if taken.is_none() && batch.is_empty() {
+            break;
+        }
         scorer.score(batch, distances)?;
         debug_assert_eq!(batch.len(), distances.len(), "a scorer gives one distance per row");
         for (&ordinal, &distance) in batch.iter().zip(&*distances) {
@@ -118,6 +131,8 @@ where
                 frontier.push(candidate, accept.accept(ordinal));
             }
         }
+        std::mem::swap(batch, ahead);
+        committed = taken;
     }
     frontier.drain_sorted(out);
     Ok(())

@@ -14,9 +14,6 @@ use nearstone_base::{Metric, Result};
 use nearstone_kernels::prefetch_read;
 use zerocopy::IntoBytes;
 
-/// How many rows ahead of the one being measured are fetched.
-const AHEAD: usize = 3;
-
 /// How far linking has come.
 #[derive(Default, Debug)]
 pub(super) struct Progress {
@@ -143,20 +140,10 @@ impl MutableSegment {
         if self.schema.metric() == Metric::Cosine { *self.inverse_norms.get(row) } else { 1.0 }
     }
 
-    /// Replaces `out` by the distances in single precision from a vector to rows, asking for each row while those
-    /// before it are measured.
+    /// Replaces `out` by the distances in single precision from a vector to rows.
     pub(super) fn near_all(&self, from: &[f32], inverse: f32, rows: &[u32], out: &mut Vec<f32>) {
         out.clear();
-        out.reserve(rows.len());
-        for &row in rows.iter().take(AHEAD) {
-            prefetch_read(self.vector(row).as_bytes());
-        }
-        for (i, &row) in rows.iter().enumerate() {
-            if let Some(&ahead) = rows.get(i + AHEAD) {
-                prefetch_read(self.vector(ahead).as_bytes());
-            }
-            out.push(self.near_row(from, inverse, row));
-        }
+        out.extend(rows.iter().map(|&row| self.near_row(from, inverse, row)));
     }
 }
 
@@ -168,6 +155,10 @@ impl VectorSource for MutableSegment {
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
         self.near_all(self.vector(a), self.inverse_norm(a), others, out);
         Ok(())
+    }
+
+    fn prefetch(&self, others: &[u32]) {
+        others.iter().for_each(|&row| prefetch_read(self.vector(row).as_bytes()));
     }
 }
 

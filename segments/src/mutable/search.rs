@@ -146,6 +146,7 @@ impl MutableSegment {
             if batch.is_empty() {
                 break;
             }
+            scorer.prefetch(batch);
             scorer.score(batch, distances)?;
             for (&row, &distance) in batch.iter().zip(&*distances) {
                 nearest.push(Candidate::new(distance, row));

@@ -27,8 +27,6 @@ const CLEAR_SHARE: u32 = 1024;
 const PROBE: u32 = 32;
 /// Pairs after which the older half of the notes begins to fade.
 const MEMORY: u32 = 1 << 17;
-/// How many rows ahead of those being measured are fetched.
-const AHEAD: usize = 16;
 
 /// One code per row, readable without a lock while others are appended.
 #[derive(Debug)]
@@ -104,19 +102,16 @@ impl Shadow {
         (distances, unclear)
     }
 
-    /// Replaces `out` by the distances from a code to rows, asking for each row while those before it are measured; tells
-    /// how many were unclear.
+    fn prefetch(&self, rows: &[u32]) {
+        rows.iter().for_each(|&row| prefetch_read(self.rows.row(row)));
+    }
+
+    /// Replaces `out` by the distances from a code to rows; tells how many were unclear.
     fn all(&self, from: &[u8], rows: &[u32], exact: impl Fn(u32) -> f32, out: &mut Vec<f32>) -> u32 {
         out.clear();
         out.reserve(rows.len());
-        for &row in rows.iter().take(AHEAD) {
-            prefetch_read(self.rows.row(row));
-        }
         let mut unclear = 0;
-        for (at, four) in rows.chunks(FOUR).enumerate() {
-            for &row in rows.iter().skip(at * FOUR + AHEAD).take(FOUR) {
-                prefetch_read(self.rows.row(row));
-            }
+        for four in rows.chunks(FOUR) {
             let (distances, more) = self.four(from, four.len(), |i| four[i], &exact);
             out.extend_from_slice(&distances[..four.len()]);
             unclear += more;
@@ -175,6 +170,10 @@ impl VectorSource for OnCodes<'_> {
         Ok(())
     }
 
+    fn prefetch(&self, others: &[u32]) {
+        self.shadow.prefetch(others);
+    }
+
     fn any_nearer(&self, a: u32, others: &[Candidate], bound: f32) -> Result<bool> {
         let exact = |row| self.segment.near_rows(a, row);
         let from = self.shadow.rows.row(a);
@@ -221,5 +220,12 @@ impl Scorer for FromQuery<'_> {
             None => segment.near_all(query, *inverse_norm, ordinals, out),
         }
         Ok(())
+    }
+
+    fn prefetch(&self, ordinals: &[u32]) {
+        match &self.code {
+            Some((shadow, _)) => shadow.prefetch(ordinals),
+            None => self.segment.prefetch(ordinals),
+        }
     }
 }

@@ -4,3 +4,6 @@
 pub(crate) mod shadow;
 pub(crate) mod space;
 pub mod sq8;
+
+/// A number of this size has no room for fractions: adding it rounds, and leaves the integer in the lowest bits.
+const ROUND: f32 = 12_582_912.0;

@@ -17,6 +17,7 @@
 //! has a *blur*, such that a squared distance below the sum of the two blurs is not known to [`SHARPNESS`]: the
 //! codes cannot tell such a pair apart, and it has to be measured on the vectors themselves.
 
+use super::ROUND;
 use nearstone_base::Metric;
 use nearstone_kernels::{CODE_ALIGN, Kernels, Rotation, kernels};
 use std::f64::consts::SQRT_2;
@@ -31,8 +32,6 @@ const ROTATED: usize = 32;
 const SHARPNESS: f64 = 0.02;
 /// The relative error of a sum in single precision, generously.
 const ROUNDING: f64 = 4e-7;
-/// A number of this size has no room for fractions: adding it rounds, and leaves the integer in the lowest bits.
-const ROUND: f32 = 12_582_912.0;
 /// The byte of the code 0.
 const ZERO: u8 = 128;
 /// Sums that do not wait for each other.

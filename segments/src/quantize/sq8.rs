@@ -29,11 +29,16 @@
 //! A code row is `codes, padded | delta f32 | lo f32 | |x'|^2 f32 | 0`, a multiple of 64 bytes in all; where the
 //! padding has room the factors lie in it (the query is zero there).
 
+use super::ROUND;
 use nearstone_base::Metric;
 use nearstone_kernels::{CODE_ALIGN, Kernels, kernels};
 
 /// Bytes of the factors behind the codes.
 const FACTOR_BYTES: usize = 16;
+/// The byte of a query's code 0.
+const ZERO: u8 = 128;
+/// Sums that do not wait for each other.
+const LANES: usize = 8;
 
 /// What the codes of one segment have in common.
 #[derive(Clone, PartialEq, Debug)]
@@ -106,39 +111,56 @@ impl Sq8Params {
         }
     }
 
-    /// Prepares a query: once, before any number of [`Sq8Query::score`]. Panics for another dimension.
+    /// Prepares a query: once, before any number of [`Sq8Query::scores`]. Panics for another dimension.
     pub fn prepare(&self, query: &[f32]) -> Sq8Query {
         assert_eq!(query.len(), self.mean.len());
         let scale = inverse_length(self.metric, query);
-        let centred: Vec<f64> = match self.metric {
-            Metric::InnerProduct => query.iter().map(|&x| f64::from(x)).collect(),
-            _ => query.iter().zip(&self.mean).map(|(&x, &m)| f64::from(x) * scale - f64::from(m)).collect(),
-        };
-        let largest = centred.iter().fold(0f64, |largest, x| largest.max(x.abs()));
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let mut codes = vec![0i8; query.len().next_multiple_of(CODE_ALIGN)];
-        for (code, x) in codes.iter_mut().zip(&centred) {
-            *code = (x * inverse).round() as i8;
+        let mut centred = vec![0f32; query.len().next_multiple_of(LANES)];
+        let pairs = query.iter().zip(&self.mean);
+        match self.metric {
+            Metric::InnerProduct => centred[..query.len()].copy_from_slice(query),
+            _ => centred.iter_mut().zip(pairs.clone()).for_each(|(out, (&x, &mean))| {
+                *out = (f64::from(x) * scale - f64::from(mean)) as f32;
+            }),
         }
-        // As it will be used, so that the constant belongs to it.
-        let step = (largest / 127.0) as f32;
-        // At most 127 * 65,536: exact in f32.
-        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        // Sizes compare as their bits do.
+        let largest = centred.iter().fold(0, |largest: u32, x| largest.max(x.abs().to_bits()));
+        let largest = f32::from_bits(largest);
+        let step = largest / 127.0;
+        // What is too small to be divided by is as good as zero.
+        let inverse = if step.is_normal() { 127.0 / largest } else { 0.0 };
+        let mut codes = vec![ZERO; query.len().next_multiple_of(CODE_ALIGN)];
+        let (mut sums, mut constants) = ([0i32; LANES], [0f64; LANES]);
+        for (numbers, codes) in centred.chunks_exact(LANES).zip(codes.chunks_exact_mut(LANES)) {
+            for lane in 0..LANES {
+                let rounded = numbers[lane] * inverse + ROUND;
+                let code = i32::from(rounded.to_bits() as i8);
+                codes[lane] = (code as u8).wrapping_add(ZERO);
+                sums[lane] += code;
+                // As it will be used, so that the constant belongs to it.
+                let (kept, x) = (f64::from(step * (rounded - ROUND)), f64::from(numbers[lane]));
+                constants[lane] += (2.0 * kept - x) * x;
+            }
+        }
         let constant = match self.metric {
-            Metric::InnerProduct => {
-                -query.iter().zip(&self.mean).map(|(&x, &m)| f64::from(x) * f64::from(m)).sum::<f64>()
-            }
-            _ => {
-                let kept = codes.iter().map(|&code| f64::from(step) * f64::from(code));
-                kept.zip(&centred).map(|(kept, x)| (2.0 * kept - x) * x).sum()
-            }
+            Metric::InnerProduct => -pairs.map(|(&x, &mean)| f64::from(x) * f64::from(mean)).sum::<f64>(),
+            _ => constants.iter().sum(),
+        };
+        // At most 127 * 65,536: exact in f32.
+        let sum: i32 = sums.iter().sum();
+        // Of the constant, the row's square and the product; halves and doubles cost no digits.
+        let (own, square_weight, dot_weight) = match self.metric {
+            Metric::L2 => (1.0, 1.0, 2.0),
+            Metric::Cosine => (0.5, 0.5, 1.0),
+            Metric::InnerProduct => (1.0, 0.0, 1.0),
         };
         Sq8Query {
-            metric: self.metric,
             codes,
             step,
             sum: sum as f32,
-            constant: constant as f32,
+            constant: own * constant as f32,
+            square_weight,
+            dot_weight,
             kernels: kernels(),
         }
     }
@@ -147,33 +169,37 @@ impl Sq8Params {
 /// A prepared query.
 #[derive(Clone, Debug)]
 pub struct Sq8Query {
-    metric: Metric,
-    codes: Vec<i8>,
+    /// With [`ZERO`] added.
+    codes: Vec<u8>,
     step: f32,
     /// Sum of the codes.
     sum: f32,
     constant: f32,
+    square_weight: f32,
+    dot_weight: f32,
     kernels: Kernels,
 }
 
 impl Sq8Query {
-    /// The estimated distance to an encoded row, in the metric's own scale. Never NaN, whatever the bytes. Panics for
-    /// a code row of another length.
+    /// The estimated distances to four encoded rows, in the metric's own scale. Never NaN, whatever the bytes. Panics
+    /// for code rows of another length.
     #[inline]
-    pub fn score(&self, row: &[u8]) -> f32 {
-        let factors = &row[row.len() - FACTOR_BYTES..];
-        let factor =
-            |i: usize| f32::from_le_bytes([factors[i], factors[i + 1], factors[i + 2], factors[i + 3]]);
-        let (delta, lo, square) = (factor(0), factor(4), factor(8));
-        let product = self.kernels.dot_u8i8(&row[..self.codes.len()], &self.codes);
-        // The steps one after the other: the product of two small ones would leave the range of f32.
-        let dot = self.step * (lo * self.sum + delta * product as f32);
-        let score = match self.metric {
-            Metric::L2 => self.constant + square - 2.0 * dot,
-            Metric::Cosine => (self.constant + square) * 0.5 - dot,
-            Metric::InnerProduct => self.constant - dot,
-        };
-        if score.is_nan() { f32::INFINITY } else { score }
+    pub fn scores(&self, rows: [&[u8]; 4]) -> [f32; 4] {
+        let codes = self.codes.len();
+        let [a, b, c, d] = rows;
+        let products =
+            self.kernels.dots_biased(&[&a[..codes], &b[..codes], &c[..codes], &d[..codes]], &self.codes);
+        let mut scores = [0f32; 4];
+        for ((score, row), product) in scores.iter_mut().zip(rows).zip(products) {
+            let factors: &[u8; FACTOR_BYTES] = row.last_chunk().expect("factors follow the codes");
+            let (words, _) = factors.as_chunks::<4>();
+            let [delta, lo, square] = [words[0], words[1], words[2]].map(f32::from_le_bytes);
+            // The steps one after the other: the product of two small ones would leave the range of f32.
+            let dot = self.step * (lo * self.sum + delta * product as f32);
+            let estimate = self.constant + self.square_weight * square - self.dot_weight * dot;
+            *score = if estimate.is_nan() { f32::INFINITY } else { estimate };
+        }
+        scores
     }
 }
 
@@ -210,6 +236,12 @@ mod tests {
             .collect()
     }
 
+    fn score(query: &Sq8Query, row: &[u8]) -> f32 {
+        let scores = query.scores([row; 4]);
+        assert!(scores.iter().all(|score| score.to_bits() == scores[0].to_bits()));
+        scores[0]
+    }
+
     #[test]
     fn the_hundred_best_by_code_hold_the_ten_best() {
         for metric in METRICS {
@@ -229,7 +261,7 @@ mod tests {
                         order
                     };
                     let truth = order(&|i| exact.distance(&rows[i]));
-                    let by_code = order(&|i| prepared.score(&codes[i]));
+                    let by_code = order(&|i| score(&prepared, &codes[i]));
                     found += truth[..10].iter().filter(|i| by_code[..100].contains(i)).count();
                 }
                 assert!(found >= 198, "{metric:?} at {dimension}: {found} of 200");
@@ -249,7 +281,7 @@ mod tests {
             let exact = ExactDistance::new(metric, &query);
             let scale = if metric == Metric::Cosine { 1.0 } else { 100.0 };
             for (row, code) in rows.iter().zip(&codes) {
-                let error = (prepared.score(code) - exact.distance(row)).abs();
+                let error = (score(&prepared, code) - exact.distance(row)).abs();
                 assert!(error < 0.02 * scale, "{metric:?}: off by {error}");
             }
         }
@@ -271,7 +303,7 @@ mod tests {
             let truth: Vec<f64> = rows.iter().map(|row| f64::from(exact.distance(row))).collect();
             let mean = truth.iter().sum::<f64>() / truth.len() as f64;
             for (truth, code) in truth.iter().zip(&codes) {
-                errors += (f64::from(prepared.score(code)) - truth).powi(2);
+                errors += (f64::from(score(&prepared, code)) - truth).powi(2);
                 spread += (truth - mean).powi(2);
             }
         }
@@ -296,7 +328,7 @@ mod tests {
             let params = Sq8Params::train(metric, 128, rows.iter().map(Vec::as_slice));
             let scale = if metric == Metric::Cosine { 1.0 } else { 128.0 };
             for (row, code) in rows.iter().zip(&encoded(&params, &rows)) {
-                let estimate = params.prepare(row).score(code);
+                let estimate = score(&params.prepare(row), code);
                 assert!(estimate.abs() < 2e-4 * scale, "{metric:?}: {estimate}");
             }
         }
@@ -308,13 +340,13 @@ mod tests {
             for row in [vec![2.5; 7], vec![1e-15; 7], vec![3e15; 7], vec![-4.0]] {
                 let params = Sq8Params::train(metric, row.len(), std::iter::once(row.as_slice()));
                 let code = &encoded(&params, std::slice::from_ref(&row))[0];
-                assert!(params.prepare(&row).score(code).is_finite(), "{metric:?} {row:?}");
+                assert!(score(&params.prepare(&row), code).is_finite(), "{metric:?} {row:?}");
             }
             let extreme = [f32::MAX, -f32::MAX, 0.0];
             let params = Sq8Params::train(metric, 3, std::iter::once(&[0.0, 1.0, 2.0][..]));
             let mut code = vec![0; params.row_bytes()];
             params.encode(&extreme, &mut code);
-            assert!(!params.prepare(&extreme).score(&code).is_nan());
+            assert!(!score(&params.prepare(&extreme), &code).is_nan());
         }
     }
 
@@ -332,7 +364,7 @@ mod tests {
             for metric in METRICS {
                 let params = Sq8Params::train(metric, 48, std::iter::once(&[0.5; 48][..]));
                 prop_assert_eq!(params.row_bytes(), 64);
-                prop_assert!(!params.prepare(&[0.25; 48]).score(&bytes).is_nan());
+                prop_assert!(!score(&params.prepare(&[0.25; 48]), &bytes).is_nan());
             }
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct Places {
 #[derive(Clone, Copy)]
 pub(super) struct Level {
     pub(super) rows: u32,
-    section: Section,
+    pub(super) section: Section,
 }
 
 impl fmt::Debug for SealedSegment {
@@ -250,9 +250,14 @@ impl SealedSegment {
 
     /// A row's vector before its blocks are checked, to be prefetched.
     pub(super) fn vector_unchecked(&self, ordinal: u32) -> &[u8] {
-        let vectors = &self.places.vectors;
-        let offset = vectors.offset + u64::from(ordinal) * vectors.stride;
-        self.blocks.unchecked(offset, vectors.stride).unwrap_or(&[])
+        self.unchecked(&self.places.vectors, ordinal)
+    }
+
+    /// One element of a section before its blocks are checked, to be prefetched; nothing where there is none.
+    #[inline]
+    pub(super) fn unchecked(&self, section: &Section, index: u32) -> &[u8] {
+        let offset = section.offset + u64::from(index) * section.stride;
+        self.blocks.unchecked(offset, section.stride).unwrap_or(&[])
     }
 
     /// Asks for what names a row: its version, and its key or where that begins.
@@ -327,7 +332,7 @@ impl SealedSegment {
         let Some(place) = self.places.levels.get(level) else {
             return Err(Error::corruption(self.path(), 0, format!("a level {level}"), "fewer levels"));
         };
-        let bytes = self.row(&place.section, ordinal.into())?;
+        let bytes = self.row_again(&place.section, ordinal)?;
         <[u32]>::ref_from_bytes(bytes).map_err(|_| self.bad(&place.section, "aligned numbers", "others"))
     }
 
@@ -361,6 +366,19 @@ impl SealedSegment {
         }
         // Can't overflow: index < count, and the footer was accepted only with offset + count * stride in the file.
         self.blocks.get(section.offset + index * section.stride, section.stride)
+    }
+
+    /// As [`SealedSegment::row`], for elements of which most were read before: whoever reads thousands of them.
+    #[inline(always)]
+    pub(super) fn row_again(&self, section: &Section, index: u32) -> Result<&[u8]> {
+        let (index, place) = (u64::from(index), section.offset + u64::from(index) * section.stride);
+        if index < section.count {
+            self.blocks.touch_again(place, section.stride)?;
+            if let Some(bytes) = self.blocks.unchecked(place, section.stride) {
+                return Ok(bytes);
+            }
+        }
+        self.row(section, index)
     }
 
     fn number(&self, section: &Section, index: u64) -> Result<u32> {

@@ -3,8 +3,10 @@
 //! Where every row may be a hit and most are alive, the inline rows are walked ([`super::inline`]), if there are any.
 //! Otherwise:
 //!
-//! 1. The query is prepared once for the codes; the graph is walked on them with a beam of `max(ef, limit)`.
-//! 2. What the beam holds is measured against the original vectors, and sorted by that distance, then by key.
+//! 1. The query is prepared once for the codes; the ground is walked on them with a beam of `max(ef, limit)`, from the nearest
+//!    of the first rows.
+//! 2. What the beam holds is measured against the original vectors, the nearest first, for as long as it may be among the
+//!    `limit` nearest, and sorted by that distance, then by key.
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
 //!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
 
@@ -12,12 +14,23 @@ use super::inline::InlineWish;
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
 use crate::exact::{by_distance, nearest_rows, prune};
-use crate::graph::{Links, NO_LINK, Scorer, walk};
+use crate::graph::{Links, NO_LINK, Scorer, beam};
 use crate::quantize::sq8::Sq8Query;
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::{Error, Lsn, Result};
-use nearstone_kernels::prefetch_read;
+use nearstone_kernels::{prefetch_read, prefetch_whole};
+
+/// So many of the first rows are looked at for a start.
+const ENTRY_ROWS: u32 = 128;
+/// Rows that a walk begins with.
+const STARTS: usize = 4;
+/// So many rows are measured exactly before it is believed how wrong estimates are.
+const TRIED: usize = 8;
+/// Estimates may be wrong by so many times what they were among those.
+const MARGIN: f32 = 2.0;
+/// Vectors asked for ahead of the one that is measured.
+const AHEAD: usize = 6;
 
 impl SealedSegment {
     /// The nearest visible accepted rows, by distance, then by key; at most `options.limit`, and fewer only when
@@ -91,7 +104,7 @@ impl SealedSegment {
         let scorer = CodeScorer::new(self, query);
         let mut found = std::mem::take(&mut scratch.found);
         found.clear();
-        let walked = walk(self, &scorer, &visible, self.rows(), width, scratch, &mut found);
+        let walked = self.walk_codes(&scorer, &visible, width, scratch, &mut found);
         let hits = walked.and_then(|()| {
             if found.len() < options.limit {
                 return self.scan_for(query, options);
@@ -102,11 +115,54 @@ impl SealedSegment {
         hits
     }
 
-    /// Exact distances of the candidates, the best `limit` of them.
-    fn rerank(&self, exact: &ExactDistance<'_>, found: &[Candidate], limit: usize) -> Result<Vec<Hit>> {
-        let mut hits = Vec::with_capacity(found.len());
-        for candidate in found {
+    /// Appends what a walk over codes finds. It begins at those that seem nearest of the first rows, which are of the highest
+    /// levels: their codes lie together and stay in the cache, where each step of a descent would wait for memory twice.
+    fn walk_codes(
+        &self,
+        scorer: &CodeScorer<'_>,
+        visible: &dyn Accept,
+        width: usize,
+        scratch: &mut Scratch,
+        found: &mut Vec<Candidate>,
+    ) -> Result<()> {
+        let Scratch { batch, distances, nearest, .. } = scratch;
+        batch.clear();
+        batch.extend(0..ENTRY_ROWS.min(self.rows()));
+        scorer.score(batch, distances)?;
+        nearest.reset(STARTS);
+        for (&row, &distance) in batch.iter().zip(&*distances) {
+            nearest.push(Candidate::new(distance, row));
+        }
+        let mut starts = Vec::with_capacity(STARTS);
+        nearest.drain_sorted(&mut starts);
+        beam(self, scorer, visible, 0, &starts, self.rows(), width, scratch, found)
+    }
+
+    /// Exact distances of the candidates, the best `limit` of them. Those that seem farther than the last of these by much more
+    /// than estimates were wrong so far are not measured. `found` is sorted.
+    pub(super) fn rerank(
+        &self,
+        exact: &ExactDistance<'_>,
+        found: &[Candidate],
+        limit: usize,
+    ) -> Result<Vec<Hit>> {
+        let first = limit.max(TRIED);
+        let (mut hits, mut wrong, mut last) = (Vec::with_capacity(2 * first), 0f32, f32::INFINITY);
+        found.iter().take(AHEAD).for_each(|candidate| self.prefetch_hit(candidate.ordinal));
+        for (place, candidate) in found.iter().enumerate() {
+            if place >= first {
+                if place == first {
+                    last = hits.iter().fold(f32::NEG_INFINITY, |last, hit: &Hit| last.max(hit.distance));
+                }
+                if candidate.distance - wrong * MARGIN > last {
+                    break;
+                }
+            }
+            if let Some(later) = found.get(place + AHEAD) {
+                self.prefetch_hit(later.ordinal);
+            }
             let distance = exact.distance(self.vector(candidate.ordinal)?);
+            wrong = wrong.max((distance - candidate.distance).abs());
             hits.push(Hit { distance, ordinal: candidate.ordinal });
         }
         self.best(hits, limit)
@@ -189,11 +245,31 @@ impl Links for SealedSegment {
         out.clear();
         let places = self.places_of(level, ordinal)?;
         let rows = self.places.levels.get(level).map_or(0, |level| level.rows);
-        for &link in places {
+        // Without a branch for each: a list is mostly full, and where it ends can't be predicted.
+        let used = places.iter().map(|&link| u32::from(link != NO_LINK)).sum::<u32>() as usize;
+        let links = &places[..used];
+        if links.iter().fold(0, |most: u32, &link| most.max(link)) >= rows {
+            return self.links_up_to_the_end(level, ordinal, out);
+        }
+        out.extend_from_slice(links);
+        Ok(())
+    }
+
+    #[inline]
+    fn prefetch(&self, level: usize, ordinal: u32) {
+        if let Some(level) = self.places.levels.get(level) {
+            prefetch_read(self.unchecked(&level.section, ordinal));
+        }
+    }
+}
+
+impl SealedSegment {
+    /// As [`Links::links`] for a list that has a gap or leads nowhere.
+    #[cold]
+    fn links_up_to_the_end(&self, level: usize, ordinal: u32, out: &mut Vec<u32>) -> Result<()> {
+        let rows = self.places.levels.get(level).map_or(0, |level| level.rows);
+        for &link in self.places_of(level, ordinal)?.iter().take_while(|&&link| link != NO_LINK) {
             if link >= rows {
-                if link == NO_LINK {
-                    break;
-                }
                 return Err(self.bad_link(level, link));
             }
             out.push(link);
@@ -212,6 +288,9 @@ pub(super) struct CodeScorer<'a> {
     row_bytes: usize,
 }
 
+/// Rows that are measured together.
+const FOUR: usize = 4;
+
 impl<'a> CodeScorer<'a> {
     pub(super) fn new(segment: &'a SealedSegment, query: &[f32]) -> CodeScorer<'a> {
         let codes = &segment.places.codes;
@@ -224,30 +303,49 @@ impl<'a> CodeScorer<'a> {
         }
     }
 
-    /// The code of a row, if there is one.
-    #[inline]
-    fn code(&self, ordinal: u32) -> Option<&'a [u8]> {
+    /// The code of a row; nothing where there is none.
+    #[inline(always)]
+    fn code(&self, ordinal: u32) -> &'a [u8] {
         let start = ordinal as usize * self.stride;
-        self.codes.get(start..start + self.row_bytes)
+        self.codes.get(start..start + self.row_bytes).unwrap_or(&[])
+    }
+
+    /// Makes sure that there is such a row, and that its blocks were checked.
+    #[inline(always)]
+    fn touch(&self, ordinal: u32) -> Result<()> {
+        let codes = &self.segment.places.codes;
+        if u64::from(ordinal) >= codes.count || self.row_bytes > self.stride {
+            return Err(self.missing(ordinal));
+        }
+        self.segment.blocks.touch_again(codes.offset + u64::from(ordinal) * codes.stride, codes.stride)
+    }
+
+    #[cold]
+    fn missing(&self, ordinal: u32) -> Error {
+        let codes = &self.segment.places.codes;
+        let expected = format!("a code of {} bytes for row {ordinal}", self.row_bytes);
+        self.segment.bad(codes, expected, format!("{} rows of {} bytes", codes.count, codes.stride))
     }
 }
 
 impl Scorer for CodeScorer<'_> {
     fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()> {
         out.clear();
-        let codes = &self.segment.places.codes;
-        for &ordinal in ordinals {
-            if let Some(code) = self.code(ordinal) {
-                prefetch_read(code);
-            }
+        ordinals.iter().try_for_each(|&ordinal| self.touch(ordinal))?;
+        let (fours, rest) = ordinals.as_chunks::<FOUR>();
+        for four in fours {
+            out.extend_from_slice(&self.query.scores(four.map(|ordinal| self.code(ordinal))));
         }
-        for &ordinal in ordinals {
-            self.segment.blocks.touch(codes.offset + u64::from(ordinal) * codes.stride, codes.stride)?;
-            let code = self.code(ordinal).ok_or_else(|| {
-                self.segment.bad(codes, format!("a code for row {ordinal}"), format!("{} rows", codes.count))
-            })?;
-            out.push(self.query.score(code));
+        if let Some(&last) = rest.last() {
+            let code = |place| self.code(*rest.get(place).unwrap_or(&last));
+            let scores = self.query.scores([code(0), code(1), code(2), code(3)]);
+            out.extend_from_slice(&scores[..rest.len()]);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn prefetch(&self, ordinals: &[u32]) {
+        ordinals.iter().for_each(|&ordinal| prefetch_whole(self.code(ordinal)));
     }
 }

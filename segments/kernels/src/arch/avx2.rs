@@ -148,17 +148,6 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
-        // Widened to 16 bits first: the instruction that multiplies bytes directly saturates.
-        // SAFETY: see above.
-        unsafe {
-            let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.cast()));
-            let q = _mm256_cvtepi8_epi16(_mm_loadu_si128(query.cast()));
-            Products(_mm256_add_epi32(self.0, _mm256_madd_epi16(c, q)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
         // SAFETY: see above.
         unsafe {
@@ -166,16 +155,6 @@ impl Bytes for Products {
             let f = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()));
             let f = _mm256_sub_epi16(f, _mm256_set1_epi16(128));
             Products(_mm256_add_epi32(self.0, _mm256_madd_epi16(c, f)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(self) -> i32 {
-        // SAFETY: see above.
-        unsafe {
-            let half = _mm_add_epi32(_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0));
-            let pair = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
-            _mm_cvtsi128_si32(_mm_add_epi32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair)))
         }
     }
 

@@ -142,16 +142,6 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
-        // SAFETY: see above. Four products are summed in 32 bits without saturation.
-        unsafe {
-            let c = _mm512_loadu_si512(codes.cast());
-            let q = _mm512_loadu_si512(query.cast());
-            Products(_mm512_dpbusd_epi32(self.0, c, q))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
         // SAFETY: see above. To subtract 128 is to flip the highest bit.
         unsafe {
@@ -159,12 +149,6 @@ impl Bytes for Products {
             let f = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(-128));
             Products(_mm512_dpbusd_epi32(self.0, c, f))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(self) -> i32 {
-        // SAFETY: see above.
-        unsafe { _mm512_reduce_add_epi32(self.0) }
     }
 
     #[inline(always)]

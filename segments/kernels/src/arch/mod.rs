@@ -21,7 +21,6 @@ macro_rules! kernels_for {
             dot_precise,
             l2_precise,
             dot_norm_precise,
-            dot_u8i8,
             dots_biased,
         };
 
@@ -33,7 +32,6 @@ macro_rules! kernels_for {
         crate::arch::kernels_for!(@one $features, dot_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
         crate::arch::kernels_for!(@one $features, l2_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
         crate::arch::kernels_for!(@one $features, dot_norm_precise, (a: &[f32], b: &[f32]) -> (f64, f64), $doubles);
-        crate::arch::kernels_for!(@one $features, dot_u8i8, (a: &[u8], b: &[i8]) -> i32, $bytes);
         crate::arch::kernels_for!(@one $features, dots_biased, (a: &[&[u8]; 4], b: &[u8]) -> [i32; 4], $bytes);
     };
     (@one none, $kernel:ident, ($a:ident: $at:ty, $b:ident: $bt:ty) -> $out:ty, $vector:ty) => {

@@ -118,14 +118,6 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn add_products(self, codes: *const u8, query: *const i8) -> Self {
-        // SAFETY: the caller's promise: sixteen bytes can be read from both.
-        let (c, q) =
-            unsafe { (codes.cast::<[u8; 16]>().read_unaligned(), query.cast::<[i8; 16]>().read_unaligned()) };
-        Products(std::array::from_fn(|i| self.0[i] + i32::from(c[i]) * i32::from(q[i])))
-    }
-
-    #[inline(always)]
     unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
         // SAFETY: the caller's promise: sixteen bytes can be read from both.
         let (c, f) =
@@ -134,7 +126,7 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> i32 {
-        self.0.iter().sum()
+    unsafe fn sums(four: [Self; 4]) -> [i32; 4] {
+        four.map(|sums| sums.0.iter().sum())
     }
 }

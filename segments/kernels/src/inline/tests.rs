@@ -250,7 +250,7 @@ fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
     let mut scratch = InlineScratch::default();
     let mut query = query_of(crate::kernels(), &[0.1; 64]);
     let mut expanded = |query: &InlineQuery, enough: Enough| {
-        let beam = InlineBeam { ef: 200, keep: 200, enough, read: 0 };
+        let beam = InlineBeam { enough, ..InlineBeam::from(200) };
         inline_walk(crate::kernels(), &rows, query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
         scratch.expanded().len()
     };
@@ -267,6 +267,33 @@ fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
     assert_eq!(expanded(&query, Enough::NEVER), all);
     query.prepare(crate::kernels(), &[0.1; 64]);
     assert_eq!(expanded(&query, early), fewer, "what was known is forgotten with the query");
+}
+
+#[test]
+fn a_walk_that_finds_nothing_nearer_for_long_is_over() {
+    let made = made(64, 2_000, 32);
+    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+    let mut scratch = InlineScratch::default();
+    let query = query_of(crate::kernels(), &[0.1; 64]);
+    let mut expanded = |patience: usize| {
+        let beam = InlineBeam { patience, ..InlineBeam::from(20) };
+        inline_walk(crate::kernels(), &rows, &query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
+        scratch.expanded().map(|row| row.distance).collect::<Vec<f32>>()
+    };
+    let all = expanded(usize::MAX);
+    for patience in [2, 5, 12] {
+        let some = expanded(patience);
+        assert!((20..all.len()).contains(&some.len()), "{} of {}", some.len(), all.len());
+        // Counted again: rows since the last one that was among the twenty nearest of those before it.
+        let mut stale = 0;
+        for (place, distance) in some.iter().enumerate() {
+            assert!(stale < patience, "{stale} rows in vain, and the walk went on");
+            let nearer = some[..place].iter().filter(|&other| other <= distance).count();
+            stale = if nearer < 20 { 0 } else { stale + 1 };
+        }
+        assert!(stale > 0, "it ended with a row that was near");
+    }
+    assert_eq!(expanded(1_000), all);
 }
 
 /// Every row seems to be at the query itself, so nothing that was expanded is ever nearer than what is left.

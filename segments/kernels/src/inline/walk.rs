@@ -12,7 +12,8 @@
 //!    of short steps, which costs little beside work that does not wait for it. (Only a walk that seems to be at its end settles
 //!    them at once.)
 //! 4. The walk ends when `ef` expanded rows are nearer than everything in the pool, or when that is empty; or before, when
-//!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]). So the smallest distances
+//!    what is left is so much farther than what was found that it is unlikely to matter ([`Enough`]), or when many rows in a row
+//!    were no nearer than those ([`InlineBeam::patience`]). So the smallest distances
 //!    are kept in order ([`Ranked`]): one comparison tells whether it ends, and no row that would end it comes into the pool,
 //!    since it would never be taken (rows just as far as the last one that counts excepted).
 //! 5. A full pool, as it mostly is only before so many rows were expanded, is cut to about its `keep` nearest keys, and "near enough" means nearer than
@@ -47,6 +48,10 @@ pub struct InlineBeam {
     pub keep: usize,
     /// When it ends before.
     pub enough: Enough,
+    /// It also ends when so many rows one after the other were no nearer than the `ef` nearest before: estimates are never
+    /// right to the last digit, and where rows lie at much the same distance, some that are not expanded always seem
+    /// nearer than those that were.
+    pub patience: usize,
     /// So many of the nearest rows are read elsewhere when the walk is done: on its way it tells of them
     /// ([`InlineWatch::soon`]).
     pub read: usize,
@@ -72,7 +77,7 @@ impl Enough {
 
 impl From<usize> for InlineBeam {
     fn from(ef: usize) -> InlineBeam {
-        InlineBeam { ef, keep: ef, enough: Enough::NEVER, read: 0 }
+        InlineBeam { ef, keep: ef, enough: Enough::NEVER, patience: usize::MAX, read: 0 }
     }
 }
 
@@ -261,7 +266,10 @@ struct Walk<'a> {
     ef: usize,
     keep: usize,
     enough: Enough,
+    patience: usize,
     read: usize,
+    /// Rows expanded since one was among the nearest.
+    stale: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -280,7 +288,8 @@ impl<'a> Walk<'a> {
         let ef = beam.ef.clamp(1, rows.count.max(1) as usize);
         // Each row has a key from each of those that lead to it, and a few of these are enough.
         let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
-        let walk = Walk { query, scratch, ef, keep, enough: beam.enough, read: beam.read };
+        let InlineBeam { enough, patience, read, .. } = beam;
+        let walk = Walk { query, scratch, ef, keep, enough, patience, read, stale: 0 };
         let (scratch, keep) = (&mut *walk.scratch, walk.keep);
         scratch.start(rows.count, walk.ef, keep);
         match start {
@@ -339,7 +348,7 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn is_over(&self, waiting: usize) -> bool {
         let scratch = &*self.scratch;
-        if scratch.nearest == NONE {
+        if scratch.nearest == NONE || self.stale.saturating_add(waiting) >= self.patience {
             return true;
         }
         let left = distance_of(scratch.nearest);
@@ -389,6 +398,7 @@ impl<'a> Walk<'a> {
         unsafe {
             let distance = B::centre(row, self.query.numbers(), shape.dimension, next);
             self.scratch.expanded.push(key_of(distance, current));
+            self.stale = if distance < self.scratch.ranked.nth(self.ef) { 0 } else { self.stale + 1 };
             self.scratch.ranked.insert::<B>(distance);
             let reach = self.reach();
             self.scratch.worst = self.scratch.worst.min(reach);

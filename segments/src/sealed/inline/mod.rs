@@ -39,6 +39,8 @@ const BEAM_MAX: usize = 768;
 /// A walk holds so many keys for each row that is wanted: the rows around a query lead to each other, and each is met from
 /// several of them.
 const KEYS: usize = 3;
+/// A walk ends after so many rows, and half its beam, that were no nearer than those before.
+const PATIENCE: usize = 8;
 /// Rows of a segment vary by chance; so many standard deviations count as chance.
 const DEVIATIONS: f32 = 2.0;
 /// Rows that the entry leads to: a few blocks of codes that stay in the cache, and more of them where there are more rows.
@@ -207,10 +209,10 @@ impl SealedSegment {
                 return self.measure(exact, near, wish.limit).map(Some);
             }
             // Enough of them were dead: once more, to the end.
-            if ground.beam.enough == Enough::NEVER {
+            if ground.beam.patience == usize::MAX {
                 return Ok(None);
             }
-            ground.beam.enough = Enough::NEVER;
+            (ground.beam.enough, ground.beam.patience) = (Enough::NEVER, usize::MAX);
         }
     }
 
@@ -226,7 +228,8 @@ impl SealedSegment {
             share if share > 0.0 => Enough { rows: near, share, least: wish.expected() },
             _ => Enough::NEVER,
         };
-        let beam = InlineBeam { ef, keep: ef.max(near.saturating_mul(KEYS)), enough, read: near };
+        let keep = ef.max(near.saturating_mul(KEYS));
+        let beam = InlineBeam { ef, keep, enough, patience: PATIENCE + ef / 2, read: near };
         Ok(Some(Ground { inline, rows, start: InlineStart::NeighboursOf(entry), beam }))
     }
 
@@ -286,7 +289,7 @@ impl SealedSegment {
 
     /// Asks for what is read of a row that may be a hit: its vector, its key and its version.
     #[inline(always)]
-    fn prefetch_hit(&self, row: u32) {
+    pub(super) fn prefetch_hit(&self, row: u32) {
         prefetch_whole(self.vector_unchecked(row));
         self.prefetch_names(row);
     }
