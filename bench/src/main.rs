@@ -17,6 +17,7 @@ mod exact;
 mod footprint;
 mod ingest;
 mod killed;
+mod latency;
 mod merge;
 mod opening;
 mod process;
@@ -34,8 +35,19 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PARTS: [&str; 10] =
-    ["search", "exact", "recall", "open", "recovery", "ingest", "build", "merge", "churn", "footprint"];
+const PARTS: [&str; 11] = [
+    "search",
+    "exact",
+    "recall",
+    "latency",
+    "open",
+    "recovery",
+    "ingest",
+    "build",
+    "merge",
+    "churn",
+    "footprint",
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -108,6 +120,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "search" => search::run(&data, &searched, &mut report)?,
             "exact" => exact::run(&data, &mut report)?,
             "recall" => recall::run(&data, &mut report)?,
+            "latency" => latency::run(&data, &mut report)?,
             "open" => opening::run(&data, &mut report)?,
             "recovery" => recovery::run(&data, &logs, &mut report)?,
             "build" => build::run(&data, rows, &mut report)?,

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// From so many unlinked rows on, writers link rows themselves before they return: the tail that searches scan
 /// stays short, and the work is shared by those who cause it.
-const UNLINKED_SOFT: u32 = 2_000;
+const UNLINKED_SOFT: u32 = 500;
 /// Rows linked per call.
 const LINK_STEP: u32 = 32;
 /// How long a thread sleeps that waits for rows which others are linking.

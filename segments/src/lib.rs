@@ -12,6 +12,7 @@ pub mod graph;
 mod meta;
 pub mod mutable;
 pub mod quantize;
+mod rerank;
 pub mod seal;
 pub mod sealed;
 mod segment;

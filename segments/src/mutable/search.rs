@@ -2,27 +2,33 @@
 //!
 //! 1. Note the floor of linking; then walk the graph for the rows below it and scan the rows from it on, both on codes
 //!    (where these don't serve: on the vectors, in single precision) and both keeping the `ef` nearest visible ones.
-//! 2. Measure what was kept in double precision, order it by distance and key, and cut it to the limit.
+//! 2. Measure of what was kept, in double precision, what may be among the nearest; order it by distance and key, and cut it
+//!    to the limit.
 //! 3. When that gives fewer hits than asked for, scan every row: hits are `min(limit, visible rows)`, always.
 //!
-//! Before, a sample of the rows is shown to the condition: when few match, or there are few at all, a walk would
-//! measure more rows than match, and they are scanned instead.
+//! Before, where there is a condition, a sample of the rows is shown to it: when few match, or there are few at all, a walk
+//! would measure more rows than match, and they are scanned instead.
 
 use super::MutableSegment;
 use super::shadow::FromQuery;
 use crate::distance::ExactDistance;
 use crate::exact::nearest_rows;
 use crate::graph::{NO_LINK, Scorer, walk};
+use crate::rerank::rerank;
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::random::SplitMix64;
 use nearstone_base::sync::CHECKED;
 use nearstone_base::{KeyRef, Lsn, Result};
+use nearstone_kernels::prefetch_whole;
 use std::cmp::Ordering;
 use std::ops::Range;
+use zerocopy::IntoBytes;
 
 /// Rows shown to the condition to estimate its share.
 const SAMPLE: u32 = if CHECKED { 2 } else { 64 };
+/// Nobody asks for a sample when all rows were born but the last of so many parts.
+const BORN_SHARE: u32 = 8;
 /// Scans keep so many rows more than are wanted, and an eighth, to be measured exactly.
 const SCAN_MORE: usize = 16;
 /// Rows measured at a time by a scan.
@@ -50,40 +56,42 @@ impl MutableSegment {
         if options.limit == 0 || rows == 0 {
             return Ok(Vec::new());
         }
-        let visible = self.visible(options);
+        let born = self.born_at(options.at, rows);
+        let visible = self.visible(options, born);
         if options.exact {
             let mut lists = self.scan_exactly(&[query], rows, options.limit, &visible)?;
             return Ok(lists.pop().unwrap_or_default());
         }
 
         let exact = ExactDistance::new(self.schema.metric(), query);
-        let rank = |row: u32| self.rank(exact.distance(self.vector(row)), row);
         let ef = options.ef.max(options.limit);
         // Codes are a little wrong about which rows are the last of these.
         let kept = ef.saturating_add(ef / 8).saturating_add(SCAN_MORE);
         let scorer = FromQuery::new(self, query);
         let mut found = std::mem::take(&mut scratch.found);
         found.clear();
-        let all = self.scan_is_cheaper(rows, ef, &visible);
+        let shown = (&visible as &dyn Accept, options.accept.accepts_all());
+        let mostly_born = born >= rows - rows / BORN_SHARE;
+        let asked = (!options.accept.accepts_all() || !mostly_born).then_some(&visible as &dyn Accept);
+        let all = self.scan_is_cheaper(rows, ef, asked);
         if all {
-            self.scan(&scorer, 0..rows, kept, &visible, scratch, &mut found)?;
+            self.scan(&scorer, 0..rows, kept, shown, scratch, &mut found)?;
         } else {
             walk(&self.graph, &scorer, &visible, NO_LINK, ef, scratch, &mut found)?;
             found.retain(|candidate| candidate.ordinal < floor);
-            self.scan(&scorer, floor..rows, kept, &visible, scratch, &mut found)?;
+            self.scan(&scorer, floor..rows, kept, shown, scratch, &mut found)?;
         }
         if !all && found.len() < options.limit && found.len() < rows as usize {
             found.clear();
-            self.scan(&scorer, 0..rows, kept, &visible, scratch, &mut found)?;
+            self.scan(&scorer, 0..rows, kept, shown, scratch, &mut found)?;
         }
         // Of what walk and scan kept.
         found.sort_unstable();
         found.truncate(kept);
-        let mut ranked: Vec<Ranked<'_>> = found.iter().map(|candidate| rank(candidate.ordinal)).collect();
+        let soon = |row| prefetch_whole(self.vector(row).as_bytes());
+        let hits = rerank(&found, options.limit, soon, |row| Ok(exact.distance(self.vector(row))))?;
         scratch.found = found;
-        ranked.sort_unstable();
-        ranked.truncate(options.limit);
-        Ok(ranked.iter().map(Ranked::hit).collect())
+        Ok(self.best(&hits, options.limit))
     }
 
     /// As [`MutableSegment::search`] for each of the queries. With `exact`, they go through the rows together, all seeing the
@@ -102,7 +110,13 @@ impl MutableSegment {
             });
         }
         queries.iter().for_each(|query| self.assert_dimension(query));
-        let lists = self.scan_exactly(queries, self.rows(), options.limit, &self.visible(options))?;
+        let rows = self.rows();
+        let lists = self.scan_exactly(
+            queries,
+            rows,
+            options.limit,
+            &self.visible(options, self.born_at(options.at, rows)),
+        )?;
         lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits))
     }
 
@@ -116,16 +130,35 @@ impl MutableSegment {
         );
     }
 
+    /// Of the rows that were born.
     fn visible<'a>(
         &'a self,
         options: &SearchOptions<'a>,
+        born: u32,
     ) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<'a>> {
         Visible {
-            births: |row| self.birth(row),
+            births: move |row| if row < born { 0 } else { Lsn::MAX },
             deaths: &self.deaths,
             at: options.at,
             accept: options.accept,
         }
+    }
+
+    /// How many of the first so many rows were born at an lsn. Births ascend, so that these are the first ones; mostly they are
+    /// all, or all but a few.
+    pub(super) fn born_at(&self, at: Lsn, rows: u32) -> u32 {
+        let (mut born, mut step) = (rows, 1);
+        // Backwards by doubled steps, to a row that was; then what lies between is halved.
+        while born > 0 && self.birth(born - 1) > at {
+            born = born.saturating_sub(step);
+            step *= 2;
+        }
+        let mut late = rows.min(born.saturating_add(step / 2));
+        while born < late {
+            let middle = born + (late - born) / 2;
+            if self.birth(middle) <= at { born = middle + 1 } else { late = middle }
+        }
+        born
     }
 
     /// Appends to `found` the nearest `ef` visible rows of a range.
@@ -134,22 +167,26 @@ impl MutableSegment {
         scorer: &FromQuery<'_>,
         mut range: Range<u32>,
         kept: usize,
-        visible: &dyn Accept,
+        (visible, accepts_all): (&dyn Accept, bool),
         scratch: &mut Scratch,
         found: &mut Vec<Candidate>,
     ) -> Result<()> {
         let Scratch { nearest, batch, distances, .. } = scratch;
         nearest.reset(kept);
+        // Where nearly every row is visible, it costs less to measure them all than to ask for each.
+        let ask_first = !accepts_all;
         loop {
             batch.clear();
-            batch.extend(range.by_ref().filter(|&row| visible.accept(row)).take(SCAN_ROWS));
+            batch.extend(range.by_ref().filter(|&row| !ask_first || visible.accept(row)).take(SCAN_ROWS));
             if batch.is_empty() {
                 break;
             }
-            scorer.prefetch(batch);
             scorer.score(batch, distances)?;
             for (&row, &distance) in batch.iter().zip(&*distances) {
-                nearest.push(Candidate::new(distance, row));
+                let candidate = Candidate::new(distance, row);
+                if nearest.admits(candidate) && (ask_first || visible.accept(row)) {
+                    nearest.push(candidate);
+                }
             }
         }
         nearest.drain_sorted(found);
@@ -166,14 +203,16 @@ impl MutableSegment {
     ) -> Result<Vec<Vec<Hit>>> {
         let seen = (0..rows).filter(|&row| visible.accept(row)).map(|row| Ok((row, self.vector(row))));
         let lists = nearest_rows(self.schema.metric(), queries, limit, rows, seen)?;
-        let best = |hits: Vec<Hit>| {
-            let mut ranked: Vec<Ranked<'_>> =
-                hits.iter().map(|hit| self.rank(hit.distance, hit.ordinal)).collect();
-            ranked.sort_unstable();
-            ranked.truncate(limit);
-            ranked.iter().map(Ranked::hit).collect()
-        };
-        Ok(lists.into_iter().map(best).collect())
+        Ok(lists.iter().map(|hits| self.best(hits, limit)).collect())
+    }
+
+    /// The first `limit` by distance, then key.
+    fn best(&self, hits: &[Hit], limit: usize) -> Vec<Hit> {
+        let mut ranked: Vec<Ranked<'_>> =
+            hits.iter().map(|hit| self.rank(hit.distance, hit.ordinal)).collect();
+        ranked.sort_unstable();
+        ranked.truncate(limit);
+        ranked.iter().map(Ranked::hit).collect()
     }
 
     fn rank(&self, distance: f32, ordinal: u32) -> Ranked<'_> {
@@ -182,16 +221,22 @@ impl MutableSegment {
     }
 
     /// Whether a scan of all rows is expected to cost less than a walk. A walk measures about `m` new rows for each
-    /// result, and `1 / share` times as many when only a share of the rows may be results, but never more than all.
-    fn scan_is_cheaper(&self, rows: u32, ef: usize, visible: &dyn Accept) -> bool {
+    /// result, and `1 / share` times as many when only a share of the rows may be results, but never more than all. Without
+    /// a condition to be asked, those are the rows that are alive.
+    fn scan_is_cheaper(&self, rows: u32, ef: usize, visible: Option<&dyn Accept>) -> bool {
         let per_result = self.graph.m() as f32;
         // Not even if every sampled row matches.
         if rows as f32 <= ef as f32 * per_result {
             return true;
         }
-        let mut rng = SplitMix64::new(u64::from(rows));
-        let hits = (0..SAMPLE).filter(|_| visible.accept(rng.below(rows.into()) as u32)).count();
-        let share = (hits as f32).max(0.5) / SAMPLE as f32;
+        let share = match visible {
+            None => rows.saturating_sub(self.deaths.count()).max(1) as f32 / rows as f32,
+            Some(visible) => {
+                let mut rng = SplitMix64::new(u64::from(rows));
+                let hits = (0..SAMPLE).filter(|_| visible.accept(rng.below(rows.into()) as u32)).count();
+                (hits as f32).max(0.5) / SAMPLE as f32
+            }
+        };
         let scan = rows as f32 * (share + CHECKS_PER_DISTANCE.recip());
         scan <= (ef as f32 * per_result / share).min(rows as f32)
     }

@@ -175,6 +175,22 @@ fn rows_are_seen_from_birth_to_death() {
 }
 
 #[test]
+fn rows_born_at_an_lsn_are_the_first_ones() {
+    let segment = MutableSegment::new(SegmentId(1), Schema::new(2, Metric::L2));
+    let births: Vec<Lsn> = (0..150u64).map(|row| 10 + row * row / 40).collect();
+    for (row, &birth) in (0..).zip(&births) {
+        let key = Key::U64(row);
+        segment.append(key.as_ref(), key.as_ref().hash64(), &[row as f32, 1.0], b"", birth);
+    }
+    for rows in [0, 1, 2, 3, 17, 100, 150] {
+        for at in 0..600 {
+            let wanted = births[..rows as usize].iter().filter(|&&birth| birth <= at).count();
+            assert_eq!(segment.born_at(at, rows) as usize, wanted, "{rows} rows at {at}");
+        }
+    }
+}
+
+#[test]
 fn hits_are_as_many_as_asked_for_or_visible() {
     struct Every(u32);
     impl Accept for Every {

@@ -16,6 +16,7 @@ use crate::distance::ExactDistance;
 use crate::exact::{by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, beam};
 use crate::quantize::sq8::Sq8Query;
+use crate::rerank::rerank;
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::{Error, Lsn, Result};
@@ -25,12 +26,6 @@ use nearstone_kernels::{prefetch_read, prefetch_whole};
 const ENTRY_ROWS: u32 = 128;
 /// Rows that a walk begins with.
 const STARTS: usize = 4;
-/// So many rows are measured exactly before it is believed how wrong estimates are.
-const TRIED: usize = 8;
-/// Estimates may be wrong by so many times what they were among those.
-const MARGIN: f32 = 2.0;
-/// Vectors asked for ahead of the one that is measured.
-const AHEAD: usize = 6;
 
 impl SealedSegment {
     /// The nearest visible accepted rows, by distance, then by key; at most `options.limit`, and fewer only when
@@ -138,34 +133,15 @@ impl SealedSegment {
         beam(self, scorer, visible, 0, &starts, self.rows(), width, scratch, found)
     }
 
-    /// Exact distances of the candidates, the best `limit` of them. Those that seem farther than the last of these by much more
-    /// than estimates were wrong so far are not measured. `found` is sorted.
+    /// Exact distances of the candidates, which are sorted, and the best `limit` of them.
     pub(super) fn rerank(
         &self,
         exact: &ExactDistance<'_>,
         found: &[Candidate],
         limit: usize,
     ) -> Result<Vec<Hit>> {
-        let first = limit.max(TRIED);
-        let (mut hits, mut wrong, mut last) = (Vec::with_capacity(2 * first), 0f32, f32::INFINITY);
-        found.iter().take(AHEAD).for_each(|candidate| self.prefetch_hit(candidate.ordinal));
-        for (place, candidate) in found.iter().enumerate() {
-            if place >= first {
-                if place == first {
-                    last = hits.iter().fold(f32::NEG_INFINITY, |last, hit: &Hit| last.max(hit.distance));
-                }
-                if candidate.distance - wrong * MARGIN > last {
-                    break;
-                }
-            }
-            if let Some(later) = found.get(place + AHEAD) {
-                self.prefetch_hit(later.ordinal);
-            }
-            let distance = exact.distance(self.vector(candidate.ordinal)?);
-            wrong = wrong.max((distance - candidate.distance).abs());
-            hits.push(Hit { distance, ordinal: candidate.ordinal });
-        }
-        self.best(hits, limit)
+        let measure = |row| Ok(exact.distance(self.vector(row)?));
+        self.best(rerank(found, limit, |row| self.prefetch_hit(row), measure)?, limit)
     }
 
     fn visible<'a>(&'a self, options: &SearchOptions<'a>) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<>> {
