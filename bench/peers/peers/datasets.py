@@ -82,6 +82,12 @@ def manifold(dim: int, count: int, seed: int, stream: int) -> Matrix:
     return _chunks(dim, count, seed, stream, chunk)
 
 
+def lengths(dim: int, count: int, seed: int, stream: int) -> Matrix:
+    """Manifold rows of all lengths, for inner products: exp(0.3 N(0, 1)), of which one in a hundred is beyond 2."""
+    spread = np.random.default_rng([seed, stream, 1 << 32]).standard_normal(count, dtype=np.float32)
+    return manifold(dim, count, seed, stream) * np.exp(np.float32(0.3) * spread)[:, None]
+
+
 def clustered(dim: int, count: int, seed: int, stream: int, centres: int = 1000) -> Matrix:
     """Rows at 0.35 N(0, 1) around centres drawn from N(0, 1)."""
     middle = np.random.default_rng([seed, 0]).standard_normal((centres, dim), dtype=np.float32)
@@ -105,14 +111,15 @@ def _chunks(
     return out
 
 
-GENERATED: dict[str, tuple[Callable[[int, int, int, int], Matrix], int]] = {
-    "uniform-128": (uniform, 128),
-    "manifold-96": (manifold, 96),
-    "manifold-128": (manifold, 128),
-    "manifold-256": (manifold, 256),
-    "manifold-768": (manifold, 768),
-    "manifold-1536": (manifold, 1536),
-    "clustered-128": (clustered, 128),
+GENERATED: dict[str, tuple[Callable[[int, int, int, int], Matrix], int, str]] = {
+    "uniform-128": (uniform, 128, "l2"),
+    "manifold-96": (manifold, 96, "l2"),
+    "manifold-128": (manifold, 128, "l2"),
+    "manifold-256": (manifold, 256, "l2"),
+    "manifold-768": (manifold, 768, "l2"),
+    "manifold-1536": (manifold, 1536, "l2"),
+    "lengths-128": (lengths, 128, "ip"),
+    "clustered-128": (clustered, 128, "l2"),
 }
 NAMES = ("minilm", "minilm-ood", *GENERATED)
 
@@ -122,8 +129,8 @@ def load(name: str, rows: int, queries: int, seed: int, data: Path | None) -> Da
     if rows < 100 or queries < 1:
         raise DatasetError(f"at least 100 rows and 1 query are needed, not {rows} and {queries}")
     if name in GENERATED:
-        draw, dim = GENERATED[name]
-        return Dataset(name, "l2", draw(dim, rows, seed, 1), draw(dim, queries, seed, 2))
+        draw, dim, metric = GENERATED[name]
+        return Dataset(name, metric, draw(dim, rows, seed, 1), draw(dim, queries, seed, 2))
     if name not in NAMES:
         raise DatasetError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
     if data is None:

@@ -24,12 +24,16 @@ Ids = npt.NDArray[np.int64]
 
 
 def exact_distances(metric: str, query: Matrix, rows: Matrix) -> npt.NDArray[np.float64]:
-    """Squared Euclidean, or 1 - cosine for rows of any length, of one query (dim,) to rows (n, dim)."""
+    """Squared Euclidean, 1 - cosine for rows of any length, or the negative product, of one query (dim,) to
+    rows (n, dim).
+    """
     q, x = query.astype(np.float64), rows.astype(np.float64)
     if metric == "l2":
         return np.square(x - q).sum(axis=1)
     if metric == "cosine":
         return 1.0 - (x @ q) / (np.linalg.norm(x, axis=1) * np.linalg.norm(q))
+    if metric == "ip":
+        return -(x @ q)
     raise ValueError(f"unknown metric {metric!r}")
 
 
@@ -42,7 +46,8 @@ def brute_force(metric: str, rows: Matrix, queries: Matrix, k: int) -> Ids:
         block = rows[start : start + BLOCK_ROWS]
         ids, near = [], []
         # Ordering by |x|^2 - 2 x.q is ordering by squared distance; for unit rows also by cosine.
-        squares = np.einsum("ij,ij->i", block, block)
+        # Products alone are what inner product orders by.
+        squares = np.einsum("ij,ij->i", block, block) if metric != "ip" else np.zeros(len(block), np.float32)
         for first in range(0, len(queries), BLOCK_QUERIES):
             score = squares - 2.0 * (queries[first : first + BLOCK_QUERIES] @ block.T)
             kept = min(keep, len(block))

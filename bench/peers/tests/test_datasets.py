@@ -9,11 +9,11 @@ from peers.rows import Rows
 
 @pytest.mark.parametrize("name", list(datasets.GENERATED))
 def test_a_set_has_the_shape_asked_for_and_repeats(name):
-    dim = datasets.GENERATED[name][1]
+    _, dim, metric = datasets.GENERATED[name]
     one = datasets.load(name, 300, 20, 7, None)
     assert one.rows.shape == (300, dim) and one.queries.shape == (20, dim)
     assert one.rows.dtype == one.queries.dtype == np.float32
-    assert one.rows.flags.c_contiguous and one.metric == "l2"
+    assert one.rows.flags.c_contiguous and one.metric == metric
     again = datasets.load(name, 300, 20, 7, None)
     assert np.array_equal(one.rows, again.rows) and np.array_equal(one.queries, again.queries)
     other = datasets.load(name, 300, 20, 8, None)
@@ -35,6 +35,13 @@ def test_manifold_rows_have_unit_length_and_few_dimensions():
     # 16 latent dimensions, bent: far fewer directions carry the spread than there are coordinates.
     assert (spread[:48] ** 2).sum() > 0.9 * (spread**2).sum()
     assert [datasets.latent_of(dim) for dim in (96, 128, 256, 768, 1536)] == [16, 16, 24, 32, 32]
+
+
+def test_rows_for_inner_products_have_all_lengths_and_the_directions_of_the_manifold():
+    rows = datasets.lengths(128, 2000, 1, 1)
+    sizes = np.linalg.norm(rows, axis=1)
+    assert np.log(sizes).std() == pytest.approx(0.3, rel=0.05) and sizes.max() > 2
+    assert rows / sizes[:, None] == pytest.approx(datasets.manifold(128, 2000, 1, 1), abs=1e-5)
 
 
 def test_clustered_rows_stand_around_centres():

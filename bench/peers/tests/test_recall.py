@@ -12,16 +12,17 @@ def on_a_line(values, queries, metric="l2", known=None):
     return Dataset("line", metric, rows, np.array(queries, dtype=np.float32)[:, None], known)
 
 
-def test_distances_are_squared_euclidean_and_one_minus_cosine():
+def test_distances_are_squared_euclidean_one_minus_cosine_and_negative_products():
     query = np.array([1.0, 0.0], dtype=np.float32)
     rows = np.array([[4.0, 4.0], [0.0, 2.0], [-3.0, 0.0], [0.5, 0.0]], dtype=np.float32)
     assert exact_distances("l2", query, rows).tolist() == [25.0, 5.0, 16.0, 0.25]
     assert exact_distances("cosine", query, rows) == pytest.approx([1 - 2**-0.5, 1.0, 2.0, 0.0])
+    assert exact_distances("ip", query, rows).tolist() == [-4.0, 0.0, 3.0, -0.5]
     with pytest.raises(ValueError, match="unknown metric"):
         exact_distances("hamming", query, rows)
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 def test_brute_force_agrees_with_a_full_sort_across_blocks(metric, monkeypatch):
     import peers.recall
 

@@ -7,8 +7,9 @@ rows has ``replace``, ``remove`` and ``add``, in this order in each round of cha
 0..n; answers are sequences of them, nearest first, ints or decimal strings, and making that sequence is part
 of what is timed.
 
-The metrics are "l2" and "cosine"; rows and queries of a cosine set have unit length, so an adapter may use
-Euclidean distance for it where the library is faster or better tested that way: the order is the same.
+The metrics are "l2", "cosine" and "ip" (inner product, of rows of all lengths), which only some adapters take. Rows and
+queries of a cosine set have unit length, so an adapter may use Euclidean distance for it where the library is
+faster or better tested that way: the order is the same.
 """
 
 from __future__ import annotations
@@ -72,8 +73,12 @@ class Adapter(ABC):
     has_inserts: ClassVar[bool] = False
     has_sync: ClassVar[bool] = False
     has_changes: ClassVar[bool] = False
+    has_products: ClassVar[bool] = False
+    """Takes sets that are ordered by inner product."""
 
     def __init__(self, job: Job) -> None:
+        if job.metric == "ip" and not self.has_products:
+            raise NotMeasurable("is measured by distance and cosine only")
         self.job = job
 
     @classmethod

@@ -19,6 +19,7 @@ class Hnswlib(Adapter):
     package = "hnswlib"
     note = f"float32, M {M}, ef_construction {EF_CONSTRUCTION}"
     has_changes = True
+    has_products = True
 
     def build(self, rows: Rows) -> None:
         self.index = hnswlib.Index(space=self.job.metric, dim=self.job.dim)

@@ -26,6 +26,7 @@ class Durable(Adapter):
     note = f"folder, synced at each commit, one sealed segment, m {M}, ef_construction {EF_CONSTRUCTION}"
     has_inserts = True
     has_changes = True
+    has_products = True
 
     def open_empty(self) -> None:
         self.path = self.job.folder / "rows.near"

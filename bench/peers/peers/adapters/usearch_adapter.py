@@ -21,11 +21,12 @@ class F32(Adapter):
     note = f"float32, connectivity {M}, expansion_add {EF_CONSTRUCTION}"
     dtype: ClassVar[str] = "f32"
     has_changes = True
+    has_products = True
 
     def build(self, rows: Rows) -> None:
         self.index = Index(
             ndim=self.job.dim,
-            metric="cos" if self.job.metric == "cosine" else "l2sq",
+            metric={"cosine": "cos", "l2": "l2sq", "ip": "ip"}[self.job.metric],
             dtype=self.dtype,
             connectivity=M,
             expansion_add=EF_CONSTRUCTION,
