@@ -12,7 +12,7 @@ use crate::graph::{FlatGraph, Graph, VectorSource, flatten, level_for};
 use crate::meta::SegmentMeta;
 use crate::mutable::{FrozenRows, MutableSegment};
 use crate::sealed::SealedSegment;
-use crate::segment::{AcceptAll, SearchOptions};
+use crate::segment::{AcceptAll, Answers, Hit, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::{Error, ErrorKind, Lsn, Result, Schema};
 
@@ -85,16 +85,18 @@ pub fn rebuild<V: VectorSource + ?Sized>(
 pub const LEVEL_SEED: u64 = 0x6d65_7267_6564;
 
 /// The share of the `limit` nearest rows that a walk with beam `ef` finds, over `samples` of the segment's own rows
-/// as queries (evenly spread): 1.0 when it finds all of them, or when there is nothing to ask. Costs a scan of all
-/// vectors per sample.
+/// as queries (evenly spread): 1.0 when it finds all of them, or when there is nothing to ask. Costs one exact search for all
+/// samples together, and a walk per sample.
 pub fn sampled_recall(segment: &SealedSegment, samples: u32, limit: usize, ef: usize) -> Result<f32> {
-    let stride = segment.rows().div_ceil(samples.max(1)).max(1);
+    let stride = segment.rows().div_ceil(samples.max(1)).max(1) as usize;
+    let queries: Vec<&[f32]> =
+        (0..segment.rows()).step_by(stride).map(|row| segment.vector(row)).collect::<Result<_>>()?;
     let mut scratch = Scratch::default();
+    let options = SearchOptions { limit, ef, exact: true, at: Lsn::MAX, accept: &AcceptAll };
+    let mut truths = Truths(vec![Vec::new(); queries.len()]);
+    segment.search_many(&queries, &options, 1.0, &mut scratch, &mut truths)?;
     let (mut found, mut wanted) = (0usize, 0usize);
-    for row in (0..segment.rows()).step_by(stride as usize) {
-        let query = segment.vector(row)?;
-        let options = SearchOptions { limit, ef, exact: true, at: Lsn::MAX, accept: &AcceptAll };
-        let truth = segment.search(query, &options, &mut scratch)?;
+    for (query, truth) in queries.iter().zip(&truths.0) {
         let Some(last) = truth.last() else { continue };
         let walked = segment.search(query, &SearchOptions { exact: false, ..options }, &mut scratch)?;
         // By distance, not by row: rows as far as the last one are as good.
@@ -102,6 +104,18 @@ pub fn sampled_recall(segment: &SealedSegment, samples: u32, limit: usize, ef: u
         wanted += truth.len();
     }
     Ok(if wanted == 0 { 1.0 } else { found as f32 / wanted as f32 })
+}
+
+/// The exact hits of each sample.
+struct Truths(Vec<Vec<Hit>>);
+
+impl Answers for Truths {
+    fn known(&self, _number: usize, _distances: &mut Vec<f32>) {}
+
+    fn found(&mut self, number: usize, hits: Vec<Hit>) -> Result<()> {
+        self.0[number] = hits;
+        Ok(())
+    }
 }
 
 fn write(

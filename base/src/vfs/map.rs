@@ -1,9 +1,9 @@
 //! The bytes of a published file: mapped, or read into aligned memory.
 
+use super::pages::{HUGE, Pages};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// Immutable bytes, aligned to 64. Cloning shares them.
 #[derive(Clone)]
@@ -15,35 +15,15 @@ pub struct FileBytes {
 #[derive(Clone)]
 enum Kind {
     Map(Arc<memmap2::Mmap>),
-    /// Memory of the operating system's, in huge pages where it has them.
-    Pages(Arc<memmap2::MmapMut>),
-    Heap(Arc<Vec<Line>>),
+    Heap(Arc<Pages>),
 }
 
-/// Bytes of a huge page of most processors.
-const HUGE: usize = 2 << 20;
-
-/// Sixty-four bytes that begin at a multiple of sixty-four.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 impl FileBytes {
-    /// Room for `len` bytes on the heap, filled by `fill`. From 2 MiB on, it asks for huge pages: walks through a
-    /// segment touch another page with every step, and each small one has to be looked up.
+    /// Room for `len` bytes in memory ([`Pages`]), filled by `fill`.
     pub fn heap<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<FileBytes, E> {
-        if len >= HUGE
-            && let Ok(mut pages) = memmap2::MmapMut::map_anon(len)
-        {
-            // Whether there are any is the system's to say.
-            #[cfg(target_os = "linux")]
-            let _ = pages.advise(memmap2::Advice::HugePage);
-            fill(&mut pages)?;
-            return Ok(FileBytes { kind: Kind::Pages(Arc::new(pages)), len });
-        }
-        let mut lines = vec![Line::new_zeroed(); len.div_ceil(64)];
-        fill(&mut lines.as_mut_bytes()[..len])?;
-        Ok(FileBytes { kind: Kind::Heap(Arc::new(lines)), len })
+        let mut pages = Pages::zeroed(len).unwrap_or_else(|| Pages::missing(len));
+        fill(&mut pages)?;
+        Ok(FileBytes { kind: Kind::Heap(Arc::new(pages)), len })
     }
 
     /// Maps a whole file.
@@ -77,8 +57,7 @@ impl Deref for FileBytes {
     fn deref(&self) -> &[u8] {
         match &self.kind {
             Kind::Map(map) => &map[..self.len],
-            Kind::Pages(pages) => &pages[..self.len],
-            Kind::Heap(lines) => &lines.as_bytes()[..self.len],
+            Kind::Heap(pages) => pages,
         }
     }
 }

@@ -11,12 +11,14 @@
 mod disk;
 mod map;
 mod memory;
+mod pages;
 #[cfg(feature = "sim")]
 mod sim;
 
 pub use disk::DiskVfs;
 pub use map::FileBytes;
 pub use memory::MemoryVfs;
+pub use pages::Pages;
 #[cfg(feature = "sim")]
 pub use sim::{CrashChoice, Fate, Moment, SimFault, SimVfs};
 

@@ -3,6 +3,7 @@
 
 use crate::arch;
 use crate::many::{Bar, PanelRows};
+use half::f16;
 use std::sync::OnceLock;
 
 /// A backend's kernels. The pointers stay private: each is only called after the processor was asked.
@@ -12,6 +13,9 @@ pub(crate) struct Table {
     pub(crate) panel_width: usize,
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) l2: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) l2_halves: unsafe fn(&[f32], &[&[f16]; 4]) -> [f32; 4],
+    pub(crate) widen: unsafe fn(&[f16], &mut [f32]),
+    pub(crate) narrow: unsafe fn(&[f32], &mut [f16]),
     pub(crate) dot_norm: unsafe fn(&[f32], &[f32]) -> (f32, f32),
     pub(crate) dots_many: unsafe fn(&PanelRows<'_>, &mut [f32]),
     pub(crate) reaching: unsafe fn(&[f32], &Bar<'_>) -> u64,
@@ -84,6 +88,32 @@ impl Kernels {
         assert_eq!(a.len(), b.len());
         // SAFETY: as in `dot`.
         unsafe { (self.0.l2)(a, b) }
+    }
+
+    /// `sum (from_i - row_i)^2` of four rows in half precision. Panics when the lengths differ or are no multiple of
+    /// [`HALVES_ALIGN`](crate::HALVES_ALIGN).
+    #[inline]
+    pub fn l2_halves(self, from: &[f32], rows: &[&[f16]; 4]) -> [f32; 4] {
+        assert!(from.len().is_multiple_of(crate::HALVES_ALIGN));
+        assert!(rows.iter().all(|row| row.len() == from.len()));
+        // SAFETY: as in `dot`; the length is a multiple of what the kernel wants.
+        unsafe { (self.0.l2_halves)(from, rows) }
+    }
+
+    /// Half precision to single precision. Panics as [`Kernels::l2_halves`] does.
+    #[inline]
+    pub fn widen(self, halves: &[f16], out: &mut [f32]) {
+        assert!(halves.len() == out.len() && out.len().is_multiple_of(crate::HALVES_ALIGN));
+        // SAFETY: as in `l2_halves`.
+        unsafe { (self.0.widen)(halves, out) }
+    }
+
+    /// Single precision to half precision, rounded to the nearest. Panics as [`Kernels::l2_halves`] does.
+    #[inline]
+    pub fn narrow(self, numbers: &[f32], out: &mut [f16]) {
+        assert!(numbers.len() == out.len() && out.len().is_multiple_of(crate::HALVES_ALIGN));
+        // SAFETY: as in `l2_halves`.
+        unsafe { (self.0.narrow)(numbers, out) }
     }
 
     /// `(sum a_i b_i, sum b_i^2)` in one pass, wrong by what [`crate::roundings`] says. Panics when the lengths differ.

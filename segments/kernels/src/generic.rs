@@ -6,6 +6,7 @@
 
 pub(crate) use crate::many::{dots_many, reaching};
 use crate::vector::{Bytes, Doubles, Floats};
+use half::f16;
 
 /// `sum a_i b_i`.
 ///
@@ -59,6 +60,57 @@ unsafe fn accumulate<V: Floats>(a: &[f32], b: &[f32], step: impl Fn(V, V, V) -> 
             sums[1] = step(V::load_first(a.add(at), rest), V::load_first(b.add(at), rest), sums[1]);
         }
         sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+    }
+}
+
+/// `sum (from_i - row_i)^2` of four rows in half precision: the row they are compared with is loaded once for all four, and no
+/// sum waits for another.
+///
+/// # Safety
+/// The processor has the instruction set of `V`; all slices have the same length, a multiple of 16.
+#[inline(always)]
+pub(crate) unsafe fn l2_halves<V: Floats>(from: &[f32], rows: &[&[f16]; 4]) -> [f32; 4] {
+    debug_assert!(rows.iter().all(|row| row.len() == from.len()) && from.len().is_multiple_of(16));
+    let rows = rows.map(<[f16]>::as_ptr);
+    // SAFETY: `LANES` divides 16 and 16 divides the length: every step lies inside all slices.
+    unsafe {
+        let mut sums = [V::zero(); 4];
+        let mut at = 0;
+        while at < from.len() {
+            let x = V::load(from.as_ptr().add(at));
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                let d = x.sub(V::load_halves(row.add(at)));
+                *sum = d.mul_add(d, *sum);
+            }
+            at += V::LANES;
+        }
+        V::sums(sums)
+    }
+}
+
+/// Half precision to single precision.
+///
+/// # Safety
+/// As [`l2_halves`].
+#[inline(always)]
+pub(crate) unsafe fn widen<V: Floats>(halves: &[f16], out: &mut [f32]) {
+    debug_assert!(halves.len() == out.len() && out.len().is_multiple_of(16));
+    for at in (0..out.len()).step_by(V::LANES) {
+        // SAFETY: as in `l2_halves`.
+        unsafe { V::load_halves(halves.as_ptr().add(at)).store(out.as_mut_ptr().add(at)) }
+    }
+}
+
+/// Single precision to half precision.
+///
+/// # Safety
+/// As [`l2_halves`].
+#[inline(always)]
+pub(crate) unsafe fn narrow<V: Floats>(numbers: &[f32], out: &mut [f16]) {
+    debug_assert!(numbers.len() == out.len() && out.len().is_multiple_of(16));
+    for at in (0..out.len()).step_by(V::LANES) {
+        // SAFETY: as in `l2_halves`.
+        unsafe { V::load(numbers.as_ptr().add(at)).store_halves(out.as_mut_ptr().add(at)) }
     }
 }
 

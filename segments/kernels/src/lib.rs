@@ -36,5 +36,7 @@ pub use many::{Bar, QueryPanels, roundings};
 pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};
 pub use rotation::Rotation;
 
+/// Rows in half precision have a multiple of so many numbers.
+pub const HALVES_ALIGN: usize = 16;
 /// Rows of 8-bit codes have a multiple of so many bytes.
 pub const CODE_ALIGN: usize = 64;

@@ -21,11 +21,11 @@ pub fn prefetch_read(bytes: &[u8]) {
     }
 }
 
-/// As [`prefetch_read`] for all of `bytes`, however many.
+/// As [`prefetch_read`] for all of `values`, however many.
 #[inline(always)]
-pub fn prefetch_whole(bytes: &[u8]) {
-    for line in 0..bytes.len().div_ceil(LINE) {
-        fetch(bytes.as_ptr().wrapping_add(line * LINE));
+pub fn prefetch_whole<T>(values: &[T]) {
+    for line in 0..size_of_val(values).div_ceil(LINE) {
+        fetch(values.as_ptr().cast::<u8>().wrapping_add(line * LINE));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every backend against plain loops.
 
 use crate::{Bar, Kernels, QueryPanels, roundings};
+use half::f16;
 use proptest::prelude::*;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -158,6 +159,55 @@ fn four_rows_at_a_time_agree_exactly_at_every_length_alignment_and_extreme() {
 #[should_panic(expected = "row.len() == from.len()")]
 fn rows_of_another_length_are_refused() {
     crate::kernels().dots_biased(&[&[0; 64], &[0; 64], &[0; 128], &[0; 64]], &[0; 64]);
+}
+
+#[test]
+fn every_number_of_half_precision_is_widened_and_narrowed_the_same() {
+    let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    // Halfway between two of them, a little more, a little less, and what half precision does not reach.
+    let between = halves.windows(2).map(|pair| (pair[0].to_f32() + pair[1].to_f32()) / 2.0);
+    let mut numbers: Vec<f32> =
+        between.flat_map(|x| [x, x * 1.000_001, x * 0.999_999, x * 1e4]).filter(|x| !x.is_nan()).collect();
+    numbers.truncate(numbers.len() / 16 * 16);
+    for k in Kernels::supported() {
+        let mut wide = vec![0f32; halves.len()];
+        k.widen(&halves, &mut wide);
+        for (half, wide) in halves.iter().zip(&wide) {
+            let same = half.is_nan() && wide.is_nan() || half.to_f32().to_bits() == wide.to_bits();
+            assert!(same, "{}: {half} became {wide}", k.name());
+        }
+        let mut narrow = vec![f16::ZERO; numbers.len()];
+        k.narrow(&numbers, &mut narrow);
+        for (x, narrow) in numbers.iter().zip(&narrow) {
+            assert_eq!(f16::from_f32(*x).to_bits(), narrow.to_bits(), "{}: {x} became {narrow}", k.name());
+        }
+    }
+}
+
+#[test]
+fn distances_to_four_rows_in_half_precision_agree_at_every_length_and_alignment() {
+    let all: Vec<f16> = numbers(5 * 4_200, 5).into_iter().map(f16::from_f32).collect();
+    for len in (0..=256).step_by(16).chain([384, 768, 4_160]) {
+        for shift in [0, 1, 7] {
+            let from = &numbers(len + shift, 6)[shift..];
+            let rows: [&[f16]; 4] = std::array::from_fn(|row| &all[row * 4_200 + shift..][..len]);
+            for k in Kernels::supported() {
+                for (found, row) in k.l2_halves(from, &rows).iter().zip(rows) {
+                    let pairs = from.iter().zip(row).map(|(a, b)| (f64::from(*a) - b.to_f64()).powi(2));
+                    let right: f64 = pairs.sum();
+                    let bound = (len as f64 + 8.0) * f64::from(f32::EPSILON) * right + 1e-30;
+                    assert!((f64::from(*found) - right).abs() <= bound, "{} at {len}", k.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "row.len() == from.len()")]
+fn a_half_row_of_another_length_is_refused() {
+    let (short, long) = ([f16::ZERO; 16], [f16::ZERO; 32]);
+    crate::kernels().l2_halves(&[0.0; 16], &[&short, &short, &long, &short]);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! All functions are `unsafe` for one reason: the processor must have the instruction set of the implementation. They
 //! are inlined into functions that were compiled for it, and those are only reached after asking the processor.
 
+use half::f16;
+
 /// Some `f32` lanes.
 pub(crate) trait Floats: Copy {
     /// How many lanes.
@@ -34,6 +36,18 @@ pub(crate) trait Floats: Copy {
     /// The processor has the instruction set; `from` is valid for reading `count` numbers.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
 
+    /// Loads `LANES` numbers of half precision, which single precision holds all.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `from` is valid for reading `LANES` numbers, at any alignment.
+    unsafe fn load_halves(from: *const f16) -> Self;
+
+    /// Stores `LANES` numbers in half precision, rounded to the nearest, to even ones between two.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `to` is valid for writing `LANES` numbers, at any alignment.
+    unsafe fn store_halves(self, to: *mut f16);
+
     /// Stores `LANES` numbers.
     ///
     /// # Safety
@@ -45,6 +59,24 @@ pub(crate) trait Floats: Copy {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn not_below(self, other: Self) -> u32;
+
+    /// A bit per lane, set where the number is above zero.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn above_zero(self) -> u32;
+
+    /// Lane by lane `sum + x` where the bit is set, `sum` elsewhere.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn add_where(sum: Self, lanes: u32, x: Self) -> Self;
+
+    /// Lane by lane without the sign.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn abs(self) -> Self;
 
     /// Lane by lane `self - other`.
     ///
@@ -69,6 +101,16 @@ pub(crate) trait Floats: Copy {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn sum(self) -> f32;
+
+    /// The sums of all lanes, of four at once.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()] }
+    }
 }
 
 /// Some `f64` lanes, loaded from `f32` numbers.

@@ -72,6 +72,7 @@ mod tests {
     fn ground(links: &[u32]) -> FlatGraph {
         FlatGraph {
             levels: vec![FlatLevel { rows: links.len() as u32 / 2, stride: 2, links: links.to_vec() }],
+            beam: 0,
         }
     }
 

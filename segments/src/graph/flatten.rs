@@ -44,7 +44,7 @@ pub fn flatten<V: VectorSource + ?Sized>(
         renumbered[old as usize] = new as u32;
     }
     let mut healer = Healer { graph, vectors, renumbered: &renumbered, scratch: Scratch::default() };
-    let mut flat = FlatGraph::default();
+    let mut flat = FlatGraph { levels: Vec::new(), beam: graph.beam() };
     for level in 0..=graph.level(first) {
         let members = order.partition_point(|&old| graph.level(old) >= level);
         let stride = graph.degree(level);

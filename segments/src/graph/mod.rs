@@ -55,6 +55,8 @@ pub trait Scorer {
 pub struct FlatGraph {
     /// From the ground up. Empty for no rows.
     pub levels: Vec<FlatLevel>,
+    /// The beam that it was built with; 0 when nobody knows.
+    pub beam: usize,
 }
 
 /// One level of a [`FlatGraph`].

@@ -11,7 +11,7 @@
 //! Centre and scale are medians: a single row far outside must not cost all others their digits.
 
 use half::f16;
-use nearstone_base::Metric;
+use nearstone_base::{Metric, Result};
 use nearstone_kernels::{DIMENSION_STEP, Kernels, Rotation, kernels};
 
 /// The seed of all rotations; it is in the file, so that another one may be used later.
@@ -124,18 +124,24 @@ impl Space {
         self.lift_row(row, work);
         self.centre(work);
         self.rotate(kernels(), work);
-        for (out, x) in out.iter_mut().zip(work) {
-            *out = f16::from_f32(*x);
-        }
+        kernels().narrow(work, out);
     }
 
-    /// What the squared distance of two rows should be, from their own numbers.
-    pub(crate) fn distance(&self, a: &[f32], b: &[f32]) -> f64 {
-        let [mut x, mut y] = [Vec::new(), Vec::new()];
-        self.lift_row(a, &mut x);
-        self.lift_row(b, &mut y);
-        let square: f64 = x.iter().zip(&y).map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2)).sum();
-        square * f64::from(self.scale) * f64::from(self.scale)
+    /// What the squared distances from a row to others should be, from their own numbers.
+    pub(crate) fn distances<'a>(
+        &self,
+        row: &[f32],
+        others: impl Iterator<Item = Result<&'a [f32]>>,
+        out: &mut Vec<f64>,
+    ) -> Result<()> {
+        let [mut from, mut to] = [Vec::new(), Vec::new()];
+        self.lift_row(row, &mut from);
+        out.clear();
+        for other in others {
+            self.lift_row(other?, &mut to);
+            out.push(kernels().l2_precise(&from, &to) * f64::from(self.scale) * f64::from(self.scale));
+        }
+        Ok(())
     }
 
     /// Rotates a query into [`Space::padded`] numbers.

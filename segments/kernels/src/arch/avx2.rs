@@ -1,9 +1,10 @@
 //! AVX2 with FMA, and what all processors with these have: half precision, and counting and moving bits. 256-bit vectors.
 
 use crate::vector::{Bytes, Doubles, Floats};
+use half::f16;
 use std::arch::x86_64::*;
 
-super::kernels_for!("avx2", "avx2,fma", Lanes, WideLanes, Products);
+super::kernels_for!("avx2", "avx2,fma,f16c", Lanes, WideLanes, Products);
 
 /// Whether this processor has what the kernels here need.
 pub(crate) fn supported() -> bool {
@@ -17,7 +18,7 @@ pub(crate) fn supported() -> bool {
 }
 
 #[derive(Clone, Copy)]
-struct Lanes(__m256);
+pub(crate) struct Lanes(__m256);
 
 #[derive(Clone, Copy)]
 struct WideLanes(__m256d);
@@ -69,6 +70,53 @@ impl Floats for Lanes {
             let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes);
             Lanes(_mm256_maskload_ps(from, mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const f16) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, to: *mut f16) {
+        // SAFETY: see above.
+        unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn above_zero(self) -> u32 {
+        // SAFETY: see above.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(self.0, _mm256_setzero_ps())) as u32 }
+    }
+
+    #[inline(always)]
+    unsafe fn add_where(sum: Self, lanes: u32, x: Self) -> Self {
+        // SAFETY: see above. Each lane looks at its own bit.
+        unsafe {
+            let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(lanes as i32), bit), bit);
+            Lanes(_mm256_add_ps(sum.0, _mm256_and_ps(_mm256_castsi256_ps(set), x.0)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let pairs =
+                _mm256_hadd_ps(_mm256_hadd_ps(four[0].0, four[1].0), _mm256_hadd_ps(four[2].0, four[3].0));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+            let mut out = [0f32; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), sums);
+            out
         }
     }
 

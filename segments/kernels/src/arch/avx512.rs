@@ -1,11 +1,12 @@
 //! AVX-512 (F, BW, VL, DQ, VNNI): 512-bit vectors, masked loads, and products of bytes in one instruction.
 
 use crate::vector::{Bytes, Doubles, Floats};
+use half::f16;
 use std::arch::x86_64::*;
 
 super::kernels_for!(
     "avx512",
-    "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
     Lanes,
     WideLanes,
     Products
@@ -22,7 +23,7 @@ pub(crate) fn supported() -> bool {
 }
 
 #[derive(Clone, Copy)]
-struct Lanes(__m512);
+pub(crate) struct Lanes(__m512);
 
 #[derive(Clone, Copy)]
 struct WideLanes(__m512d);
@@ -71,6 +72,56 @@ impl Floats for Lanes {
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
         // SAFETY: see above; a masked load does not touch the lanes that are off.
         unsafe { Lanes(_mm512_maskz_loadu_ps(((1u32 << count) - 1) as __mmask16, from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const f16) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, to: *mut f16) {
+        // SAFETY: see above.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn above_zero(self) -> u32 {
+        // SAFETY: see above.
+        u32::from(unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, _mm512_setzero_ps()) })
+    }
+
+    #[inline(always)]
+    unsafe fn add_where(sum: Self, lanes: u32, x: Self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_mask_add_ps(sum.0, lanes as __mmask16, sum.0, x.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        // SAFETY: see above.
+        Lanes(unsafe { _mm512_abs_ps(self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: see above.
+        unsafe {
+            // Interleaved and added until each quarter of a vector holds one number of each sum.
+            let [Lanes(a), Lanes(b), Lanes(c), Lanes(d)] = four;
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            let front = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+            let back = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+            let all = _mm512_add_ps(front, back);
+            let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+            let mut out = [0f32; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), sums);
+            out
+        }
     }
 
     #[inline(always)]

@@ -15,6 +15,9 @@ macro_rules! kernels_for {
             panel_width: crate::many::panel_width::<$floats>(),
             dot,
             l2,
+            l2_halves,
+            widen,
+            narrow,
             dot_norm,
             dots_many,
             reaching,
@@ -26,6 +29,9 @@ macro_rules! kernels_for {
 
         crate::arch::kernels_for!(@one $features, dot, (a: &[f32], b: &[f32]) -> f32, $floats);
         crate::arch::kernels_for!(@one $features, l2, (a: &[f32], b: &[f32]) -> f32, $floats);
+        crate::arch::kernels_for!(@one $features, l2_halves, (a: &[f32], b: &[&[half::f16]; 4]) -> [f32; 4], $floats);
+        crate::arch::kernels_for!(@one $features, widen, (a: &[half::f16], b: &mut [f32]) -> (), $floats);
+        crate::arch::kernels_for!(@one $features, narrow, (a: &[f32], b: &mut [half::f16]) -> (), $floats);
         crate::arch::kernels_for!(@one $features, dot_norm, (a: &[f32], b: &[f32]) -> (f32, f32), $floats);
         crate::arch::kernels_for!(@one $features, dots_many, (a: &crate::many::PanelRows<'_>, b: &mut [f32]) -> (), $floats);
         crate::arch::kernels_for!(@one $features, reaching, (a: &[f32], b: &crate::many::Bar<'_>) -> u64, $floats);

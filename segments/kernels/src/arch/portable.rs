@@ -1,12 +1,13 @@
 //! The portable kernels: fixed-width chunks that compilers turn into whatever vector instructions the target has.
 
 use crate::vector::{Bytes, Doubles, Floats};
+use half::f16;
 use std::cmp::Ordering;
 
 super::kernels_for!("portable", none, Lanes, WideLanes, Products);
 
 #[derive(Clone, Copy)]
-struct Lanes([f32; 8]);
+pub(crate) struct Lanes([f32; 8]);
 
 #[derive(Clone, Copy)]
 struct WideLanes([f64; 4]);
@@ -54,6 +55,33 @@ impl Floats for Lanes {
         // SAFETY: the caller's promise: `count` numbers can be read.
         lanes[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(from, count) });
         Lanes(lanes)
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const f16) -> Self {
+        // SAFETY: the caller's promise: eight numbers can be read.
+        Lanes(unsafe { from.cast::<[f16; 8]>().read_unaligned() }.map(f16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, to: *mut f16) {
+        // SAFETY: the caller's promise: eight numbers can be written.
+        unsafe { to.cast::<[f16; 8]>().write_unaligned(self.0.map(f16::from_f32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn above_zero(self) -> u32 {
+        (0..8).fold(0, |bits, i| bits | u32::from(self.0[i] > 0.0) << i)
+    }
+
+    #[inline(always)]
+    unsafe fn add_where(sum: Self, lanes: u32, x: Self) -> Self {
+        Lanes(std::array::from_fn(|i| if lanes >> i & 1 == 1 { sum.0[i] + x.0[i] } else { sum.0[i] }))
+    }
+
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Lanes(self.0.map(f32::abs))
     }
 
     #[inline(always)]

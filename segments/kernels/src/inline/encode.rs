@@ -1,22 +1,31 @@
 //! Writing inline rows: the bits and factors of each neighbour, seen from its centre.
+//!
+//! 1. One pass over a neighbour, in registers: its differences to the centre, their squares and lengths, and their signs, of
+//!    which sixteen dimensions give one number.
+//! 2. The signs of a block of 32 neighbours become columns: of sixteen dimensions the numbers of all 32 lie side by side, and four
+//!    shifts of them are the bytes that walks look up.
+//!
+//! Neighbours come from anywhere in memory: each is asked for while those before it are worked on.
 
 use super::{BLOCK_LINKS, InlineShape, NO_NEIGHBOUR};
-use crate::Kernels;
+use crate::arch;
+use crate::vector::Floats;
+use crate::{Kernels, prefetch_whole};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
-/// Dimensions whose bits are found together.
+/// Dimensions whose signs are one number.
 const STEP: usize = 16;
-
 /// The largest number of half precision.
 const LARGEST: f32 = 65_504.0;
+/// Neighbours that are asked for ahead.
+const AHEAD: usize = 4;
 
 /// Memory that encoding uses again.
 #[derive(Default, Debug)]
 pub struct EncodeWork {
     centre: Vec<f32>,
-    other: Vec<f32>,
-    bits: Vec<u16>,
+    /// For each sixteen dimensions the signs of a block's neighbours.
+    signs: Vec<[u16; BLOCK_LINKS]>,
 }
 
 impl InlineShape {
@@ -32,92 +41,162 @@ impl InlineShape {
         work: &mut EncodeWork,
     ) {
         assert!(centre.len() == self.dimension && links.len() <= self.places() && out.len() == self.stride());
-        out.fill(0);
-        for (place, x) in out.chunks_exact_mut(2).zip(centre) {
-            place.copy_from_slice(&x.to_le_bytes());
-        }
         work.centre.resize(self.dimension, 0.0);
-        work.other.resize(self.dimension, 0.0);
-        work.bits.resize(self.dimension / STEP, 0);
-        centre.convert_to_f32_slice(&mut work.centre);
-        for place in 0..self.places() {
-            let (block, lane) = (place / BLOCK_LINKS, place % BLOCK_LINKS);
-            let (add, rescale) = match links.get(place) {
-                Some(&link) => {
-                    vector(link).convert_to_f32_slice(&mut work.other);
-                    let factors = difference(kernels, &work.centre, &work.other, &mut work.bits);
-                    let at = self.codes_at() + block * self.dimension * 4;
-                    let (codes, _) = out[at..at + self.dimension * 4].as_chunks_mut::<16>();
-                    let shift = if lane < 16 { 0 } else { 4 };
-                    for (groups, bits) in codes.chunks_exact_mut(4).zip(&work.bits) {
-                        for (i, group) in groups.iter_mut().enumerate() {
-                            group[lane % 16] |= ((bits >> (4 * i) & 15) as u8) << shift;
-                        }
-                    }
-                    factors
-                }
-                None => (f32::INFINITY, 0.0),
-            };
-            let at = self.factors_at() + block * BLOCK_LINKS * 4 + lane * 2;
-            out[at..at + 2].copy_from_slice(&f16::from_f32(add).to_le_bytes());
-            out[at + 64..at + 66].copy_from_slice(&f16::from_f32(rescale).to_le_bytes());
-            let id = links.get(place).copied().unwrap_or(NO_NEIGHBOUR);
-            let at = self.ids_at() + place * 4;
-            out[at..at + 4].copy_from_slice(&id.to_le_bytes());
+        work.signs.resize(self.dimension / STEP, [0; BLOCK_LINKS]);
+        let row = Row { shape: self, centre, links, vector };
+        match kernels.name() {
+            // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => unsafe { encode_avx512(&row, out, work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => unsafe { encode_avx2(&row, out, work) },
+            // SAFETY: every processor has this one.
+            _ => unsafe { encode::<arch::portable::Lanes, _>(&row, out, work) },
         }
     }
 }
 
-/// The signs of `other - centre`, and the two factors of the estimate.
-fn difference(kernels: Kernels, centre: &[f32], other: &[f32], bits: &mut [u16]) -> (f32, f32) {
-    let [square, sum, along] = match kernels.name() {
-        // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
-        #[cfg(target_arch = "x86_64")]
-        "avx512" => unsafe { sums_avx512(centre, other, bits) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        "avx2" => unsafe { sums_avx2(centre, other, bits) },
-        _ => sums(centre, other, bits),
-    };
+/// What becomes one inline row.
+struct Row<'r, F> {
+    shape: InlineShape,
+    centre: &'r [f16],
+    links: &'r [u32],
+    vector: F,
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+fn encode_avx512<'a, F: Fn(u32) -> &'a [f16]>(row: &Row<'_, F>, out: &mut [u8], work: &mut EncodeWork) {
+    // SAFETY: this function is called where there is the instruction set.
+    unsafe { encode::<arch::avx512::Lanes, F>(row, out, work) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn encode_avx2<'a, F: Fn(u32) -> &'a [f16]>(row: &Row<'_, F>, out: &mut [u8], work: &mut EncodeWork) {
+    // SAFETY: as above.
+    unsafe { encode::<arch::avx2::Lanes, F>(row, out, work) }
+}
+
+/// # Safety
+/// The processor has the instruction set of `V`; lengths fit.
+#[inline(always)]
+unsafe fn encode<'a, V: Floats, F: Fn(u32) -> &'a [f16]>(
+    row: &Row<'_, F>,
+    out: &mut [u8],
+    work: &mut EncodeWork,
+) {
+    let &Row { shape, centre, links, ref vector } = row;
+    for (place, x) in out.chunks_exact_mut(2).zip(centre) {
+        place.copy_from_slice(&x.to_le_bytes());
+    }
+    // SAFETY: the caller's promise; both have the dimension's length, a multiple of 16.
+    unsafe { crate::generic::widen::<V>(centre, &mut work.centre) };
+    let whole: f32 = work.centre.iter().sum();
+    for &link in links.iter().take(AHEAD) {
+        prefetch_whole(vector(link));
+    }
+    for block in 0..shape.blocks {
+        let places = block * BLOCK_LINKS..(block + 1) * BLOCK_LINKS;
+        let here = &links[places.start.min(links.len())..places.end.min(links.len())];
+        let (mut add, mut rescale) = ([f32::INFINITY; BLOCK_LINKS], [0f32; BLOCK_LINKS]);
+        if here.len() < BLOCK_LINKS {
+            work.signs.fill([0; BLOCK_LINKS]);
+        }
+        for (lane, &link) in here.iter().enumerate() {
+            if let Some(&later) = links.get(places.start + lane + AHEAD) {
+                prefetch_whole(vector(later));
+            }
+            let other = vector(link);
+            assert_eq!(other.len(), shape.dimension);
+            // SAFETY: the caller's promise; the lengths are equal.
+            let sums = unsafe { difference::<V>(&work.centre, other, lane, &mut work.signs) };
+            (add[lane], rescale[lane]) = factors(sums, whole);
+        }
+
+        let at = shape.codes_at() + block * shape.dimension * 4;
+        let (codes, _) = out[at..at + shape.dimension * 4].as_chunks_mut::<{ 4 * STEP }>();
+        for (signs, codes) in work.signs.iter().zip(codes) {
+            columns(signs, codes);
+        }
+        let at = shape.factors_at() + block * BLOCK_LINKS * 4;
+        for (numbers, place) in [&add, &rescale].into_iter().zip(out[at..].chunks_exact_mut(2 * BLOCK_LINKS))
+        {
+            let mut halves = [f16::ZERO; BLOCK_LINKS];
+            // SAFETY: the caller's promise; both have 32 numbers.
+            unsafe { crate::generic::narrow::<V>(numbers, &mut halves) };
+            for (place, half) in place.chunks_exact_mut(2).zip(halves) {
+                place.copy_from_slice(&half.to_le_bytes());
+            }
+        }
+        let at = shape.ids_at() + block * BLOCK_LINKS * 4;
+        let ids = here.iter().copied().chain(std::iter::repeat(NO_NEIGHBOUR));
+        for (place, id) in out[at..at + BLOCK_LINKS * 4].chunks_exact_mut(4).zip(ids) {
+            place.copy_from_slice(&id.to_le_bytes());
+        }
+    }
+}
+
+/// With `r` the difference of a neighbour to the centre `c`: `sum r_i^2`, `sum |r_i|`, and the sum of the `c_i` where `r_i` is
+/// above zero; which of them are, goes into a lane of `signs`.
+///
+/// # Safety
+/// The processor has the instruction set of `V`; both slices have 16 numbers for each element of `signs`.
+#[inline(always)]
+unsafe fn difference<V: Floats>(
+    centre: &[f32],
+    other: &[f16],
+    lane: usize,
+    signs: &mut [[u16; BLOCK_LINKS]],
+) -> [f32; 3] {
+    debug_assert!(centre.len() == signs.len() * STEP && other.len() == centre.len());
+    // SAFETY: the caller's promise; `LANES` divides 16.
+    unsafe {
+        let (mut square, mut sum, mut along) = (V::zero(), V::zero(), V::zero());
+        for (step, signs) in signs.iter_mut().enumerate() {
+            let mut bits = 0;
+            for part in 0..STEP / V::LANES {
+                let at = step * STEP + part * V::LANES;
+                let c = V::load(centre.as_ptr().add(at));
+                let r = V::load_halves(other.as_ptr().add(at)).sub(c);
+                square = r.mul_add(r, square);
+                sum = sum.add(r.abs());
+                let above = r.above_zero();
+                along = V::add_where(along, above, c);
+                bits |= above << (part * V::LANES);
+            }
+            signs[lane] = bits as u16;
+        }
+        let [square, sum, along, _] = V::sums([square, sum, along, V::zero()]);
+        [square, sum, along]
+    }
+}
+
+/// The two factors of the estimate; `whole` is the sum of the centre's numbers.
+#[inline(always)]
+fn factors([square, sum, above]: [f32; 3], whole: f32) -> (f32, f32) {
     if sum == 0.0 {
         // A duplicate of the centre is as far as the centre is.
         return (0.0, 0.0);
     }
-    // <r, x - 1/2> is half the sum of |r_i|, and <c, x - 1/2> is half of `along`.
+    // With x the signs as ones and zeros: <r, x - 1/2> is half the sum of |r_i|.
     let rescale = -4.0 * square / sum;
+    // <c, x - 1/2>
+    let along = above - whole / 2.0;
     // A factor beyond what half precision holds would put the neighbour out of every walk's sight.
     let held = |factor: f32| factor.clamp(-LARGEST, LARGEST);
-    (held(square - rescale * along / 2.0), held(rescale))
+    (held(square - rescale * along), held(rescale))
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
-fn sums_avx512(centre: &[f32], other: &[f32], bits: &mut [u16]) -> [f32; 3] {
-    sums(centre, other, bits)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn sums_avx2(centre: &[f32], other: &[f32], bits: &mut [u16]) -> [f32; 3] {
-    sums(centre, other, bits)
-}
-
-/// With `r` the difference: `sum r_i^2`, `sum |r_i|`, `sum c_i sign(r_i)`; the signs go into `bits`.
+/// Of each four dimensions sixteen bytes: the four signs of neighbour `j` in the low half of byte `j`, those of neighbour `16 + j` in
+/// the high half.
 #[inline(always)]
-fn sums(centre: &[f32], other: &[f32], bits: &mut [u16]) -> [f32; 3] {
-    let (centre, _) = centre.as_chunks::<STEP>();
-    let (other, _) = other.as_chunks::<STEP>();
-    let (mut square, mut sum, mut along) = ([0f32; STEP], [0f32; STEP], [0f32; STEP]);
-    for ((centre, other), bits) in centre.iter().zip(other).zip(bits) {
-        let mut signs = 0;
-        for i in 0..STEP {
-            let difference = other[i] - centre[i];
-            square[i] += difference * difference;
-            sum[i] += difference.abs();
-            along[i] += if difference > 0.0 { centre[i] } else { -centre[i] };
-            signs |= u16::from(difference > 0.0) << i;
+fn columns(signs: &[u16; BLOCK_LINKS], codes: &mut [u8; 4 * STEP]) {
+    let (low, high) = signs.split_at(BLOCK_LINKS / 2);
+    for (group, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+            *code = (low >> (4 * group) & 15) as u8 | ((high >> (4 * group) & 15) as u8) << 4;
         }
-        *bits = signs;
     }
-    [square.iter().sum(), sum.iter().sum(), along.iter().sum()]
 }

@@ -51,6 +51,70 @@ fn made(dimension: usize, rows: u32, links: u32) -> Made {
     Made { shape, vectors, bytes }
 }
 
+/// What the module says a row is, number by number.
+#[test]
+fn every_backend_writes_the_row_that_the_layout_describes() {
+    for (dimension, links) in [(64, 0), (64, 1), (65, 31), (128, 32), (384, 33), (1000, 64)] {
+        let Made { shape, vectors, .. } = &made(dimension, 90, links.max(1));
+        let list: Vec<u32> = (1..=links).map(|step| link(4, step, 90)).collect();
+        // Equal to its centre, the last one has no direction.
+        let mut vectors = vectors.clone();
+        if let Some(&last) = list.last() {
+            vectors[last as usize] = vectors[4].clone();
+        }
+        let centre: Vec<f64> = vectors[4].iter().map(|x| x.to_f64()).collect();
+        let mut work = EncodeWork::default();
+        for kernels in Kernels::supported() {
+            // Whatever was there before is overwritten.
+            let mut row = vec![0xa5; shape.stride()];
+            leave_another_row(*shape, kernels, &mut work);
+            shape.encode(kernels, &vectors[4], &list, |id| &vectors[id as usize], &mut row, &mut work);
+            for (bytes, x) in row.chunks_exact(2).zip(&vectors[4]) {
+                assert_eq!(bytes, x.to_le_bytes());
+            }
+            let number = |at: usize| f16::from_le_bytes([row[at], row[at + 1]]);
+            for place in 0..shape.places() {
+                let (block, lane) = (place / BLOCK_LINKS, place % BLOCK_LINKS);
+                let bit = |i: usize| {
+                    let byte = row[shape.codes_at() + block * shape.dimension * 4 + i / 4 * 16 + lane % 16];
+                    byte >> (i % 4 + if lane < 16 { 0 } else { 4 }) & 1 == 1
+                };
+                let at = shape.factors_at() + block * 128 + lane * 2;
+                let (add, rescale) = (number(at), number(at + 64));
+                let id = u32::from_le_bytes(row[shape.ids_at() + place * 4..][..4].try_into().unwrap());
+                let Some(&other) = list.get(place) else {
+                    assert_eq!((add, rescale, id), (f16::INFINITY, f16::ZERO, NO_NEIGHBOUR));
+                    assert!((0..shape.dimension()).all(|i| !bit(i)));
+                    continue;
+                };
+                let difference: Vec<f64> =
+                    vectors[other as usize].iter().zip(&centre).map(|(x, c)| x.to_f64() - c).collect();
+                assert!((0..shape.dimension()).all(|i| bit(i) == (difference[i] > 0.0)), "{place}");
+                let square: f64 = difference.iter().map(|r| r * r).sum();
+                let sum: f64 = difference.iter().map(|r| r.abs()).sum();
+                let along: f64 = difference
+                    .iter()
+                    .zip(&centre)
+                    .map(|(r, c)| if *r > 0.0 { c / 2.0 } else { -c / 2.0 })
+                    .sum();
+                let right = if sum == 0.0 { 0.0 } else { -4.0 * square / sum };
+                let near =
+                    |found: f16, right: f64| (found.to_f64() - right).abs() <= 0.002 * right.abs() + 0.01;
+                assert_eq!(id, other);
+                assert!(near(rescale, right), "{}: {rescale} for {right}", kernels.name());
+                assert!(near(add, square - right * along), "{}: {add}", kernels.name());
+            }
+        }
+    }
+}
+
+/// Leaves in `work` what a full row, of which each bit is set, leaves there.
+fn leave_another_row(shape: InlineShape, kernels: Kernels, work: &mut EncodeWork) {
+    let (zeros, ones) = (vec![f16::ZERO; shape.dimension()], vec![f16::ONE; shape.dimension()]);
+    let list = vec![0; shape.places()];
+    shape.encode(kernels, &zeros, &list, |_| &ones, &mut vec![0; shape.stride()], work);
+}
+
 fn square(a: &[f32], b: &[f16]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b.to_f32()).powi(2)).sum()
 }

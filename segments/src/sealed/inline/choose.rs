@@ -3,35 +3,64 @@
 //! The heuristic of the graph (Malkov and Yashunin, arXiv 1603.09320), a little looser: a candidate gives way to a
 //! chosen neighbour only if that is nearer to it by [`LOOSER`] (Subramanya et al., DiskANN, NeurIPS 2019, call it
 //! alpha).
+//!
+//! It costs a distance for each candidate and chosen neighbour, until one is found to which the candidate gives way. Two
+//! things spare some: the farthest of many candidates can be left out ([`Choice::keep_nearest`]), and those that were chosen
+//! together once are not compared with each other again ([`Choice::measure_again`]).
 
 use super::halves::Halves;
 use crate::graph::{FlatLevel, mix};
 use crate::topk::Visited;
-use nearstone_kernels::kernels;
+use nearstone_kernels::prefetch_whole;
 
 /// Of squared distances.
 const LOOSER: f32 = 1.1;
 /// A row that so many others chose has enough to choose from.
 const BACK_MAX: usize = 512;
+/// So many of the nearest candidates are enough, or twice as many as there are places if that is more.
+const LOOKED_AT: usize = 64;
+/// How many candidates ahead of the one that is looked at are asked for.
+const AHEAD: usize = 4;
 
 /// The candidates of one row, and what choosing among them needs.
 #[derive(Default)]
 pub(super) struct Choice {
     /// The row's numbers, widened.
     pub(super) base: Vec<f32>,
+    row: u32,
     known: Visited,
-    /// Distance to the base, and row; distinct.
-    candidates: Vec<(f32, u32)>,
+    /// Distinct.
+    candidates: Vec<Candidate>,
     candidate: Vec<f32>,
-    /// The vectors of those that were chosen, back to back.
-    chosen: Vec<f32>,
+    fresh: Vec<u32>,
+    distances: Vec<f32>,
+    /// Those of the chosen ones that were not chosen before.
+    new: Vec<u32>,
     passed: Vec<u32>,
+}
+
+/// A row that may become a neighbour.
+#[derive(Clone, Copy)]
+struct Candidate {
+    /// The bits of its distance, which ascend as that does, above a hash. That puts equals in an order that differs from row to
+    /// row: all rows of one place would choose the same ones.
+    key: u64,
+    row: u32,
+    /// Whether it was chosen before, together with all others of which this is so.
+    again: bool,
+}
+
+impl Candidate {
+    fn distance(self) -> f32 {
+        f32::from_bits((self.key >> 32) as u32)
+    }
 }
 
 impl Choice {
     /// No candidates yet for a row, of so many.
     pub(super) fn begin(&mut self, row: u32, rows: u32, halves: Halves<'_>) {
         halves.widened(row, &mut self.base);
+        self.row = row;
         self.candidates.clear();
         self.known.reset(rows as usize);
         self.known.insert(row);
@@ -40,41 +69,69 @@ impl Choice {
     /// One more candidate, whose distance is known.
     pub(super) fn add(&mut self, other: u32, distance: f32) {
         if self.known.insert(other) {
-            self.candidates.push((distance, other));
+            self.push(other, distance, false);
         }
     }
 
     /// More candidates.
     pub(super) fn measure(&mut self, others: &[u32], halves: Halves<'_>) {
-        for &other in others {
-            if self.known.insert(other) {
-                halves.widened(other, &mut self.candidate);
-                self.candidates.push((kernels().l2(&self.base, &self.candidate), other));
-            }
+        self.measure_all(others, false, halves);
+    }
+
+    /// As [`Choice::measure`], of what one choice chose for this row before.
+    pub(super) fn measure_again(&mut self, chosen: &[u32], halves: Halves<'_>) {
+        self.measure_all(chosen, true, halves);
+    }
+
+    fn measure_all(&mut self, others: &[u32], again: bool, halves: Halves<'_>) {
+        self.fresh.clear();
+        self.fresh.extend(others.iter().filter(|&&other| self.known.insert(other)));
+        halves.measure(&self.base, &self.fresh, &mut self.distances);
+        for at in 0..self.fresh.len() {
+            self.push(self.fresh[at], self.distances[at], again);
+        }
+    }
+
+    fn push(&mut self, other: u32, distance: f32, again: bool) {
+        let key = u64::from(distance.to_bits()) << 32 | u64::from(mix(self.row, other));
+        self.candidates.push(Candidate { key, row: other, again });
+    }
+
+    /// Leaves out what is far, for a row with so many places: the others would be looked at last and seldom be chosen. (Not for
+    /// rows of which some are wanted because they are far.)
+    pub(super) fn keep_nearest(&mut self, places: usize) {
+        let most = LOOKED_AT.max(2 * places);
+        if self.candidates.len() > most {
+            self.candidates.select_nth_unstable_by_key(most - 1, |candidate| candidate.key);
+            self.candidates.truncate(most);
         }
     }
 
     /// Fills a list from the candidates; unused places come last.
-    pub(super) fn choose(&mut self, row: u32, halves: Halves<'_>, fill: bool, out: &mut [u32]) {
-        // Among equals in an order that differs from row to row: all rows of one place would choose the same ones.
-        self.candidates
-            .sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then_with(|| mix(row, a.1).cmp(&mix(row, b.1))));
-        let (kernels, dimension) = (kernels(), halves.dimension);
-        self.chosen.clear();
+    pub(super) fn choose(&mut self, halves: Halves<'_>, fill: bool, out: &mut [u32]) {
+        self.candidates.sort_unstable_by_key(|candidate| candidate.key);
+        self.new.clear();
         self.passed.clear();
         let mut used = 0;
-        for &(distance, other) in &self.candidates {
+        for (at, candidate) in self.candidates.iter().enumerate() {
             if used == out.len() {
                 break;
             }
-            halves.widened(other, &mut self.candidate);
-            let mut neighbours = self.chosen.chunks_exact(dimension);
-            if neighbours.any(|chosen| kernels.l2(&self.candidate, chosen) * LOOSER < distance) {
-                self.passed.push(other);
-                continue;
+            if let Some(later) = self.candidates.get(at + AHEAD) {
+                prefetch_whole(halves.one(later.row));
             }
-            self.chosen.extend_from_slice(&self.candidate);
-            out[used] = other;
+            let rivals = if candidate.again { &self.new } else { &out[..used] };
+            if !rivals.is_empty() {
+                halves.widened(candidate.row, &mut self.candidate);
+                if halves.any_nearer(&self.candidate, rivals, candidate.distance() / LOOSER) {
+                    self.passed.push(candidate.row);
+                    continue;
+                }
+            }
+            if !candidate.again {
+                self.new.push(candidate.row);
+            }
+            out[used] = candidate.row;
             used += 1;
         }
         if fill {
@@ -119,5 +176,75 @@ impl Back {
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before as usize]) as usize;
         let all = &self.from[start..self.ends[row as usize] as usize];
         &all[..all.len().min(BACK_MAX)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::halves::HalvesMemory;
+    use super::*;
+    use half::f16;
+    use nearstone_base::random::SplitMix64;
+
+    const ROWS: u32 = 300;
+
+    fn rows() -> HalvesMemory {
+        let mut rng = SplitMix64::new(8);
+        let mut memory = HalvesMemory::new(ROWS as usize, 64).unwrap();
+        memory.numbers_mut().fill_with(|| f16::from_f64(rng.unit_f64() - 0.5));
+        memory
+    }
+
+    fn choose(halves: Halves<'_>, row: u32, again: &[u32], others: &[u32], fill: bool) -> Vec<u32> {
+        let (mut choice, mut out) = (Choice::default(), vec![u32::MAX; 24]);
+        choice.begin(row, ROWS, halves);
+        choice.measure_again(again, halves);
+        choice.measure(others, halves);
+        choice.keep_nearest(out.len());
+        choice.choose(halves, fill, &mut out);
+        out.retain(|&other| other != u32::MAX);
+        out
+    }
+
+    #[test]
+    fn what_was_chosen_together_is_chosen_as_if_it_were_compared_again() {
+        let memory = rows();
+        let halves = memory.halves();
+        let mut kept = 0;
+        for row in 0..100 {
+            let (some, others): (Vec<u32>, Vec<u32>) =
+                (0..60).map(|i| (row * 7 + i * 5) % ROWS).partition(|i| i % 2 == 0);
+            let chosen = choose(halves, row, &[], &some, false);
+            for fill in [false, true] {
+                let spared = choose(halves, row, &chosen, &others, fill);
+                assert_eq!(spared, choose(halves, row, &[], &[&chosen[..], &others].concat(), fill));
+                kept += chosen.iter().filter(|other| spared.contains(other)).count();
+            }
+        }
+        assert!(kept > 1_000, "{kept}");
+    }
+
+    #[test]
+    fn the_nearest_are_looked_at_in_order_and_no_neighbour_hides_another() {
+        let memory = rows();
+        let halves = memory.halves();
+        let square = |a: u32, b: u32| -> f32 {
+            halves.one(a).iter().zip(halves.one(b)).map(|(a, b)| (a.to_f32() - b.to_f32()).powi(2)).sum()
+        };
+        let all: Vec<u32> = (0..ROWS).collect();
+        for row in 0..ROWS {
+            let chosen = choose(halves, row, &[], &all, false);
+            assert!(!chosen.is_empty() && !chosen.contains(&row));
+            let mut near: Vec<u32> = all.iter().copied().filter(|&other| other != row).collect();
+            near.sort_by(|&a, &b| square(row, a).total_cmp(&square(row, b)));
+            assert!(chosen.iter().all(|other| near[..LOOKED_AT].contains(other)));
+            for (place, &other) in chosen.iter().enumerate() {
+                let far = square(row, other);
+                assert!(chosen[..place].iter().all(|&nearer| square(row, nearer) <= far * 1.0001));
+                assert!(chosen[..place].iter().all(|&nearer| square(nearer, other) * LOOSER >= far * 0.9999));
+            }
+            let filled = choose(halves, row, &[], &all, true);
+            assert!(filled.len() == 24 && filled.starts_with(&chosen));
+        }
     }
 }

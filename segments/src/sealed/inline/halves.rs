@@ -2,9 +2,37 @@
 
 use crate::graph::VectorSource;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use nearstone_base::Result;
-use nearstone_kernels::kernels;
+use nearstone_base::vfs::Pages;
+use nearstone_kernels::{kernels, prefetch_whole};
+use zerocopy::FromBytes;
+
+/// Rows that one kernel call measures.
+const FOUR: usize = 4;
+/// How many rows ahead of those being measured are asked for.
+const AHEAD: usize = 8;
+
+/// Memory for such vectors.
+pub(super) struct HalvesMemory {
+    dimension: usize,
+    bytes: Pages,
+}
+
+impl HalvesMemory {
+    /// Zeros; `None` when there is not so much memory.
+    pub(super) fn new(rows: usize, dimension: usize) -> Option<HalvesMemory> {
+        Pages::zeroed(rows * dimension * 2).map(|bytes| HalvesMemory { dimension, bytes })
+    }
+
+    pub(super) fn numbers_mut(&mut self) -> &mut [f16] {
+        <[f16]>::mut_from_bytes(&mut self.bytes).expect("aligned, and two bytes for each number")
+    }
+
+    pub(super) fn halves(&self) -> Halves<'_> {
+        let numbers = <[f16]>::ref_from_bytes(&self.bytes).expect("as above");
+        Halves { dimension: self.dimension, numbers }
+    }
+}
 
 /// Such vectors, back to back.
 #[derive(Clone, Copy)]
@@ -20,25 +48,48 @@ impl<'a> Halves<'a> {
 
     pub(super) fn widened(self, row: u32, out: &mut Vec<f32>) {
         out.resize(self.dimension, 0.0);
-        self.one(row).convert_to_f32_slice(out);
+        kernels().widen(self.one(row), out);
+    }
+
+    /// Distances from a vector to one to four rows; those behind mean nothing.
+    #[inline]
+    fn four(self, from: &[f32], rows: &[u32]) -> [f32; FOUR] {
+        let one = |i: usize| self.one(rows[i.min(rows.len() - 1)]);
+        kernels().l2_halves(from, &[one(0), one(1), one(2), one(3)])
+    }
+
+    /// Replaces `out` by the distances from a vector to rows.
+    pub(super) fn measure(self, from: &[f32], rows: &[u32], out: &mut Vec<f32>) {
+        out.clear();
+        for &row in rows.iter().take(AHEAD) {
+            prefetch_whole(self.one(row));
+        }
+        for (at, four) in rows.chunks(FOUR).enumerate() {
+            for &row in rows.iter().skip(at * FOUR + AHEAD).take(FOUR) {
+                prefetch_whole(self.one(row));
+            }
+            out.extend_from_slice(&self.four(from, four)[..four.len()]);
+        }
+    }
+
+    /// Whether one of the rows is nearer to a vector than `bound`. Those that come first are looked at first.
+    pub(super) fn any_nearer(self, from: &[f32], rows: &[u32], bound: f32) -> bool {
+        rows.chunks(FOUR)
+            .any(|four| self.four(from, four)[..four.len()].iter().any(|&distance| distance < bound))
     }
 }
 
 impl VectorSource for Halves<'_> {
     fn distance(&self, a: u32, b: u32) -> Result<f32> {
-        let mut one = Vec::new();
-        self.distances(a, &[b], &mut one)?;
-        Ok(one.first().copied().unwrap_or(f32::INFINITY))
+        let mut from = Vec::new();
+        self.widened(a, &mut from);
+        Ok(self.four(&from, &[b])[0])
     }
 
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        let (mut from, mut to) = (Vec::new(), Vec::new());
+        let mut from = Vec::new();
         self.widened(a, &mut from);
-        out.clear();
-        for &other in others {
-            self.widened(other, &mut to);
-            out.push(kernels().l2(&from, &to));
-        }
+        self.measure(&from, others, out);
         Ok(())
     }
 }

@@ -151,7 +151,7 @@ impl<'a> Join<'a> {
         share(&mut chosen, PIECE * places, threads, cancel, |place, piece, work: &mut Work| {
             for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {
                 if work.meet(self, row, places, halves)? {
-                    work.choice.choose(row, halves, false, out);
+                    work.choice.choose(halves, false, out);
                 }
             }
             self.count(piece.len() / places);
@@ -172,10 +172,11 @@ impl<'a> Join<'a> {
                     continue;
                 }
                 choice.begin(row, rows, halves);
-                for others in [chosen, back, &own.kept] {
+                choice.measure_again(chosen, halves);
+                for others in [back, &own.kept] {
                     choice.measure(others, halves);
                 }
-                choice.choose(row, halves, true, out);
+                choice.choose(halves, true, out);
             }
             self.count(piece.len() / places);
             Ok(())

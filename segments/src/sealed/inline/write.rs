@@ -13,7 +13,7 @@
 //! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 
 use super::growth::Growth;
-use super::halves::Halves;
+use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
 use super::refine::refine;
 use super::share::share;
@@ -26,6 +26,7 @@ use crate::sealed::writer::{Stream, step, vector};
 use crate::segment::RowSource;
 use crate::topk::Scratch;
 use half::f16;
+use nearstone_base::vfs::Pages;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
 
@@ -46,7 +47,7 @@ const PIECE: usize = 512;
 pub(in crate::sealed) struct Prepared {
     space: Space,
     shape: InlineShape,
-    ground: Vec<u8>,
+    ground: Pages,
     entry: (InlineShape, Vec<u8>),
     growth: Growth,
     /// The graph that was given, with a refined ground, or the joined one.
@@ -66,11 +67,11 @@ impl Prepared {
             return Ok(None);
         };
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
-        let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
+        let halves = numbers.halves();
         if !are_held(schema, rows, ground, &space, halves)? {
             return Ok(None);
         }
-        let Some(mut bytes) = zeros(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
         let graph = refine(graph, &built, halves, threads, cancel)?;
@@ -81,7 +82,7 @@ impl Prepared {
     fn along(
         graph: FlatGraph,
         space: Space,
-        (shape, mut bytes): (InlineShape, Vec<u8>),
+        (shape, mut bytes): (InlineShape, Pages),
         halves: Halves<'_>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
@@ -104,15 +105,15 @@ impl Prepared {
     ) -> Result<Option<Prepared>> {
         let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
-        let halves = Halves { dimension: shape.dimension(), numbers: &numbers };
+        let halves = numbers.halves();
         let ground = join.ground(2 * schema.links(), halves, threads, cancel)?;
         if !are_held(schema, rows, &ground, &space, halves)? {
             return Ok(None);
         }
-        let mut graph = FlatGraph { levels: vec![ground] };
+        let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
         graph.levels.extend(upper(join, schema, halves, threads, cancel)?);
         attach_all(&mut graph, &halves, &mut Scratch::default())?;
-        let Some(bytes) = zeros(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
     }
 
@@ -141,13 +142,6 @@ pub(super) fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
     let links = 3 * 4 * 2 * schema.links() as u64 + 32;
     let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64 + links;
     (u64::from(rows) * bytes <= BYTES_MAX).then_some(shape)
-}
-
-fn zeros(len: usize) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).ok()?;
-    bytes.resize(len, 0);
-    Some(bytes)
 }
 
 /// The rows of one level.
@@ -185,7 +179,7 @@ fn rotate_all(
     rows: &dyn RowSource,
     threads: usize,
     cancel: &dyn Fn() -> bool,
-) -> Result<Option<(Space, Vec<f16>)>> {
+) -> Result<Option<(Space, HalvesMemory)>> {
     let mut longest = 0f64;
     let mut all = Vec::with_capacity(rows.rows() as usize);
     for row in 0..rows.rows() {
@@ -201,12 +195,8 @@ fn rotate_all(
         return Ok(None);
     };
     let padded = space.padded();
-    let mut rotated = Vec::new();
-    if rotated.try_reserve_exact(all.len() * padded).is_err() {
-        return Ok(None);
-    }
-    rotated.resize(all.len() * padded, f16::ZERO);
-    share(&mut rotated, PIECE * padded, threads, cancel, |place, piece, work: &mut Vec<f32>| {
+    let Some(mut rotated) = HalvesMemory::new(all.len(), padded) else { return Ok(None) };
+    share(rotated.numbers_mut(), PIECE * padded, threads, cancel, |place, piece, work: &mut Vec<f32>| {
         for (vector, out) in all[place / padded..].iter().zip(piece.chunks_exact_mut(padded)) {
             space.row(vector, work, out);
         }
@@ -225,15 +215,16 @@ fn are_held(
     halves: Halves<'_>,
 ) -> Result<bool> {
     let (mut held, mut measured) = (0, 0);
+    let (mut right, mut from, mut found) = (Vec::new(), Vec::new(), Vec::new());
     for row in (0..rows.rows()).step_by(rows.rows().div_ceil(CHECKED_ROWS).max(1) as usize) {
-        for &link in ground.list(row) {
-            let right = space.distance(vector(schema, rows, row)?, vector(schema, rows, link)?);
-            if right > 0.0 {
-                let pairs = halves.one(row).iter().zip(halves.one(link));
-                let square: f64 = pairs.map(|(a, b)| (a.to_f64() - b.to_f64()).powi(2)).sum();
-                held += u32::from((square - right).abs() <= right * HELD);
-                measured += 1;
-            }
+        let links = ground.list(row);
+        let others = links.iter().map(|&link| vector(schema, rows, link));
+        space.distances(vector(schema, rows, row)?, others, &mut right)?;
+        halves.widened(row, &mut from);
+        halves.measure(&from, links, &mut found);
+        for (&right, &found) in right.iter().zip(&found).filter(|&(&right, _)| right > 0.0) {
+            held += u32::from((f64::from(found) - right).abs() <= right * HELD);
+            measured += 1;
         }
     }
     Ok(held * 100 >= measured * 99)
