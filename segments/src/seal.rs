@@ -11,7 +11,7 @@
 use crate::graph::{FlatGraph, Graph, VectorSource, flatten, level_for};
 use crate::meta::SegmentMeta;
 use crate::mutable::{FrozenRows, MutableSegment};
-use crate::sealed::SealedSegment;
+use crate::sealed::{Room, SealedSegment};
 use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::{Error, ErrorKind, Lsn, Result, Schema};
@@ -89,10 +89,10 @@ pub const LEVEL_SEED: u64 = 0x6d65_7267_6564;
 /// vectors per sample.
 pub fn sampled_recall(segment: &SealedSegment, samples: u32, limit: usize, ef: usize) -> Result<f32> {
     let stride = segment.rows().div_ceil(samples.max(1)).max(1);
-    let mut scratch = Scratch::default();
+    let (mut scratch, mut room) = (Scratch::default(), Room::default());
     let (mut found, mut wanted) = (0usize, 0usize);
     for row in (0..segment.rows()).step_by(stride as usize) {
-        let query = segment.vector(row)?;
+        let query = segment.read_vector(row, &mut room)?;
         let options = SearchOptions { limit, ef, exact: true, at: Lsn::MAX, accept: &AcceptAll };
         let truth = segment.search(query, &options, &mut scratch)?;
         let Some(last) = truth.last() else { continue };

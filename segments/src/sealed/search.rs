@@ -4,20 +4,25 @@
 //! Otherwise:
 //!
 //! 1. The query is prepared once for the codes; the graph is walked on them with a beam of `max(ef, limit)`.
-//! 2. What the beam holds is measured against the original vectors, and sorted by that distance, then by key.
+//! 2. What the beam holds is measured against the original vectors, and sorted by that distance, then by key. Where these
+//!    are read from the file ([`super::cold`]), only what may be among the nearest, as far as estimates were right so far.
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
 //!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
 
 use super::inline::InlineWish;
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
-use crate::exact::{by_distance, nearest_rows, prune};
+use crate::exact::{NearestRows, by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, walk};
 use crate::quantize::sq8::Sq8Query;
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
-use nearstone_base::{Error, Lsn, Result};
+use nearstone_base::{Error, Lsn, Metric, Result};
 use nearstone_kernels::prefetch_read;
+
+/// Where vectors are read from the file, so many more rows than are wanted are measured at least: how far estimates are off is
+/// learnt from them.
+const READ_MORE: usize = 8;
 
 impl SealedSegment {
     /// The nearest visible accepted rows, by distance, then by key; at most `options.limit`, and fewer only when
@@ -96,17 +101,37 @@ impl SealedSegment {
             if found.len() < options.limit {
                 return self.scan_for(query, options);
             }
-            self.rerank(&exact, &found, options.limit)
+            self.rerank(&exact, &found, options.limit, scratch)
         });
         scratch.found = found;
         hits
     }
 
     /// Exact distances of the candidates, the best `limit` of them.
-    fn rerank(&self, exact: &ExactDistance<'_>, found: &[Candidate], limit: usize) -> Result<Vec<Hit>> {
+    fn rerank(
+        &self,
+        exact: &ExactDistance<'_>,
+        found: &[Candidate],
+        limit: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Hit>> {
+        let Scratch { nearest, room, .. } = scratch;
+        let is_read = self.blocks.cold().is_some();
+        // Under cosine, codes estimate twice the distance.
+        let scale = if self.meta().schema.metric() == Metric::Cosine { 0.5 } else { 1.0 };
+        let mut too_far = 0f32;
         let mut hits = Vec::with_capacity(found.len());
+        nearest.reset(limit);
         for candidate in found {
-            let distance = exact.distance(self.vector(candidate.ordinal)?);
+            let estimate = candidate.distance * scale;
+            // Estimates ascend: what comes behind is farther still.
+            let settled = || nearest.worst().is_some_and(|worst| estimate - too_far > worst.distance);
+            if is_read && hits.len() >= limit.saturating_add(READ_MORE) && settled() {
+                break;
+            }
+            let distance = exact.distance(self.read_vector(candidate.ordinal, room)?);
+            too_far = too_far.max(estimate - distance);
+            nearest.push(Candidate::new(distance, candidate.ordinal));
             hits.push(Hit { distance, ordinal: candidate.ordinal });
         }
         self.best(hits, limit)
@@ -144,8 +169,14 @@ impl SealedSegment {
         // Rows that died before the snapshot are counted by now.
         let every = options.accept.accepts_all() && self.deaths().count() == 0;
         let rows = (0..self.rows()).filter(|&ordinal| every || visible.accept(ordinal));
+        let metric = self.meta().schema.metric();
+        if self.blocks.cold().is_some() {
+            let nearest = NearestRows::new(metric, queries, limit, self.rows());
+            let lists = self.scan_cold(rows, nearest)?;
+            return lists.into_iter().map(|hits| self.best(hits, limit)).collect();
+        }
         let rows = rows.map(|ordinal| Ok((ordinal, self.vector(ordinal)?)));
-        let lists = nearest_rows(self.meta().schema.metric(), queries, limit, self.rows(), rows)?;
+        let lists = nearest_rows(metric, queries, limit, self.rows(), rows)?;
         lists.into_iter().map(|hits| self.best(hits, limit)).collect()
     }
 

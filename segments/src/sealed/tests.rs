@@ -13,6 +13,8 @@ use std::borrow::Cow;
 use zerocopy::IntoBytes;
 
 mod inline;
+mod lean;
+mod residency;
 mod scan;
 
 const DIR: &str = "segments";
