@@ -157,11 +157,9 @@ mod tests {
 
     #[test]
     fn more_memory_than_there_is_is_an_error_that_names_the_file() {
-        for len in [usize::MAX / 2, usize::MAX / 128 * 64] {
-            let error = FileBytes::heap(Path::new("a.seg"), len, |_| Ok(())).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Io);
-            assert!(error.to_string().contains("a.seg"), "{error}");
-        }
+        let error = FileBytes::heap(Path::new("a.seg"), usize::MAX / 2, |_| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("a.seg"), "{error}");
     }
 
     #[test]

@@ -88,25 +88,27 @@ impl Blocks {
         }
         let in_bytes = |part: &Range<u64>| (part.start * BLOCK) as usize..(part.end * BLOCK) as usize;
         let parts = hot(layout);
-        match residency {
-            Residency::Heap => {}
-            Residency::Pinned => return self.pin(vfs, &parts),
+        if layout.header.schema.chosen_profile() == Profile::Memory {
             // Huge pages make neighbours resident: only where walks go, if little shall be.
-            Residency::Mapped | Residency::Warm
-                if layout.header.schema.chosen_profile() == Profile::Memory =>
-            {
-                parts.iter().for_each(|part| self.bytes.by_huge_pages(in_bytes(part)));
-            }
-            Residency::Mapped | Residency::Warm => self.bytes.by_huge_pages(0..self.bytes.len()),
+            parts.iter().for_each(|part| self.bytes.by_huge_pages(in_bytes(part)));
+        } else {
+            self.bytes.by_huge_pages(0..self.bytes.len());
         }
-        if residency == Residency::Warm {
-            for part in &parts {
-                match self.bytes.populate(in_bytes(part)) {
-                    Ok(()) => self.warmed += (part.end - part.start) * BLOCK,
-                    // What is not there will be when it is touched, if there is room then.
-                    Err(error) if error.kind() == io::ErrorKind::OutOfMemory => break,
-                    Err(error) => return Err(Error::io("read ahead", self.path(), error)),
-                }
+        match residency {
+            Residency::Mapped | Residency::Heap => Ok(()),
+            Residency::Warm => self.warm(parts.iter().map(in_bytes)),
+            Residency::Pinned => self.pin(vfs, &parts),
+        }
+    }
+
+    /// Has the system read parts of the map into memory.
+    fn warm(&mut self, parts: impl Iterator<Item = Range<usize>>) -> Result<()> {
+        for part in parts {
+            match self.bytes.populate(part.clone()) {
+                Ok(()) => self.warmed += part.len() as u64,
+                // What is not there will be when it is touched, if there is room then.
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => break,
+                Err(error) => return Err(Error::io("read ahead", self.path(), error)),
             }
         }
         Ok(())
