@@ -130,8 +130,10 @@ impl SealedSegment {
                 break;
             }
             let distance = exact.distance(self.read_vector(candidate.ordinal, room)?);
-            too_far = too_far.max(estimate - distance);
-            nearest.push(Candidate::new(distance, candidate.ordinal));
+            if is_read {
+                too_far = too_far.max(estimate - distance);
+                nearest.push(Candidate::new(distance, candidate.ordinal));
+            }
             hits.push(Hit { distance, ordinal: candidate.ordinal });
         }
         self.best(hits, limit)
