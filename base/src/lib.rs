@@ -26,6 +26,7 @@ mod id;
 mod key;
 mod metric;
 pub mod priority;
+mod profile;
 pub mod random;
 pub mod record;
 mod schema;
@@ -36,6 +37,7 @@ pub use error::{Error, ErrorKind, Outcome, Place, Result};
 pub use id::{CollectionId, LSN_MAX, Lsn, SegmentId, Uuid};
 pub use key::{KEY_BYTES_MAX, Key, KeyRef, KeyType};
 pub use metric::Metric;
+pub use profile::Profile;
 pub use schema::{DIMENSION_MAX, M_MAX, M_MIN, Schema};
 
 /// The largest payload of one row, in bytes of encoded JSON.

@@ -1,9 +1,11 @@
-//! What a collection's rows have in common: dimension, metric, key type and the graph's shape.
+//! What a collection's rows have in common: dimension, metric, key type, the graph's shape, and what their segments are
+//! made for.
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyType};
 use crate::metric::Metric;
+use crate::profile::Profile;
 
 /// The largest dimension.
 pub const DIMENSION_MAX: usize = 65_536;
@@ -18,7 +20,7 @@ const EF_CONSTRUCTION_MAX: usize = 10_000;
 /// A collection's schema: fixed when it is created.
 ///
 /// Defaults: string or integer keys are chosen with [`Schema::keys`] (integers when it is not called), `m` is 16
-/// (32 links on the ground layer), `ef_construction` is 200.
+/// (32 links on the ground layer), `ef_construction` is 200, the profile is [`Profile::Auto`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Schema {
     dimension: usize,
@@ -26,12 +28,13 @@ pub struct Schema {
     keys: KeyType,
     m: usize,
     ef_construction: usize,
+    profile: Profile,
 }
 
 impl Schema {
     /// Vectors of `dimension` numbers, compared by `metric`, under integer keys.
     pub fn new(dimension: usize, metric: Metric) -> Schema {
-        Schema { dimension, metric, keys: KeyType::U64, m: 16, ef_construction: 200 }
+        Schema { dimension, metric, keys: KeyType::U64, m: 16, ef_construction: 200, profile: Profile::Auto }
     }
 
     /// Sets the type of the keys.
@@ -53,6 +56,20 @@ impl Schema {
     #[must_use]
     pub fn ef_construction(mut self, ef: usize) -> Schema {
         self.ef_construction = ef;
+        self
+    }
+
+    /// Sets what sealed segments are made for.
+    ///
+    /// ```
+    /// use nearstone_base::{Metric, Profile, Schema};
+    ///
+    /// let lean = Schema::new(768, Metric::Cosine).profile(Profile::Memory);
+    /// assert_eq!(lean.chosen_profile(), Profile::Memory);
+    /// ```
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Schema {
+        self.profile = profile;
         self
     }
 
@@ -79,6 +96,16 @@ impl Schema {
     /// `efConstruction` of the HNSW paper.
     pub fn beam(&self) -> usize {
         self.ef_construction
+    }
+
+    /// What sealed segments are made for.
+    pub fn chosen_profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Whether rows of one can lie beside rows of the other: they are alike in all but the profile.
+    pub fn fits(&self, other: &Schema) -> bool {
+        self.profile(other.profile) == *other
     }
 
     /// `InvalidArgument` when a number is out of its range.
@@ -150,24 +177,25 @@ impl Schema {
         Ok(())
     }
 
-    /// Writes it: `dimension u32 | metric u8 | keys u8 | m u16 | ef_construction u32`.
+    /// Writes it: `dimension u32 | metric u8 | keys u8 | m u8 | profile u8 | ef_construction u32`. (`m` is at
+    /// most 64; its number once had two bytes, of which the second was 0, as it is for [`Profile::Auto`].)
     pub fn encode(&self, out: &mut Writer) {
         out.u32(self.dimension as u32);
         out.u8(self.metric.code());
         out.u8(self.keys.code());
-        out.u16(self.m as u16);
+        out.u8(self.m as u8);
+        out.u8(self.profile.code());
         out.u32(self.ef_construction as u32);
     }
 
     /// Reads what [`Schema::encode`] wrote and validates it; `None` when it is no valid schema.
     pub fn decode(input: &mut Reader<'_>) -> Option<Schema> {
-        let schema = Schema {
-            dimension: input.u32()? as usize,
-            metric: Metric::from_code(input.u8()?)?,
-            keys: KeyType::from_code(input.u8()?)?,
-            m: input.u16()?.into(),
-            ef_construction: input.u32()? as usize,
-        };
+        let dimension = input.u32()? as usize;
+        let metric = Metric::from_code(input.u8()?)?;
+        let keys = KeyType::from_code(input.u8()?)?;
+        let m = input.u8()?.into();
+        let profile = Profile::from_code(input.u8()?)?;
+        let schema = Schema { dimension, metric, keys, m, ef_construction: input.u32()? as usize, profile };
         schema.validate().ok()?;
         Some(schema)
     }
@@ -215,6 +243,23 @@ mod tests {
         assert_eq!(Schema::decode(&mut Reader::new(&bytes)), Some(schema));
         assert_eq!(Schema::decode(&mut Reader::new(&bytes[..5])), None);
         assert_eq!(Schema::decode(&mut Reader::new(&[0; 12])), None);
+    }
+
+    /// Schemas written before there were profiles read as they did.
+    #[test]
+    fn the_profile_is_the_byte_that_was_zero_and_unknown_ones_are_refused() {
+        let schema = Schema::new(768, Metric::Cosine);
+        for profile in Profile::ALL {
+            let mut out = Writer::new();
+            schema.profile(profile).encode(&mut out);
+            let mut bytes = out.into_bytes();
+            assert_eq!(bytes, [0, 3, 0, 0, 0, 0, 16, profile.code(), 200, 0, 0, 0]);
+            assert_eq!(Schema::decode(&mut Reader::new(&bytes)), Some(schema.profile(profile)));
+            bytes[7] = 3;
+            assert_eq!(Schema::decode(&mut Reader::new(&bytes)), None);
+        }
+        assert!(schema.fits(&schema.profile(Profile::Memory)));
+        assert!(!schema.fits(&schema.profile(Profile::Memory).m(17)));
     }
 
     #[test]

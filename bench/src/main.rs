@@ -24,6 +24,7 @@ mod process;
 mod recall;
 mod recovery;
 mod report;
+mod residency;
 mod script;
 mod search;
 mod slope;
@@ -35,7 +36,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "search",
     "exact",
     "recall",
@@ -47,11 +48,12 @@ const PARTS: [&str; 11] = [
     "merge",
     "churn",
     "footprint",
+    "residency",
 ];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(code) = killed::child(&args) {
+    if let Some(code) = killed::child(&args).or_else(|| residency::child(&args)) {
         return code;
     }
     match run(&args) {
@@ -126,6 +128,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "build" => build::run(&data, rows, &mut report)?,
             "churn" => churn::run(&data, churned, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,
+            "residency" => residency::run(&data, rows, &mut report)?,
             "merge" => merge::run(&data, searched.keep, &mut report)?,
             _ => footprint::run(&data, &mut report)?,
         }

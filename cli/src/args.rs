@@ -1,7 +1,8 @@
 //! What the command line understands.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nearstone::{Durability, KeyType, Metric, OnCollision};
+use nearstone::vfs::Residency;
+use nearstone::{Durability, KeyType, Metric, OnCollision, Profile};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,6 +102,49 @@ impl KeysArg {
     }
 }
 
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum ProfileArg {
+    /// As it suits the rows
+    Auto,
+    /// The fastest searches
+    Speed,
+    /// Little memory: codes and links in memory, vectors read from the file
+    Memory,
+}
+
+impl ProfileArg {
+    pub(crate) fn profile(self) -> Profile {
+        match self {
+            ProfileArg::Auto => Profile::Auto,
+            ProfileArg::Speed => Profile::Speed,
+            ProfileArg::Memory => Profile::Memory,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum ResidencyArg {
+    /// Pages of the file come when they are touched
+    Mapped,
+    /// What searches touch is read ahead
+    Warm,
+    /// What searches touch is copied into memory
+    Pinned,
+    /// Everything is read into memory
+    Heap,
+}
+
+impl ResidencyArg {
+    pub(crate) fn residency(self) -> Residency {
+        match self {
+            ResidencyArg::Mapped => Residency::Mapped,
+            ResidencyArg::Warm => Residency::Warm,
+            ResidencyArg::Pinned => Residency::Pinned,
+            ResidencyArg::Heap => Residency::Heap,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  nearstone create notes.near docs --dim 384 --metric cosine --keys str")]
 pub(crate) struct CreateArgs {
@@ -123,6 +167,9 @@ pub(crate) struct CreateArgs {
     /// Beam width while linking
     #[arg(long, default_value_t = 200)]
     pub(crate) ef_construction: usize,
+    /// What sealed segments are made for
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) profile: ProfileArg,
 }
 
 #[derive(Args, Debug)]
@@ -335,6 +382,9 @@ pub(crate) struct RecallArgs {
     /// Beam widths
     #[arg(long, value_delimiter = ',', default_value = "16,32,64,128")]
     pub(crate) ef: Vec<usize>,
+    /// How the segments are held while it is measured
+    #[arg(long, value_enum, default_value = "mapped")]
+    pub(crate) residency: ResidencyArg,
 }
 
 fn parse_durability(text: &str) -> Result<Durability, String> {

@@ -6,8 +6,7 @@
 use crate::args::RecallArgs;
 use crate::bars;
 use crate::output::{Failure, Outcome, Output, grouped, print_line, table};
-use crate::rows::open_to_read;
-use nearstone::{Collection, Hit, Key, KeyType};
+use nearstone::{Collection, Hit, Key, KeyType, Store};
 use nearstone_datasets::sentences::{Matrix, read_ids};
 use nearstone_datasets::{Distance, Percentiles, recall};
 use serde_json::{Value, json};
@@ -43,7 +42,8 @@ pub(crate) fn recall(args: &RecallArgs, out: &Output) -> Outcome {
     if args.limit == 0 || args.ef.contains(&0) {
         return Err(Failure::Usage("--limit and every --ef must be at least 1".to_owned()));
     }
-    let store = open_to_read(&args.store)?;
+    let opening = Store::builder().create(false).read_only(true).residency(args.residency.residency());
+    let store = opening.open(&args.store)?;
     let collection = store.collection(&args.collection)?;
     let queries = Matrix::read(&args.queries, usize::MAX)?;
     if queries.rows() == 0 {

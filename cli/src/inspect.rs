@@ -4,7 +4,7 @@ use crate::args::{BackupArgs, SalvageArgs, StoreArgs};
 use crate::bars;
 use crate::output::{Outcome, Output, bytes, grouped, print_line, table};
 use crate::rows::{open, open_to_read};
-use nearstone::{CollectionStats, Store, StoreStats};
+use nearstone::{CollectionStats, SegmentSummary, Store, StoreStats};
 use serde_json::{Value, json};
 
 pub(crate) fn stats(args: &StoreArgs, out: &Output) -> Outcome {
@@ -39,6 +39,8 @@ fn collection_json(collection: &CollectionStats) -> Value {
                 "rows": segment.rows,
                 "dead_rows": segment.dead_rows,
                 "bytes": segment.bytes,
+                "profile": segment.profile.name(),
+                "inline_rows": has_inline_rows(segment),
                 "sections": sections,
             })
         })
@@ -50,12 +52,17 @@ fn collection_json(collection: &CollectionStats) -> Value {
         "keys": collection.schema.key_type().name(),
         "m": collection.schema.links(),
         "ef_construction": collection.schema.beam(),
+        "profile": collection.schema.chosen_profile().name(),
         "rows": collection.rows,
         "dead_rows": collection.dead_rows,
         "unsealed_rows": collection.unsealed_rows,
         "unlinked_rows": collection.unlinked_rows,
         "segments": segments,
     })
+}
+
+fn has_inline_rows(segment: &SegmentSummary) -> bool {
+    segment.sections.iter().any(|(name, _)| name == "inline_rows")
 }
 
 fn print_stats(stats: &StoreStats) {
@@ -74,6 +81,7 @@ fn print_stats(stats: &StoreStats) {
                 c.name.clone(),
                 c.schema.dimension().to_string(),
                 c.schema.metric().name().to_owned(),
+                c.schema.chosen_profile().name().to_owned(),
                 grouped(c.rows),
                 grouped(c.dead_rows),
                 grouped(c.unsealed_rows),
@@ -82,16 +90,19 @@ fn print_stats(stats: &StoreStats) {
             ]
         })
         .collect();
-    table(&["collection", "dim", "metric", "rows", "dead", "unsealed", "segments", "bytes"], &rows);
+    let header = ["collection", "dim", "metric", "profile", "rows", "dead", "unsealed", "segments", "bytes"];
+    table(&header, &rows);
     for collection in &stats.collections {
         for segment in &collection.segments {
             print_line(format_args!(
-                "{} segment {}: {} rows, {} dead, {}",
+                "{} segment {}: {} rows, {} dead, {}, profile {}, walked on {}",
                 collection.name,
                 segment.id,
                 grouped(segment.rows),
                 grouped(segment.dead_rows),
-                bytes(segment.bytes)
+                bytes(segment.bytes),
+                segment.profile.name(),
+                if has_inline_rows(segment) { "inline rows" } else { "codes" }
             ));
             let rows: Vec<Vec<String>> = segment
                 .sections

@@ -46,7 +46,8 @@ pub(crate) fn create(args: &CreateArgs, out: &Output) -> Outcome {
     let schema = Schema::new(args.dim, args.metric.metric())
         .keys(args.keys.key_type())
         .m(args.m)
-        .ef_construction(args.ef_construction);
+        .ef_construction(args.ef_construction)
+        .profile(args.profile.profile());
     let store = Store::open(&args.store)?;
     store.create_collection(&args.collection, schema)?;
     store.close()?;
@@ -57,15 +58,17 @@ pub(crate) fn create(args: &CreateArgs, out: &Output) -> Outcome {
             "dim": args.dim,
             "metric": schema.metric().name(),
             "keys": schema.key_type().name(),
+            "profile": schema.chosen_profile().name(),
         }),
         || {
             print_line(format_args!(
-                "created {:?} in {}: {} dimensions, {}, {} keys",
+                "created {:?} in {}: {} dimensions, {}, {} keys, profile {}",
                 args.collection,
                 args.store.display(),
                 args.dim,
                 schema.metric().name(),
-                schema.key_type().name()
+                schema.key_type().name(),
+                schema.chosen_profile().name()
             ));
         },
     );

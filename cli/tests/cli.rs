@@ -125,6 +125,49 @@ fn a_bulk_import_is_there_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_profile_is_chosen_by_name_and_shown_of_each_collection_and_segment() {
+    let place = Place::new();
+    let made = place.ok(&["create", "s", "lean", "--dim", "64", "--metric", "l2", "--profile", "memory"]);
+    assert_eq!(made["profile"], "memory");
+    assert_eq!(place.ok(&["create", "s", "fast", "--dim", "64", "--metric", "l2"])["profile"], "auto");
+    let row = |i: usize| {
+        let numbers: Vec<String> = (0..64).map(|place| ((i * 37 + place * 11) % 101).to_string()).collect();
+        format!("{{\"vector\":[{}]}}\n", numbers.join(","))
+    };
+    place.write("rows.jsonl", &(0..1_100).map(row).collect::<String>());
+    for collection in ["lean", "fast"] {
+        place.ok(&["import", "s", collection, "rows.jsonl", "--bulk"]);
+        let found = place.ok(&["search", "s", collection, "--key", "7", "--limit", "1"]);
+        assert_eq!(
+            (&found["hits"][0]["distance"], &place.ok(&["verify", "s"])["sound"]),
+            (&0.0.into(), &true.into())
+        );
+    }
+    let stats = place.ok(&["stats", "s"]);
+    for (collection, profile, inline) in [(0, "auto", true), (1, "memory", false)] {
+        let collection = &stats["collections"][collection];
+        assert_eq!(collection["profile"], profile);
+        let segment = &collection["segments"][0];
+        assert_eq!((&segment["profile"], &segment["inline_rows"]), (&profile.into(), &inline.into()));
+    }
+    let shown = place.run(&["stats", "s"]).out;
+    assert!(shown.contains("profile memory, walked on codes"), "{shown}");
+    assert!(shown.contains("profile auto, walked on inline rows"), "{shown}");
+    for residency in ["mapped", "warm", "pinned", "heap"] {
+        let more = ["--queries", "rows.jsonl", "--ef", "64", "--residency", residency];
+        let measured = place.ok(&[&["bench", "recall", "s", "lean"][..], &more].concat());
+        assert_eq!(measured["rows"], 1_100, "{residency}: {measured}");
+    }
+    let wrong = place.run(&["create", "s", "more", "--dim", "3", "--metric", "l2", "--profile", "small"]);
+    assert_eq!(wrong.code, 2);
+    assert!(
+        ["'small'", "auto", "speed", "memory"].iter().all(|word| wrong.err.contains(word)),
+        "{}",
+        wrong.err
+    );
+}
+
+#[test]
 fn the_life_of_a_store() {
     let place = Place::with_rows();
     let found = place.ok(&["search", "s", "docs", "--key", "k3", "--limit", "2", "--payload"]);

@@ -57,8 +57,8 @@ impl<'a> Merge<'a> {
     /// Plans a merge: reads all live keys once.
     ///
     /// # Errors
-    /// `InvalidArgument` for an input of another schema or more than `u32::MAX - 1` rows; `Corruption` when a key is
-    /// alive in two inputs, and for damaged keys.
+    /// `InvalidArgument` for an input of another schema (but for the profile: the result has that of `schema`) or more
+    /// than `u32::MAX - 1` rows; `Corruption` when a key is alive in two inputs, and for damaged keys.
     pub fn new(inputs: Vec<MergeInput<'a>>, schema: Schema) -> Result<Merge<'a>> {
         let total: u64 = inputs.iter().map(|input| u64::from(input.segment.rows())).sum();
         if total >= u64::from(u32::MAX) {
@@ -66,7 +66,7 @@ impl<'a> Merge<'a> {
         }
         let mut rows = Rows { segments: Vec::with_capacity(inputs.len()), plan: Vec::new() };
         for (number, MergeInput { segment, dead }) in (0..).zip(inputs) {
-            if segment.meta().schema != schema {
+            if !segment.meta().schema.fits(&schema) {
                 let path = segment.path().display();
                 return Err(Error::invalid(format!("{path} has another schema than the merged segment")));
             }

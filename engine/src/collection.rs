@@ -284,7 +284,7 @@ impl CollectionAt {
         let key = key.into();
         let Some((segment, ordinal)) = self.find(&key)? else { return Ok(None) };
         Ok(Some(Row {
-            vector: segment.vector(ordinal)?.to_vec(),
+            vector: segment.vector(ordinal)?,
             payload: segment.payload(ordinal)?.to_vec(),
             version: segment.version(ordinal)?,
         }))

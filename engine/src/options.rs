@@ -166,8 +166,16 @@ impl StoreBuilder {
         self
     }
 
-    /// How sealed segments are held: mapped (default), or read into memory for disks that are not trusted to keep
-    /// answering, and for tools that know no maps.
+    /// How sealed segments are held: mapped (default); with what searches touch read ahead ([`Residency::Warm`]) or
+    /// copied into memory ([`Residency::Pinned`]); or read into memory whole, for disks that are not trusted to keep
+    /// answering, and for tools that know no maps ([`Residency::Heap`]).
+    ///
+    /// Searches touch inline rows (without them, 8-bit codes and links), keys, their index, and versions: about half
+    /// of a file with inline rows, and a quarter of a lean one ([`Profile::Memory`](crate::Profile::Memory)); of
+    /// vectors and payloads only those of the best rows. With `Warm` and `Pinned` opening takes time in proportion to
+    /// these parts, with `Heap` to all bytes, and every new segment is treated so before it is published. Where there
+    /// is no memory, `Warm` reads what there is room for, and with the other two the open, the seal or the merge fails
+    /// with `Io` and leaves the store as it was.
     #[must_use]
     pub fn residency(mut self, residency: Residency) -> StoreBuilder {
         self.options.residency = residency;
@@ -197,7 +205,8 @@ impl StoreBuilder {
 
     /// Opens the store in a folder.
     ///
-    /// Cost: proportional to what is in the log and not yet sealed; it does not grow with sealed rows.
+    /// Cost: proportional to what is in the log and not yet sealed; it does not grow with sealed rows, unless
+    /// [`StoreBuilder::residency`] asks for it.
     ///
     /// # Errors
     ///

@@ -234,7 +234,7 @@ impl Wishes<'_> {
                 false => None,
             },
             vector: match self.with_vector {
-                true => Some(found.segment.vector(found.ordinal)?.to_vec()),
+                true => Some(found.segment.vector(found.ordinal)?),
                 false => None,
             },
         })

@@ -4,7 +4,8 @@ use crate::engine::Engine;
 use crate::layout;
 use crate::view::CollectionView;
 use nearstone_base::sync::{Arc, Ordering};
-use nearstone_base::{Lsn, Result, Schema, Uuid};
+use nearstone_base::{Lsn, Profile, Result, Schema, Uuid};
+use nearstone_segments::sealed::Held;
 use nearstone_wal::LogStats;
 
 /// A store's numbers at one moment.
@@ -20,6 +21,8 @@ pub struct StoreStats {
     pub memory_bytes: u64,
     /// What they may take.
     pub memory_budget: u64,
+    /// Where the bytes of all sealed segments are.
+    pub held: Held,
     /// Bytes of the log's files.
     pub wal_bytes: u64,
     /// Bytes of the catalog.
@@ -70,6 +73,10 @@ pub struct SegmentSummary {
     pub dead_rows: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// What it was made for: its collection's profile, unless it was made elsewhere.
+    pub profile: Profile,
+    /// Where its bytes are.
+    pub held: Held,
     /// Bytes by section, under names in snake case.
     pub sections: Vec<(String, u64)>,
 }
@@ -89,6 +96,8 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         }
         Ok(bytes)
     };
+    let mut held = Held::default();
+    collections.iter().flat_map(|c| &c.segments).for_each(|segment| held += segment.held);
     let wal_bytes = folder_bytes(&layout::wal(&core.dir))?;
     let segment_bytes = folder_bytes(&layout::segments(&core.dir))?;
     let counter = |c: &nearstone_base::sync::AtomicU64| c.load(Ordering::Relaxed);
@@ -98,6 +107,7 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         collections,
         memory_bytes: core.memory_bytes(),
         memory_budget: core.options.memory_budget,
+        held,
         wal_bytes,
         catalog_bytes: file_bytes(&layout::catalog(&core.dir))?,
         disk_bytes: folder_bytes(&core.dir)? + wal_bytes + segment_bytes,
@@ -128,6 +138,8 @@ fn collection_stats(collection: &CollectionView, at: Lsn) -> CollectionStats {
                 rows: u64::from(handle.segment.rows()),
                 dead_rows: u64::from(handle.segment.deaths().count()),
                 bytes: handle.segment.meta().len,
+                profile: handle.segment.meta().schema.chosen_profile(),
+                held: handle.segment.held(),
                 sections: handle
                     .segment
                     .section_sizes()

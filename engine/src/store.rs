@@ -404,12 +404,13 @@ fn exists(name: &str, is: &Schema, wanted: &Schema) -> Error {
 
 fn describe(schema: &Schema) -> String {
     format!(
-        "dimension {}, metric {}, keys {}, m {}, ef_construction {}",
+        "dimension {}, metric {}, keys {}, m {}, ef_construction {}, profile {}",
         schema.dimension(),
         schema.metric().name(),
         schema.key_type().name(),
         schema.links(),
-        schema.beam()
+        schema.beam(),
+        schema.chosen_profile().name()
     )
 }
 

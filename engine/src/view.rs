@@ -8,6 +8,7 @@ use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicBool, Ordering};
 use nearstone_base::vfs::Vfs;
 use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Result, Schema, SegmentId};
+use nearstone_segments::sealed::Room;
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{Answers, Deaths, MutableSegment, SealedSegment, SearchOptions};
 use std::collections::BTreeMap;
@@ -130,10 +131,10 @@ impl<'a> Segment<'a> {
         }
     }
 
-    pub(crate) fn vector(self, ordinal: u32) -> Result<&'a [f32]> {
+    pub(crate) fn vector(self, ordinal: u32) -> Result<Vec<f32>> {
         match self {
-            Segment::Mutable(s) => Ok(s.vector(ordinal)),
-            Segment::Sealed(s) => s.vector(ordinal),
+            Segment::Mutable(s) => Ok(s.vector(ordinal).to_vec()),
+            Segment::Sealed(s) => Ok(s.read_vector(ordinal, &mut Room::default())?.to_vec()),
         }
     }
 

@@ -13,6 +13,7 @@ _Key = int | str
 _Keys = Sequence[int] | Sequence[str] | npt.NDArray[np.integer[Any]]
 _KeyTypeName = Literal["u64", "str"]
 _MetricName = Literal["cosine", "l2", "ip"]
+_ProfileName = Literal["auto", "speed", "memory"]
 _Payload = Mapping[str, Any]
 _Durability = Literal["sync", "os"] | float
 _Progress = Callable[[str, int, int], object]
@@ -54,7 +55,7 @@ def open(
     wal_bytes: int | None = None,
     dead_share: float | None = None,
     auto_compact: bool = True,
-    residency: Literal["mapped", "heap"] = "mapped",
+    residency: Literal["mapped", "warm", "pinned", "heap"] = "mapped",
 ) -> Store: ...
 def in_memory(
     *,
@@ -87,6 +88,7 @@ class Store:
         keys: _KeyTypeName | type[int] | type[str] = "u64",
         m: int = 16,
         ef_construction: int = 200,
+        profile: _ProfileName = "auto",
     ) -> Collection: ...
     def collection_or_create(
         self,
@@ -97,6 +99,7 @@ class Store:
         keys: _KeyTypeName | type[int] | type[str] = "u64",
         m: int = 16,
         ef_construction: int = 200,
+        profile: _ProfileName = "auto",
     ) -> Collection: ...
     def collection(self, name: str) -> Collection: ...
     def collections(self) -> list[str]: ...
@@ -157,6 +160,8 @@ class Collection(_Readable):
     def m(self) -> int: ...
     @property
     def ef_construction(self) -> int: ...
+    @property
+    def profile(self) -> _ProfileName: ...
     def upsert(
         self,
         keys: _Key | _Keys,

@@ -31,7 +31,9 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 ///     wal_bytes: Bytes of log at which what pins it is sealed (256 MiB).
 ///     dead_share: Share of dead rows from which a sealed segment is rewritten (0.2).
 ///     auto_compact: Whether compaction runs by itself.
-///     residency: How sealed segments are held: ``"mapped"``, or ``"heap"`` to read them into memory.
+///     residency: How sealed segments are held: ``"mapped"``; ``"warm"``, with what searches touch read ahead;
+///         ``"pinned"``, with that copied into memory; or ``"heap"``, read into memory whole. All but the first make opening
+///         take time in proportion to what is read.
 ///
 /// Raises:
 ///     NotFound, NotAStore, Busy (another process has it), UnsupportedVersion, Corruption, ReadOnly, Io.
@@ -79,12 +81,12 @@ pub(crate) fn open<'py>(
     });
     builder = builder.residency(match residency {
         "mapped" => Residency::Mapped,
+        "warm" => Residency::Warm,
+        "pinned" => Residency::Pinned,
         "heap" => Residency::Heap,
         _ => {
-            return Err(invalid(
-                py,
-                format!("residency is {residency:?}: it must be \"mapped\" or \"heap\""),
-            ));
+            let known = "\"mapped\", \"warm\", \"pinned\" or \"heap\"";
+            return Err(invalid(py, format!("residency is {residency:?}: it must be {known}")));
         }
     });
     let path = self::path(path)?;

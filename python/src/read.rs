@@ -98,6 +98,12 @@ impl Readable {
         self.schema().links()
     }
 
+    /// What sealed segments are made for: ``"auto"``, ``"speed"`` or ``"memory"``.
+    #[getter]
+    fn profile(&self) -> &'static str {
+        self.schema().chosen_profile().name()
+    }
+
     /// Width of the beam while a row is linked.
     #[getter]
     fn ef_construction(&self) -> usize {

@@ -6,7 +6,7 @@ use crate::collection::Collection;
 use crate::errors::OrRaise;
 use crate::long::{self, Released};
 use crate::snapshot::Snapshot;
-use nearstone::{CollectionStats, Schema, StoreStats};
+use nearstone::{CollectionStats, Held, Profile, Schema, StoreStats};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,10 +40,12 @@ impl Store {
         keys: Option<&Bound<'_, PyAny>>,
         m: &Bound<'_, PyAny>,
         ef_construction: &Bound<'_, PyAny>,
+        profile: &str,
     ) -> PyResult<Schema> {
         let mut schema = Schema::new(count("dim", dim, 0)?, self::metric(py, metric)?)
             .m(count("m", m, 0)?)
-            .ef_construction(count("ef_construction", ef_construction, 0)?);
+            .ef_construction(count("ef_construction", ef_construction, 0)?)
+            .profile(Profile::from_name(profile).or_raise(py)?);
         if let Some(keys) = keys {
             schema = schema.keys(key_type(keys)?);
         }
@@ -94,13 +96,15 @@ impl Store {
     ///     keys: ``"u64"`` or ``int``, ``"str"`` or ``str``.
     ///     m: Links a row makes on the upper layers of the graph, 4 to 64; twice as many on the ground layer.
     ///     ef_construction: Width of the beam while a row is linked.
+    ///     profile: What sealed segments are made for: ``"auto"``, ``"speed"``, or ``"memory"`` (searches touch one byte per
+    ///         number, the links and the key of each row, and read the vectors of the few they measure exactly).
     ///
     /// Raises:
     ///     AlreadyExists: There is one of that name.
     ///     InvalidArgument: A bad name or schema.
     #[pyo3(
-        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None),
-        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200)"
+        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None, profile="auto"),
+        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200, profile='auto')"
     )]
     #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
     fn create_collection<'py>(
@@ -112,9 +116,10 @@ impl Store {
         keys: Option<&Bound<'py, PyAny>>,
         m: Option<&Bound<'py, PyAny>>,
         ef_construction: Option<&Bound<'py, PyAny>>,
+        profile: &str,
     ) -> PyResult<Bound<'py, Collection>> {
         let (m, ef) = defaults(py, m, ef_construction)?;
-        let schema = Store::schema(py, dim, metric, keys, &m, &ef)?;
+        let schema = Store::schema(py, dim, metric, keys, &m, &ef, profile)?;
         let store = slf.get();
         let made = py.detach(|| store.inner.create_collection(name, schema)).or_raise(py)?;
         Collection::handle(slf, made)
@@ -126,8 +131,8 @@ impl Store {
     ///     AlreadyExists: It is there with another schema.
     ///     InvalidArgument: A bad name or schema.
     #[pyo3(
-        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None),
-        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200)"
+        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None, profile="auto"),
+        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200, profile='auto')"
     )]
     #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
     fn collection_or_create<'py>(
@@ -139,9 +144,10 @@ impl Store {
         keys: Option<&Bound<'py, PyAny>>,
         m: Option<&Bound<'py, PyAny>>,
         ef_construction: Option<&Bound<'py, PyAny>>,
+        profile: &str,
     ) -> PyResult<Bound<'py, Collection>> {
         let (m, ef) = defaults(py, m, ef_construction)?;
-        let schema = Store::schema(py, dim, metric, keys, &m, &ef)?;
+        let schema = Store::schema(py, dim, metric, keys, &m, &ef, profile)?;
         let store = slf.get();
         let found = py.detach(|| store.inner.collection_or_create(name, schema)).or_raise(py)?;
         Collection::handle(slf, found)
@@ -323,6 +329,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<'py, P
     dict.set_item("collections", collections)?;
     dict.set_item("memory_bytes", stats.memory_bytes)?;
     dict.set_item("memory_budget", stats.memory_budget)?;
+    dict.set_item("held", held_dict(py, stats.held)?)?;
     dict.set_item("wal_bytes", stats.wal_bytes)?;
     dict.set_item("catalog_bytes", stats.catalog_bytes)?;
     dict.set_item("disk_bytes", stats.disk_bytes)?;
@@ -343,6 +350,17 @@ fn stats_dict<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<'py, P
     Ok(dict)
 }
 
+/// Bytes by where they are.
+fn held_dict<'py>(py: Python<'py>, held: Held) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("mapped", held.mapped)?;
+    dict.set_item("warmed", held.warmed)?;
+    dict.set_item("pinned", held.pinned)?;
+    dict.set_item("heap", held.heap)?;
+    dict.set_item("read", held.read)?;
+    Ok(dict)
+}
+
 fn collection_dict<'py>(py: Python<'py>, stats: &CollectionStats) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("dim", stats.schema.dimension())?;
@@ -350,6 +368,7 @@ fn collection_dict<'py>(py: Python<'py>, stats: &CollectionStats) -> PyResult<Bo
     dict.set_item("keys", stats.schema.key_type().name())?;
     dict.set_item("m", stats.schema.links())?;
     dict.set_item("ef_construction", stats.schema.beam())?;
+    dict.set_item("profile", stats.schema.chosen_profile().name())?;
     dict.set_item("rows", stats.rows)?;
     dict.set_item("dead_rows", stats.dead_rows)?;
     dict.set_item("unsealed_rows", stats.unsealed_rows)?;
@@ -361,6 +380,8 @@ fn collection_dict<'py>(py: Python<'py>, stats: &CollectionStats) -> PyResult<Bo
         dict.set_item("rows", segment.rows)?;
         dict.set_item("dead_rows", segment.dead_rows)?;
         dict.set_item("bytes", segment.bytes)?;
+        dict.set_item("profile", segment.profile.name())?;
+        dict.set_item("held", held_dict(py, segment.held)?)?;
         let sections = PyDict::new(py);
         for (name, bytes) in &segment.sections {
             sections.set_item(name, bytes)?;

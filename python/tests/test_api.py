@@ -75,7 +75,7 @@ def test_every_option_is_taken(path: Path) -> None:
     with nearstone.in_memory(**options) as store:
         assert store.stats()["memory_budget"] == 1 << 28
     for recovery in ("torn_tail", "strict", "point_in_time"):
-        for residency in ("mapped", "heap"):
+        for residency in ("mapped", "warm", "pinned", "heap"):
             with nearstone.open(path, recovery=recovery, residency=residency, **options) as store:
                 rows = store.collection_or_create("rows", 2)
                 rows.upsert(1, [1, 2])
@@ -157,8 +157,40 @@ def test_collections_are_made_found_renamed_and_dropped(store: nearstone.Store, 
     assert store.collections() == ["a"]
 
 
+def test_a_lean_collection_reads_its_vectors(path: Path, rng: np.random.Generator, refused: Any) -> None:
+    matrix = rng.standard_normal((1100, 64), dtype=np.float32)
+    with nearstone.open(path, background="manual") as store:
+        for name in ("auto", "speed", "memory"):
+            rows = store.collection_or_create(name, 64, metric="l2", profile=name)
+            assert rows.profile == name
+            rows.bulk_load(np.arange(1100), matrix)
+        refused(
+            nearstone.AlreadyExists,
+            ["profile memory", "profile auto"],
+            lambda: store.collection_or_create("memory", 64, metric="l2"),
+        )
+    for residency in ("mapped", "warm", "pinned", "heap"):
+        with nearstone.open(path, read_only=True, residency=residency) as store:
+            stats = store.stats()
+            for name, one in stats["collections"].items():
+                (segment,) = one["segments"]
+                held = segment["held"]
+                assert one["profile"] == segment["profile"] == name
+                assert ("inline_rows" in segment["sections"]) == (name != "memory")
+                assert (held["read"] > 0) == (name == "memory" and residency != "heap")
+                assert (held["warmed"] > 0) == (residency == "warm")
+                assert (held["pinned"] > 0) == (residency == "pinned")
+                assert (held["heap"], held["mapped"])[residency != "heap"] == segment["bytes"]
+                rows = store.collection(name)
+                assert np.array_equal(rows.get_vectors([5, 1099]), matrix[[5, 1099]])
+                hits = rows.search(matrix[:20], k=1)
+                assert np.array_equal(hits.keys[:, 0], np.arange(20)) and not hits.distances.any()
+            assert set(stats["held"]) == {"mapped", "warmed", "pinned", "heap", "read"}
+
+
 def test_defaults_and_key_types(store: nearstone.Store) -> None:
     rows = store.create_collection("rows", 2)
+    assert rows.profile == "auto"
     assert (rows.metric, rows.key_type, rows.m, rows.ef_construction) == ("cosine", "u64", 16, 200)
     assert store.create_collection("ints", 2, keys=int).key_type == "u64"
     assert store.create_collection("strs", 2, keys=str).key_type == "str"

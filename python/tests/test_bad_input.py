@@ -482,6 +482,7 @@ def test_schemas(world: World, refused: Any) -> None:
         refused(Invalid, ["ef_construction", "10001"], lambda make=make: make("x", 8, ef_construction=10_001))
         refused(Invalid, ["euclid", "l2", "cosine", "ip"], lambda make=make: make("x", 8, metric="euclid"))
         refused(Invalid, ["L2", "l2"], lambda make=make: make("x", 8, metric="L2"))
+        refused(Invalid, ["small", "auto", "speed", "memory"], lambda make=make: make("x", 8, profile="small"))
         refused(Invalid, ["uuid", "u64", "str"], lambda make=make: make("x", 8, keys="uuid"))
         for arguments in (
             {"dim": 3.0},
@@ -597,7 +598,7 @@ def test_options(path: Path, refused: Any, options: dict[str, Any], words: list[
         ({"durability": float("inf")}, ["durability"]),
         ({"durability": 1e300}, ["durability"]),
         ({"recovery": "salvage"}, ["salvage", "torn_tail", "strict", "point_in_time"]),
-        ({"residency": "ram"}, ["ram", "mapped", "heap"]),
+        ({"residency": "ram"}, ["ram", "mapped", "warm", "pinned", "heap"]),
     ],
     ids=str,
 )
@@ -739,6 +740,7 @@ def test_nothing_panics(store: nearstone.Store) -> None:
         lambda x: store.create_collection(x, 3),
         lambda x: store.create_collection("m", 3, m=x),
         lambda x: store.create_collection("e", 3, ef_construction=x),
+        lambda x: store.create_collection("p", 3, profile=x),
         lambda x: store.batch().upsert(rows, x, x),
         lambda x: store.batch(durability=x),
         lambda x: store.verify(x),

@@ -89,36 +89,77 @@ fn nearest_rows_with<'r>(
     count: u32,
     mut rows: impl Iterator<Item = Result<(u32, &'r [f32])>>,
 ) -> Result<Vec<Vec<Hit>>> {
-    let Some(dimension) = queries.first().map(|query| query.len()) else { return Ok(Vec::new()) };
-    let mut block = Block::new(kernels, metric, queries, limit);
-    let strip_rows =
-        (STRIP_BYTES / (4 * dimension.max(1)) / STRIP_STEP * STRIP_STEP).clamp(STRIP_STEP, STRIP_MAX);
-    // Where all rows are wanted, estimates tell nothing.
-    let all = limit >= count as usize;
-    let panels = (!all && queries.len() > kernels.panel_width() / PANEL_SHARE)
-        .then(|| QueryPanels::new(kernels, queries));
-    let mut dots = vec![0.0; panels.as_ref().map_or(0, |panels| panels.width() * strip_rows)];
-    let mut strip: Vec<(u32, &[f32])> = Vec::with_capacity(strip_rows);
-    let mut vectors: Vec<&[f32]> = Vec::with_capacity(strip_rows);
+    let mut nearest = NearestRows::with(kernels, metric, queries, limit, count);
+    let mut strip = Strip::with_capacity(nearest.strip_rows);
     loop {
         strip.clear();
-        for row in rows.by_ref().take(strip_rows) {
+        for row in rows.by_ref().take(nearest.strip_rows) {
             strip.push(row?);
         }
         if strip.is_empty() {
-            break;
+            return Ok(nearest.finish());
         }
-        match &panels {
-            _ if all => block.measure(&strip),
-            None => block.one_by_one(&strip),
+        nearest.take(&strip);
+    }
+}
+
+/// Rows that are looked at together.
+pub(crate) type Strip<'r> = Vec<(u32, &'r [f32])>;
+
+/// A scan on its way, for rows that lie nowhere for longer than they are looked at.
+pub(crate) struct NearestRows<'q> {
+    block: Block<'q>,
+    panels: Option<QueryPanels>,
+    dots: Vec<f32>,
+    /// Where all rows are wanted, estimates tell nothing.
+    all: bool,
+    strip_rows: usize,
+}
+
+impl<'q> NearestRows<'q> {
+    /// As for [`nearest_rows`].
+    pub(crate) fn new(metric: Metric, queries: &[&'q [f32]], limit: usize, count: u32) -> NearestRows<'q> {
+        NearestRows::with(kernels(), metric, queries, limit, count)
+    }
+
+    fn with(
+        kernels: Kernels,
+        metric: Metric,
+        queries: &[&'q [f32]],
+        limit: usize,
+        count: u32,
+    ) -> NearestRows<'q> {
+        let dimension = queries.first().map_or(0, |query| query.len());
+        let strip_rows =
+            (STRIP_BYTES / (4 * dimension.max(1)) / STRIP_STEP * STRIP_STEP).clamp(STRIP_STEP, STRIP_MAX);
+        let all = limit >= count as usize;
+        let panels = (!all && queries.len() > kernels.panel_width() / PANEL_SHARE)
+            .then(|| QueryPanels::new(kernels, queries));
+        let dots = vec![0.0; panels.as_ref().map_or(0, |panels| panels.width() * strip_rows)];
+        NearestRows { block: Block::new(kernels, metric, queries, limit), panels, dots, all, strip_rows }
+    }
+
+    /// Rows of a strip, at most.
+    pub(crate) fn strip_rows(&self) -> usize {
+        self.strip_rows
+    }
+
+    /// Looks at a strip of rows.
+    pub(crate) fn take(&mut self, strip: &[(u32, &[f32])]) {
+        match &self.panels {
+            _ if self.all => self.block.measure(strip),
+            None => self.block.one_by_one(strip),
             Some(panels) => {
-                vectors.clear();
-                vectors.extend(strip.iter().map(|(_, vector)| vector));
-                block.together(panels, &strip, &vectors, &mut dots);
+                let vectors: Vec<&[f32]> = strip.iter().map(|&(_, vector)| vector).collect();
+                self.block.together(panels, strip, &vectors, &mut self.dots);
             }
         }
     }
-    Ok(block.finish())
+
+    /// For each query its list.
+    pub(crate) fn finish(self) -> Vec<Vec<Hit>> {
+        self.block.finish()
+    }
 }
 
 /// Queries that are asked together.

@@ -21,7 +21,7 @@ pub(crate) fn rerank(
     candidates: &[Candidate],
     limit: usize,
     soon: impl Fn(u32),
-    measure: impl Fn(u32) -> Result<f32>,
+    mut measure: impl FnMut(u32) -> Result<f32>,
 ) -> Result<Vec<Hit>> {
     let first = limit.max(TRIED);
     let (mut hits, mut wrong, mut last) =

@@ -11,7 +11,7 @@
 use crate::graph::{FlatGraph, Graph, VectorSource, flatten, level_for};
 use crate::meta::SegmentMeta;
 use crate::mutable::{FrozenRows, MutableSegment};
-use crate::sealed::SealedSegment;
+use crate::sealed::{Room, SealedSegment};
 use crate::segment::{AcceptAll, Answers, Hit, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::{Error, ErrorKind, Lsn, Result, Schema};
@@ -89,8 +89,11 @@ pub const LEVEL_SEED: u64 = 0x6d65_7267_6564;
 /// samples together, and a walk per sample.
 pub fn sampled_recall(segment: &SealedSegment, samples: u32, limit: usize, ef: usize) -> Result<f32> {
     let stride = segment.rows().div_ceil(samples.max(1)).max(1) as usize;
-    let queries: Vec<&[f32]> =
-        (0..segment.rows()).step_by(stride).map(|row| segment.vector(row)).collect::<Result<_>>()?;
+    let mut room = Room::default();
+    let vectors =
+        (0..segment.rows()).step_by(stride).map(|row| Ok(segment.read_vector(row, &mut room)?.to_vec()));
+    let vectors: Vec<Vec<f32>> = vectors.collect::<Result<_>>()?;
+    let queries: Vec<&[f32]> = vectors.iter().map(Vec::as_slice).collect();
     let mut scratch = Scratch::default();
     let options = SearchOptions { limit, ef, exact: true, at: Lsn::MAX, accept: &AcceptAll };
     let mut truths = Truths(vec![Vec::new(); queries.len()]);

@@ -9,7 +9,7 @@
 //! the size of the segment, a search allocates nothing.
 
 use crate::graph::Frontier;
-use crate::sealed::InlineWork;
+use crate::sealed::{InlineWork, Room};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -242,6 +242,8 @@ pub struct Scratch {
     pub(crate) pruned: Vec<Candidate>,
     /// What a walk over inline rows needs.
     pub(crate) inline: InlineWork,
+    /// Where vectors are read to.
+    pub(crate) room: Room,
 }
 
 #[cfg(test)]

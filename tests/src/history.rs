@@ -11,7 +11,7 @@ use nearstone::clock::ManualClock;
 use nearstone::random::{SeededRandom, SplitMix64};
 use nearstone::vfs::{CrashChoice, SimVfs};
 use nearstone::{
-    Background, Collection, Durability, ErrorKind, Metric, OnCollision, Schema, Snapshot, Store,
+    Background, Collection, Durability, ErrorKind, Metric, OnCollision, Profile, Schema, Snapshot, Store,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -184,8 +184,10 @@ impl History {
         self.store.clone().expect("a history always has an open store between operations")
     }
 
+    /// One of them is lean: its vectors are read from the disk.
     fn schema(collection: usize) -> Schema {
-        Schema::new(DIMENSION, metric(collection)).m(4).ef_construction(16)
+        let profile = if collection == 0 { Profile::Auto } else { Profile::Memory };
+        Schema::new(DIMENSION, metric(collection)).m(4).ef_construction(16).profile(profile)
     }
 
     fn ensure_collections(&mut self) -> Result<(), String> {

@@ -59,7 +59,7 @@ impl Vfs for DiskVfs {
         let file = DiskFile { path: path.to_path_buf(), file: platform::Positional::new(file) };
         match residency {
             Residency::Heap => read_published(&file, path, len),
-            Residency::Mapped => {
+            Residency::Mapped | Residency::Warm | Residency::Pinned => {
                 let len = published_len(&file, path, len)?;
                 FileBytes::map(file.file.file(), len).map_err(|error| Error::io("map", path, error))
             }

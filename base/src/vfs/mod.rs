@@ -52,9 +52,16 @@ pub enum LockKind {
 /// How the bytes of a published file are held; see [`Vfs::bytes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Residency {
-    /// Mapped: pages come and go with the operating system's cache.
+    /// Mapped: pages come and go with the operating system's cache, each when it is touched first.
     Mapped,
-    /// Read into memory, once.
+    /// Mapped, and what searches touch is read into memory before the file is used: no search waits for the disk then.
+    /// The operating system may still take pages back when it wants room. Where memory is short, what is not read stays as
+    /// with [`Residency::Mapped`].
+    Warm,
+    /// What searches touch is copied into memory of the process, made of huge pages where there are any, and checked on the
+    /// way; the rest is mapped. The cache of files does not push it out.
+    Pinned,
+    /// Read into memory whole, once.
     Heap,
 }
 
@@ -73,7 +80,8 @@ pub trait Vfs: Send + Sync + Debug {
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn VfsFile>>;
 
     /// The whole contents of a file that was published by rename and is never written again, aligned to 64 bytes.
-    /// `len` is the length it must have (from the catalog); another one is `Corruption`.
+    /// `len` is the length it must have (from the catalog); another one is `Corruption`. What a part of the file is needed
+    /// for, only its reader knows: for all residencies but [`Residency::Heap`] a map is enough, and the reader does the rest.
     fn bytes(&self, path: &Path, len: u64, residency: Residency) -> Result<FileBytes>;
 
     /// `None` when there is nothing of that name.
@@ -165,7 +173,7 @@ fn published_len(file: &dyn VfsFile, path: &Path, len: u64) -> Result<usize> {
 
 /// A published file read into aligned memory.
 fn read_published(file: &dyn VfsFile, path: &Path, len: u64) -> Result<FileBytes> {
-    FileBytes::heap(published_len(file, path, len)?, |out| read_exact_at(file, path, out, 0))
+    FileBytes::heap(path, published_len(file, path, len)?, |out| read_exact_at(file, path, out, 0))
 }
 
 /// The whole of a small file (at most `bytes_max`, more is `Corruption`).

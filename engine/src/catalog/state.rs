@@ -152,7 +152,7 @@ impl CatalogState {
                     row.meta.lsn_max, row.collection, collection.sealed_lsn
                 ));
             }
-            if collection.schema != row.meta.schema {
+            if !collection.schema.fits(&row.meta.schema) {
                 return Err(format!(
                     "segment {id} with the schema {:?}, but its collection {} has {:?}",
                     row.meta.schema, row.collection, collection.schema

@@ -4,19 +4,28 @@
 //! [`Blocks::touch`]: blocks without a bit are checked first, and so is the page of checksums that a block's own one
 //! comes from. When every block has its bit, one flag says so, and a touch is a single relaxed load.
 //!
+//! Blocks that are read instead of being touched ([`super::cold`]) are checked where they were read to.
+//!
 //! Relaxed is enough: the bytes never change, so a bit publishes nothing; two threads may check one block twice.
 
+use super::cold::Cold;
 use super::format::{BLOCK, CRCS_PER_PAGE, Footer, check_block};
 use nearstone_base::codec::Reader;
 use nearstone_base::faults::seeded;
 use nearstone_base::sync::{AtomicBool, AtomicU64, Ordering};
 use nearstone_base::vfs::FileBytes;
 use nearstone_base::{Error, Result, Uuid};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
 pub(crate) struct Blocks {
-    bytes: FileBytes,
+    pub(super) bytes: FileBytes,
+    /// Parts that are held in memory of their own, checked.
+    pub(super) pins: Vec<Pin>,
+    /// Bytes of the map that were read ahead.
+    pub(super) warmed: u64,
+    cold: Option<Cold>,
     path: PathBuf,
     uuid: Uuid,
     blocks: u64,
@@ -26,6 +35,15 @@ pub(crate) struct Blocks {
     page_bits: Bits,
     verified: AtomicU64,
     all: AtomicBool,
+}
+
+/// Whole blocks of a file, copied.
+#[derive(Debug)]
+pub(super) struct Pin {
+    /// In the file.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) bytes: FileBytes,
 }
 
 /// A bitmap that only fills.
@@ -57,9 +75,12 @@ impl Bits {
 
 impl Blocks {
     /// `footer` was checked against the length of `bytes`.
-    pub(crate) fn new(path: &Path, bytes: FileBytes, footer: &Footer) -> Blocks {
+    pub(crate) fn new(path: &Path, bytes: FileBytes, cold: Option<Cold>, footer: &Footer) -> Blocks {
         Blocks {
             bytes,
+            pins: Vec::new(),
+            warmed: 0,
+            cold,
             path: path.into(),
             uuid: footer.uuid,
             blocks: footer.blocks,
@@ -85,10 +106,35 @@ impl Blocks {
         self.verified.load(Ordering::Relaxed)
     }
 
+    /// The part that is read, if there is one.
+    pub(super) fn cold(&self) -> Option<&Cold> {
+        self.cold.as_ref()
+    }
+
+    /// Reads whole blocks of that part, and what it shares with its neighbours, from the one numbered `first` on; checked.
+    pub(super) fn read(&self, first: u64, out: &mut [u8]) -> Result<()> {
+        let Some(cold) = &self.cold else { return Err(self.beyond(first * BLOCK, out.len() as u64)) };
+        cold.read(&self.path, first, out)?;
+        if self.all.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for (block, bytes) in (first..).zip(out.chunks_exact(BLOCK as usize)) {
+            if !self.block_bits.get(block) {
+                self.check(block, bytes, false)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All bytes, unchecked: for slices that are touched piece by piece.
     #[inline]
     pub(crate) fn unchecked(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let end = offset.checked_add(len)?;
+        for pin in &self.pins {
+            if pin.start <= offset && end <= pin.end {
+                return pin.bytes.get((offset - pin.start) as usize..(end - pin.start) as usize);
+            }
+        }
         self.bytes.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
     }
 
@@ -130,7 +176,7 @@ impl Blocks {
         }
         for block in offset / BLOCK..=last {
             if !self.block_bits.get(block) {
-                self.check(block, false)?;
+                self.check(block, &self.block_bytes(block)?, false)?;
             }
         }
         Ok(())
@@ -138,13 +184,13 @@ impl Blocks {
 
     /// Checks one block again, also when it was found right before.
     pub(crate) fn recheck(&self, block: u64) -> Result<()> {
-        self.check(block, true)
+        self.check(block, &self.block_bytes(block)?, true)
     }
 
     #[cold]
-    fn check(&self, block: u64, again: bool) -> Result<()> {
+    pub(super) fn check(&self, block: u64, bytes: &[u8], again: bool) -> Result<()> {
         let page = block / CRCS_PER_PAGE;
-        let page_bytes = self.block_bytes(self.blocks + page)?;
+        let page_bytes = self.mapped_block(self.blocks + page)?;
         let first_of_page = again && block.is_multiple_of(CRCS_PER_PAGE);
         if first_of_page || !self.page_bits.get(page) {
             let expected = self.pages.get(page as usize).copied().unwrap_or(0);
@@ -154,7 +200,7 @@ impl Blocks {
         let at = (block % CRCS_PER_PAGE * 4) as usize;
         let expected = page_bytes.get(at..).and_then(|bytes| Reader::new(bytes).u32()).unwrap_or(0);
         if !seeded("block-not-checked") {
-            check_block(&self.path, self.uuid, block, self.block_bytes(block)?, expected)?;
+            check_block(&self.path, self.uuid, block, bytes, expected)?;
         }
         if self.block_bits.set(block) && self.verified.fetch_add(1, Ordering::Relaxed) + 1 == self.blocks {
             self.all.store(true, Ordering::Relaxed);
@@ -162,7 +208,19 @@ impl Blocks {
         Ok(())
     }
 
-    fn block_bytes(&self, block: u64) -> Result<&[u8]> {
+    /// A block, without making it resident if it is cold.
+    fn block_bytes(&self, block: u64) -> Result<Cow<'_, [u8]>> {
+        match self.cold.as_ref().filter(|cold| cold.holds(block)) {
+            Some(cold) => {
+                let mut bytes = vec![0; BLOCK as usize];
+                cold.read(&self.path, block, &mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+            None => self.mapped_block(block).map(Cow::Borrowed),
+        }
+    }
+
+    fn mapped_block(&self, block: u64) -> Result<&[u8]> {
         let offset = block.saturating_mul(BLOCK);
         self.unchecked(offset, BLOCK).ok_or_else(|| self.beyond(offset, BLOCK))
     }

@@ -19,7 +19,8 @@
 //! tells a damaged version number from a newer one. A reader that doesn't know a bit of `refuse` must not read on;
 //! bits of `ignorable` may be unknown.
 //!
-//! Then `schema 12 | rows u32 | lsn_min u64 | lsn_max u64 | user_bytes u64 | created_secs u64`, and zeros.
+//! Then `schema 12 | rows u32 | lsn_min u64 | lsn_max u64 | user_bytes u64 | created_secs u64`, and zeros. What the bytes of a
+//! schema are, [`Schema::encode`] says; the profile among them is the segment's own, and its collection may have another.
 //! The segment's number in its store is not in the file: a file that travels gets a new one. Nor is the version of rows
 //! that were never in a log: they have one for all, which comes with the number; the header then has, twice, the lowest
 //! lsn that it can be.

@@ -9,8 +9,10 @@
 //! from the first call that reads its block.
 
 mod blocks;
+mod cold;
 mod filter;
 pub mod format;
+mod hot;
 mod inline;
 mod near;
 mod reader;
@@ -21,6 +23,8 @@ mod verify;
 mod versions;
 mod writer;
 
+pub use cold::Room;
+pub use hot::Held;
 pub(crate) use inline::InlineWork;
 pub use inline::join::Join;
 pub(crate) use inline::write::is_refined;
@@ -44,13 +48,15 @@ pub fn open_bytes(bytes: &[u8]) -> Result<()> {
     drop(file);
     let _ = SealedSegment::inspect(&vfs, path);
     let id = SegmentId(1);
-    let segment = SealedSegment::open_alone(&vfs, path, id, bytes.len() as u64, Residency::Heap)?;
-    let mut scratch = Scratch::default();
+    // In memory either way; so vectors are read where a segment says that they should be.
+    let segment = SealedSegment::open_alone(&vfs, path, id, bytes.len() as u64, Residency::Mapped)?;
+    let (mut scratch, mut room) = (Scratch::default(), Room::default());
     for ordinal in (0..segment.rows().min(1000)).chain([segment.rows(), u32::MAX]) {
         if let Ok(key) = segment.key(ordinal) {
             let _ = segment.find_at(key, key.hash64(), Lsn::MAX);
         }
         let _ = (segment.version(ordinal), segment.payload(ordinal), segment.ordinal_by_rank(ordinal));
+        let _ = segment.read_vector(ordinal, &mut room);
         if let (true, Ok(vector)) = (ordinal < 10, segment.vector(ordinal)) {
             for exact in [false, true] {
                 let options = SearchOptions { limit: 3, ef: 8, exact, at: Lsn::MAX, accept: &AcceptAll };

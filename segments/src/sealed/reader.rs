@@ -6,6 +6,7 @@
 //! someone who computes it.
 
 use super::blocks::Blocks;
+use super::cold::Cold;
 use super::filter;
 use super::format::{self, Header, Layout, Section, section_name};
 use super::inline::Inline;
@@ -36,16 +37,16 @@ pub struct SealedSegment {
 
 /// Where everything is.
 pub(super) struct Places {
-    keys: Section,
-    key_offsets: Option<Section>,
+    pub(super) keys: Section,
+    pub(super) key_offsets: Option<Section>,
     key_index: Section,
     key_order: Section,
     key_filter: Section,
     pub(super) versions: Section,
-    payload_offsets: Section,
-    payloads: Section,
+    pub(super) payload_offsets: Section,
+    pub(super) payloads: Section,
     pub(super) codes: Section,
-    vectors: Section,
+    pub(super) vectors: Section,
     pub(super) levels: Vec<Level>,
 }
 
@@ -114,7 +115,9 @@ impl SealedSegment {
         })?;
         let places = Places::of(path, &layout)?;
         let sizes = layout.footer.sections.iter().map(|s| (section_name(s.id), s.len)).collect();
-        let blocks = Blocks::new(path, bytes, &layout.footer);
+        let cold = Cold::open(vfs, path, &layout, &places.vectors, residency)?;
+        let mut blocks = Blocks::new(path, bytes, cold, &layout.footer);
+        blocks.hold(vfs, &layout, residency)?;
         let at = required(path, &layout, format::CODE_PARAMS, None, 1)?;
         let params = Sq8Params::from_bytes(
             layout.header.schema.metric(),
@@ -241,7 +244,8 @@ impl SealedSegment {
             .ok_or_else(|| self.bad(keys, format!("a key for row {ordinal}"), "other bytes"))
     }
 
-    /// A row's vector, the original bits.
+    /// A row's vector, the original bits, in its place in the file: for those who read most rows, and none of whom holds the
+    /// segment for long. Searches and gets use [`SealedSegment::read_vector`].
     pub fn vector(&self, ordinal: u32) -> Result<&[f32]> {
         let bytes = self.row(&self.places.vectors, ordinal.into())?;
         <[f32]>::ref_from_bytes(bytes)
@@ -354,15 +358,16 @@ impl SealedSegment {
         Error::corruption(self.path(), section.offset, expected, found)
     }
 
+    #[cold]
+    pub(super) fn beyond(&self, section: &Section, index: u64) -> Error {
+        self.bad(section, format!("an element {index}"), format!("{} elements", section.count))
+    }
+
     /// One element of a section, checked.
     #[inline]
     pub(super) fn row(&self, section: &Section, index: u64) -> Result<&[u8]> {
         if index >= section.count {
-            return Err(self.bad(
-                section,
-                format!("an element {index}"),
-                format!("{} elements", section.count),
-            ));
+            return Err(self.beyond(section, index));
         }
         // Can't overflow: index < count, and the footer was accepted only with offset + count * stride in the file.
         self.blocks.get(section.offset + index * section.stride, section.stride)
@@ -400,23 +405,6 @@ impl SealedSegment {
             return Err(self.bad(offsets, format!("a range inside {} bytes", bytes.len), found));
         }
         self.blocks.get(bytes.offset + start, end - start)
-    }
-
-    /// The first and the last offset, for the verifier.
-    pub(super) fn check_offset_ends(&self) -> Result<()> {
-        let pairs = [
-            (self.places.key_offsets, self.places.keys),
-            (Some(self.places.payload_offsets), self.places.payloads),
-        ];
-        for (offsets, bytes) in pairs {
-            let Some(offsets) = offsets else { continue };
-            let ends = (self.word(&offsets, 0)?, self.word(&offsets, offsets.count.saturating_sub(1))?);
-            if ends != (0, bytes.len) {
-                let found = format!("{}..{}", ends.0, ends.1);
-                return Err(self.bad(&offsets, format!("offsets 0..{}", bytes.len), found));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -10,10 +10,11 @@
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
 //!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
 
+use super::cold::Room;
 use super::inline::InlineWish;
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
-use crate::exact::{by_distance, nearest_rows, prune};
+use crate::exact::{NearestRows, by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, beam};
 use crate::quantize::sq8::Sq8Query;
 use crate::rerank::rerank;
@@ -104,7 +105,7 @@ impl SealedSegment {
             if found.len() < options.limit {
                 return self.scan_for(query, options);
             }
-            self.rerank(&exact, &found, options.limit)
+            self.rerank(&exact, &found, options.limit, &mut scratch.room)
         });
         scratch.found = found;
         hits
@@ -139,9 +140,19 @@ impl SealedSegment {
         exact: &ExactDistance<'_>,
         found: &[Candidate],
         limit: usize,
+        room: &mut Room,
     ) -> Result<Vec<Hit>> {
-        let measure = |row| Ok(exact.distance(self.vector(row)?));
-        self.best(rerank(found, limit, |row| self.prefetch_hit(row), measure)?, limit)
+        let hits = match self.blocks.cold() {
+            None => {
+                let measure = |row| Ok(exact.distance(self.vector(row)?));
+                rerank(found, limit, |row| self.prefetch_hit(row), measure)?
+            }
+            Some(_) => {
+                let measure = |row| Ok(exact.distance(self.read_vector(row, room)?));
+                rerank(found, limit, |row| self.prefetch_names(row), measure)?
+            }
+        };
+        self.best(hits, limit)
     }
 
     fn visible<'a>(&'a self, options: &SearchOptions<'a>) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<>> {
@@ -176,8 +187,14 @@ impl SealedSegment {
         // Rows that died before the snapshot are counted by now.
         let every = options.accept.accepts_all() && self.deaths().count() == 0;
         let rows = (0..self.rows()).filter(|&ordinal| every || visible.accept(ordinal));
+        let metric = self.meta().schema.metric();
+        if self.blocks.cold().is_some() {
+            let nearest = NearestRows::new(metric, queries, limit, self.rows());
+            let lists = self.scan_cold(rows, nearest)?;
+            return lists.into_iter().map(|hits| self.best(hits, limit)).collect();
+        }
         let rows = rows.map(|ordinal| Ok((ordinal, self.vector(ordinal)?)));
-        let lists = nearest_rows(self.meta().schema.metric(), queries, limit, self.rows(), rows)?;
+        let lists = nearest_rows(metric, queries, limit, self.rows(), rows)?;
         lists.into_iter().map(|hits| self.best(hits, limit)).collect()
     }
 

@@ -14,6 +14,8 @@ use zerocopy::IntoBytes;
 
 mod codes;
 mod inline;
+mod lean;
+mod residency;
 mod scan;
 
 const DIR: &str = "segments";

@@ -3,6 +3,7 @@
 //! The blocks alone find every accident. The second part finds files that were made by a bug, or by someone who can
 //! compute checksums: such a file is safe to search, but may answer wrongly.
 
+use super::cold::Room;
 use super::reader::SealedSegment;
 use crate::graph::NO_LINK;
 use nearstone_base::{Error, ErrorKind, Lsn, Result};
@@ -53,16 +54,34 @@ impl SealedSegment {
         self.check_inline_entry()?;
         self.check_key_order(&mut progress)?;
         let (mut lsn_min, mut lsn_max) = (Lsn::MAX, 0);
+        let mut room = Room::default();
         for ordinal in 0..self.rows() {
             let version = self.version(ordinal)?;
             lsn_min = lsn_min.min(version);
             lsn_max = lsn_max.max(version);
-            self.check_row(ordinal)?;
+            self.check_row(ordinal, &mut room)?;
             progress.step()?;
         }
         if (lsn_min, lsn_max) != (self.meta().lsn_min, self.meta().lsn_max) {
             let expected = format!("versions {}..={}", self.meta().lsn_min, self.meta().lsn_max);
             return Err(self.wrong(&expected, &format!("{lsn_min}..={lsn_max}")));
+        }
+        Ok(())
+    }
+
+    /// The first and the last offset.
+    fn check_offset_ends(&self) -> Result<()> {
+        let pairs = [
+            (self.places.key_offsets, self.places.keys),
+            (Some(self.places.payload_offsets), self.places.payloads),
+        ];
+        for (offsets, bytes) in pairs {
+            let Some(offsets) = offsets else { continue };
+            let ends = (self.word(&offsets, 0)?, self.word(&offsets, offsets.count.saturating_sub(1))?);
+            if ends != (0, bytes.len) {
+                let found = format!("{}..{}", ends.0, ends.1);
+                return Err(self.bad(&offsets, format!("offsets 0..{}", bytes.len), found));
+            }
         }
         Ok(())
     }
@@ -83,14 +102,14 @@ impl SealedSegment {
         Ok(())
     }
 
-    fn check_row(&self, ordinal: u32) -> Result<()> {
+    fn check_row(&self, ordinal: u32, room: &mut Room) -> Result<()> {
         let key = self.key(ordinal)?;
         let found = self.find(key, key.hash64())?;
         if found != Some(ordinal) {
             return Err(self.wrong(&format!("key {key:?} at row {ordinal}"), &format!("{found:?}")));
         }
         self.payload(ordinal)?;
-        let vector = self.vector(ordinal)?;
+        let vector = self.read_vector(ordinal, room)?;
         if let Err(error) = self.meta().schema.check_vector(vector) {
             return Err(self.wrong(&format!("a valid vector at row {ordinal}"), &error.to_string()));
         }

@@ -12,7 +12,7 @@
 use super::filter;
 use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};
 use super::inline::join::Join;
-use super::inline::write::Prepared;
+use super::inline::write::{Prepared, refined_lean};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
@@ -67,7 +67,7 @@ const BUFFER: usize = 2 << 20;
 const SAMPLE_ROWS: u32 = 20_000;
 
 /// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`; a segment with inline rows gets a refined
-/// graph.
+/// graph, and so does one that would have them, were it not for [`Profile::Memory`](nearstone_base::Profile::Memory).
 ///
 /// `cancel` is asked about every two megabytes and every few hundred inline rows (it may wait there, for a pause);
 /// `true` ends the work.
@@ -85,7 +85,8 @@ pub fn write_segment(
     check_graph(schema, rows.rows(), graph)?;
     let keys = Keys::read(schema, rows, cancel)?;
     let inline = Prepared::new(schema, rows, graph, target.threads, cancel)?;
-    let graph = inline.as_ref().map_or(graph, |inline| &inline.graph);
+    let better = refined_lean(schema, rows, graph, target.threads, cancel)?;
+    let graph = inline.as_ref().map(|inline| &inline.graph).or(better.as_ref()).unwrap_or(graph);
     write_contents(target, &Contents { schema, rows, keys, graph, inline: inline.as_ref() }, cancel)
 }
 

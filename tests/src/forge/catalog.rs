@@ -166,11 +166,16 @@ impl Rows {
         self.bodies.keys().filter(|(of, _)| *of == table).map(|(_, key)| *key).collect()
     }
 
-    /// Gives a schema to a collection and to all of its segments.
-    pub fn set_schema(&mut self, collection: u64, schema: &[u8]) {
+    /// Gives a schema to a collection and to none of its segments.
+    pub fn set_collection_schema(&mut self, collection: u64, schema: &[u8]) {
         let row = self.body(Table::Collections, collection);
         let at = 4 + row[0] as usize;
         row[at..at + schema.len()].copy_from_slice(schema);
+    }
+
+    /// Gives a schema to a collection and to all of its segments.
+    pub fn set_schema(&mut self, collection: u64, schema: &[u8]) {
+        self.set_collection_schema(collection, schema);
         for key in self.keys(Table::Segments) {
             let row = self.body(Table::Segments, key);
             if u64::from(row[0]) == collection {

@@ -44,6 +44,8 @@ pub mod header {
     pub const REFUSE: usize = 24;
     /// 12 bytes.
     pub const SCHEMA: usize = 64;
+    /// The profile in the schema, 1 byte.
+    pub const PROFILE: usize = SCHEMA + 7;
     /// 4 bytes.
     pub const ROWS: usize = 76;
     /// The lowest version of a row.

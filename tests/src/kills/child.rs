@@ -83,7 +83,7 @@ fn live(
 ) -> Result<()> {
     let mut sides = Vec::new();
     for name in COLLECTIONS {
-        sides.push(store.collection_or_create(name, script::schema())?);
+        sides.push(store.collection_or_create(name, script::schema(name))?);
     }
     let (a, b) = (&sides[0], &sides[1]);
     let writers_left = AtomicUsize::new(WRITERS);

@@ -256,6 +256,14 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "catalog collection: dimension max", |f| schema(f, u32::MAX, 4, 16)),
     case(Refused, "catalog collection: m 0", |f| schema(f, 6, 0, 16)),
     case(Refused, "catalog collection: m max", |f| schema(f, 6, u16::MAX, 16)),
+    case(Refused, "catalog collection: profile 3", |f| schema(f, 6, 0x0304, 16)),
+    case(Refused, "catalog collection: profile max", |f| schema(f, 6, 0xff04, 16)),
+    case(Refused, "catalog collection: its segments' profile, but not in their files", |f| {
+        schema(f, 6, 0x0204, 16);
+    }),
+    case(Right, "catalog collection: a profile that its segments were not made for", |f| {
+        f.catalog(|rows| rows.set_collection_schema(1, &schema_bytes(6, 1, 0, 0x0204, 16)));
+    }),
     case(Refused, "catalog collection: beam max", |f| schema(f, 6, 4, u32::MAX)),
     case(Refused, "catalog collection: sealed beyond the last lsn", |f| {
         f.catalog(|rows| put_u64(rows.body(Table::Collections, 1), 4 + 4 + 12, 1 << 40));

@@ -88,6 +88,22 @@ pub(crate) static CASES: &[Case] = &[
     case(Refused, "segment schema: m max", |f| schema(f, 3, 0, 1, u16::MAX, NONE)),
     case(Refused, "segment schema: beam 0", |f| schema(f, 3, 0, 1, 4, 0)),
     case(Refused, "segment schema: beam max", |f| schema(f, 3, 0, 1, 4, NONE)),
+    // Segments of a collection may be made for another purpose than the collection is.
+    case(Right, "segment schema: one profile for little memory", |f| {
+        f.segment(0, |s| s.blocks[header::PROFILE] = 2);
+    }),
+    case(Right, "segment schema: every profile another one", |f| {
+        (0..3).for_each(|n| f.segment(n, |s| s.blocks[header::PROFILE] = 2 - (n as u8 % 2)));
+    }),
+    case(Right, "segment schema: a profile for little memory, also of the collection", |f| {
+        schema(f, 3, 0, 1, 0x0204, 16);
+    }),
+    case(Refused, "segment schema: profile 3", |f| f.segment(0, |s| s.blocks[header::PROFILE] = 3)),
+    case(Refused, "segment schema: profile max", |f| f.segment(1, |s| s.blocks[header::PROFILE] = 255)),
+    case(Refused, "segment schema: another profile than the catalog says", |f| {
+        f.segment(0, |s| s.blocks[header::PROFILE] = 2);
+        f.catalog(|rows| rows.set_schema(1, &schema_bytes(6, 1, 0, 4, 16)));
+    }),
     case(Safe, "segment schema: beam 10000", |f| schema(f, 3, 0, 1, 4, 10_000)),
     case(Safe, "segment schema: another metric", |f| schema(f, 3, 2, 1, 4, 16)),
     // The footer.

@@ -11,6 +11,9 @@
 //! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
 //! links while the graph is refined. (Joining holds no more: what it has of its own, the upper rows and a number for
 //! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
+//!
+//! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
+//! long as that takes no more than [`LEAN_BYTES_MAX`].
 
 use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
@@ -27,7 +30,7 @@ use crate::segment::RowSource;
 use crate::topk::Scratch;
 use half::f16;
 use nearstone_base::vfs::Pages;
-use nearstone_base::{Result, Schema};
+use nearstone_base::{Profile, Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
 
 /// Fewer rows are scanned nearly as fast.
@@ -36,6 +39,8 @@ const ROWS_MIN: u32 = 1024;
 const DIMENSION_MIN: usize = 48;
 /// Making inline rows holds so many bytes at most.
 const BYTES_MAX: u64 = 8 << 30;
+/// Who wants little memory does not want it for a better graph either.
+const LEAN_BYTES_MAX: u64 = 1 << 30;
 /// Rows whose links are measured to see whether half precision holds their distances.
 const CHECKED_ROWS: u32 = 256;
 /// A distance is held when it is right within this share of it.
@@ -63,18 +68,12 @@ impl Prepared {
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
-        let (Some(shape), Some(ground)) = (shape_of(schema, rows.rows()), graph.levels.first()) else {
+        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
+        let Some(better) = Better::than(graph, shape, schema, rows, threads, cancel)? else {
             return Ok(None);
         };
-        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        let Better { graph, space, numbers, bytes } = better;
         let halves = numbers.halves();
-        if !are_held(schema, rows, ground, &space, halves)? {
-            return Ok(None);
-        }
-        let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
-        encode(shape, ground, halves, &mut bytes, threads, cancel)?;
-        let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
-        let graph = refine(graph, &built, halves, threads, cancel)?;
         Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
     }
 
@@ -127,6 +126,55 @@ impl Prepared {
     }
 }
 
+/// A better graph, and what it was found with.
+struct Better {
+    graph: FlatGraph,
+    space: Space,
+    /// Every row in that space.
+    numbers: HalvesMemory,
+    /// Inline rows along the graph that was given: room for others.
+    bytes: Pages,
+}
+
+impl Better {
+    /// `None` where half precision does not hold the distances, or there is no memory.
+    fn than(
+        graph: &FlatGraph,
+        shape: InlineShape,
+        schema: &Schema,
+        rows: &dyn RowSource,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Better>> {
+        let Some(ground) = graph.levels.first() else { return Ok(None) };
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        let halves = numbers.halves();
+        if !are_held(schema, rows, ground, &space, halves)? {
+            return Ok(None);
+        }
+        let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        encode(shape, ground, halves, &mut bytes, threads, cancel)?;
+        let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
+        let graph = refine(graph, &built, halves, threads, cancel)?;
+        Ok(Some(Better { graph, space, numbers, bytes }))
+    }
+}
+
+/// The graph of a segment of the lean profile, refined by walks over inline rows that are thrown away; `None` for any other
+/// segment, and where it cannot be or would take too much memory.
+pub(in crate::sealed) fn refined_lean(
+    schema: &Schema,
+    rows: &dyn RowSource,
+    graph: &FlatGraph,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<FlatGraph>> {
+    let lean = schema.chosen_profile() == Profile::Memory;
+    let shape = lean.then(|| walked_shape(schema, rows.rows(), LEAN_BYTES_MAX)).flatten();
+    let Some(shape) = shape else { return Ok(None) };
+    Ok(Better::than(graph, shape, schema, rows, threads, cancel)?.map(|better| better.graph))
+}
+
 /// Whether the graph of a segment with so many rows is refined when it is written, unless half precision does not hold
 /// its distances: [`crate::SealedSegment::has_inline_rows`] says so afterwards.
 pub(crate) fn is_refined(schema: &Schema, rows: u32) -> bool {
@@ -135,13 +183,21 @@ pub(crate) fn is_refined(schema: &Schema, rows: u32) -> bool {
 
 /// The shape of a segment's inline rows, if such a segment has them.
 pub(super) fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
+    match schema.chosen_profile() {
+        Profile::Memory => None,
+        Profile::Auto | Profile::Speed => walked_shape(schema, rows, BYTES_MAX),
+    }
+}
+
+/// The shape of inline rows with which a graph is refined, if making them holds at most so many bytes.
+fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShape> {
     if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
         return None;
     }
     let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
     let links = 3 * 4 * 2 * schema.links() as u64 + 32;
     let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64 + links;
-    (u64::from(rows) * bytes <= BYTES_MAX).then_some(shape)
+    (u64::from(rows) * bytes <= bytes_max).then_some(shape)
 }
 
 /// The rows of one level.

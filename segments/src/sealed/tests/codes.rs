@@ -25,7 +25,7 @@ fn rows_that_seem_too_far_are_not_among_the_nearest() {
                 candidates.sort_unstable();
                 let exact = ExactDistance::new(metric, &query);
                 for limit in [1, 10, 600] {
-                    let hits = segment.rerank(&exact, &candidates, limit).unwrap();
+                    let hits = segment.rerank(&exact, &candidates, limit, &mut Room::default()).unwrap();
                     let nearest = truth(&made.rows, &query, limit, |_| true);
                     assert_eq!(hits.len(), nearest.len());
                     found += hits.iter().filter(|hit| nearest.contains(hit)).count();
