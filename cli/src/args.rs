@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Flush(StoreArgs),
     /// Merge each collection's segments into one without dead rows
     Compact(StoreArgs),
+    /// Build a collection anew with other parameters
+    Rebuild(RebuildArgs),
     /// Copy a store into a new folder
     Backup(BackupArgs),
     /// Bring every readable row of a damaged store into a new one, and list what could not be read
@@ -258,6 +260,25 @@ pub(crate) struct DeleteArgs {
 pub(crate) struct StoreArgs {
     /// The store's folder
     pub(crate) store: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone rebuild notes.near docs --m 24 --ef-construction 300
+  nearstone rebuild notes.near docs
+
+What is not given stays as it is; without both, the graphs are linked anew by the same parameters.")]
+pub(crate) struct RebuildArgs {
+    /// The store's folder
+    pub(crate) store: PathBuf,
+    /// The collection's name
+    pub(crate) collection: String,
+    /// Links per row on the upper layers, 4 to 64; twice as many on the ground layer
+    #[arg(long)]
+    pub(crate) m: Option<usize>,
+    /// Beam width while linking
+    #[arg(long)]
+    pub(crate) ef_construction: Option<usize>,
 }
 
 #[derive(Args, Debug)]

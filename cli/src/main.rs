@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => inspect::verify(&args, &out),
         Command::Flush(args) => inspect::flush(&args, &out),
         Command::Compact(args) => inspect::compact(&args, &out),
+        Command::Rebuild(args) => inspect::rebuild(&args, &out),
         Command::Backup(args) => inspect::backup(&args, &out),
         Command::Salvage(args) => inspect::salvage(&args, &out),
         Command::Export(args) => export::export(&args, &out),

@@ -143,8 +143,14 @@ fn the_life_of_a_store() {
     place.ok(&["flush", "s"]);
     let compacted = place.ok(&["compact", "s"]);
     assert_eq!((&compacted["rows"], &compacted["segments"]), (&8.into(), &1.into()));
+    let rebuilt = place.ok(&["rebuild", "s", "docs", "--m", "8", "--ef-construction", "50"]);
+    assert_eq!((&rebuilt["rows"], &rebuilt["segments"]), (&8.into(), &1.into()));
+    place.json(&["rebuild", "s", "docs", "--m", "3"]).refused(2, "invalid_argument", &["m is 3", "4..=64"]);
+    place.json(&["rebuild", "s", "other"]).refused(3, "not_found", &["other"]);
+    assert_eq!(place.ok(&["rebuild", "s", "docs"])["rows"], 8);
     let stats = place.ok(&["stats", "s"]);
     let docs = &stats["collections"][0];
+    assert_eq!((&docs["m"], &docs["ef_construction"]), (&8.into(), &50.into()));
     assert_eq!((&docs["name"], &docs["rows"], &docs["dead_rows"]), (&"docs".into(), &8.into(), &0.into()));
     assert!(docs["segments"][0]["sections"]["codes"].as_u64().unwrap() > 0);
     let verified = place.ok(&["verify", "s"]);

@@ -26,7 +26,7 @@ use crate::write::Applier;
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::record::BatchEncoder;
 use nearstone_base::sync::Arc;
-use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Outcome, Result, SegmentId};
+use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Outcome, Result, Schema, SegmentId};
 use nearstone_segments::SealedSegment;
 use nearstone_wal::Inside;
 use roaring::RoaringBitmap;
@@ -62,6 +62,17 @@ impl Known {
 
     fn rows(&self) -> u64 {
         self.loaded.iter().map(|handle| u64::from(handle.segment.rows())).sum()
+    }
+
+    /// The collection may have been rebuilt since the files were written.
+    fn check_schema(&self, schema: &Schema) -> Result<()> {
+        match self.loaded.iter().find(|handle| handle.segment.meta().schema != *schema) {
+            None => Ok(()),
+            Some(_) => Err(Error::new(
+                ErrorKind::Cancelled,
+                "the collection was rebuilt with other parameters while the bulk load was under way: nothing of it is there",
+            )),
+        }
     }
 
     /// Asks the sealed segments that were not asked yet, and forgets those that are gone.
@@ -176,9 +187,8 @@ impl Engine {
         // Whoever had the turn has sealed rows, and compactions go on.
         known.ask(self.core.view.load_full().lists.get(id, name)?)?;
         let mut catalog = self.catalog()?;
-        if !catalog.state().collections.contains_key(&id) {
-            return Err(dropped(name));
-        }
+        let row = catalog.state().collections.get(&id).ok_or_else(|| dropped(name))?;
+        known.check_schema(&row.schema)?;
         let log = self.log()?;
         // Nobody writes from here on, so what is found out holds until it is committed.
         let attached = log.exclusive(|inside| -> Result<_> {
@@ -221,7 +231,7 @@ impl Engine {
             let oldest = view.lists.collections.get(&id).and_then(|collection| collection.frozen.first());
             let Some(frozen) = oldest else { return Ok(()) };
             self.link_frozen(frozen)?;
-            let sealed = write_frozen(&self.core, frozen)?;
+            let sealed = write_frozen(&self.core, frozen, &view.lists.get(id, "of a bulk load")?.schema)?;
             self.commit_seal(catalog, id, frozen, sealed, || inside.sync())?;
         }
     }

@@ -1,22 +1,17 @@
 //! Compaction: some sealed segments of a collection become one, without the rows that are dead in the catalog.
 //!
-//! The protocol is that of a seal, with outputs added and inputs removed in one catalog transaction. Only rows that
-//! were dead at the collection's `sealed_lsn` are dropped; deaths after that are carried over in memory at the swap
-//! and come from the log after a crash. What the transaction writes down about the output is computed from the
-//! `sealed_lsn` of that moment, which a seal may have moved while the merge ran. Inputs are unlinked after the
-//! transaction and after the last snapshot that uses them.
+//! The protocol is that of a seal, with an output added and inputs removed in one catalog transaction: see
+//! [`crate::replace`].
 
-use crate::background::{cores, on_threads};
-use crate::catalog::SegmentRow;
-use crate::core::Live;
+use crate::background::on_threads;
 use crate::engine::Engine;
-use crate::options::Background;
 use crate::progress::{Progress, no_progress, report};
+use crate::replace::{Origin, Replacement};
 use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
-use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, SegmentId};
+use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
 use nearstone_segments::seal::{SealTarget, sampled_recall};
@@ -50,10 +45,7 @@ impl Engine {
         let _turn = self.compact_turn.lock();
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(()) };
-        let threads = match self.core.options.background {
-            Background::Manual => 1,
-            _ => cores(),
-        };
+        let threads = self.core.threads();
         match choose_all(&self.segment_stats(collection, self.core.wall_secs(), Counted::InCatalog)) {
             Choice::Merge { inputs, .. } => self.merge(collection, &inputs, threads, progress),
             Choice::Nothing => Ok(()),
@@ -132,39 +124,57 @@ impl Engine {
         threads: usize,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let core = &self.core;
         let id = collection.id;
         let inputs: Vec<Arc<SealedHandle>> =
             collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
-        let mut at = core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
+        let merged = self.write_merge(collection, &inputs, threads, progress)?;
+        failpoint("compact-verified");
+        let replacement = Replacement::new(inputs, merged);
+        let mut catalog = self.catalog()?;
+        if !catalog.state().collections.contains_key(&id) {
+            return Err(overtaken("compaction"));
+        }
+        let generation = self.commit_replacements(&mut catalog, id, &[replacement], None)?;
+        drop(catalog);
+        self.counters.compactions.fetch_add(1, Ordering::Relaxed);
+        self.tell_log(generation)?;
+        report(progress, "write", 1, 1)
+    }
+
+    fn write_merge(
+        self: &Arc<Self>,
+        collection: &CollectionView,
+        inputs: &[Arc<SealedHandle>],
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
+        let core = &self.core;
+        let merge = self.plan_merge(collection.id, inputs, collection.schema)?;
+        let dir = crate::layout::segments(&core.dir);
+        if let Some(joined) =
+            self.join_merge(&merge, inputs, &core.target(&dir, core.take_segment_id(), threads), progress)?
+        {
+            return Ok(Some(joined));
+        }
+        // Not the name of a joined file that was thrown away: whoever still holds that one removes it in the end.
+        self.rebuild_merge(&merge, &core.target(&dir, core.take_segment_id(), threads), progress)
+    }
+
+    /// Plans to bring what is alive in some segments of a collection, as far as the catalog knows, into one.
+    pub(crate) fn plan_merge<'a>(
+        &self,
+        id: CollectionId,
+        inputs: &'a [Arc<SealedHandle>],
+        schema: Schema,
+    ) -> Result<Merge<'a>> {
+        let mut at = self.core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
         if seeded("merge-drops-unproven-deaths") {
             at = Lsn::MAX;
         }
-        let merge_inputs = inputs
+        let inputs = inputs
             .iter()
             .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
-        let merge = Merge::new(merge_inputs.collect(), collection.schema)?;
-        let dir = crate::layout::segments(&core.dir);
-        let target = SealTarget {
-            vfs: &*core.vfs,
-            dir: &dir,
-            id: core.take_segment_id(),
-            uuid: core.random.uuid(),
-            created_secs: core.wall_secs(),
-            threads,
-        };
-        let merged = match self.join_merge(&merge, &inputs, &target, progress)? {
-            Some(joined) => Some(joined),
-            None => {
-                // Not the name of a joined file that was thrown away: whoever still holds that one removes it in the end.
-                let target = SealTarget { id: core.take_segment_id(), uuid: core.random.uuid(), ..target };
-                self.rebuild_merge(&merge, &target, progress)?
-            }
-        };
-        failpoint("compact-verified");
-        let committed = self.commit_merge(id, &inputs, merged);
-        report(progress, "write", 1, 1)?;
-        committed
+        Merge::new(inputs.collect(), schema)
     }
 
     /// Joins the graphs of the inputs; `None` when all rows are to be linked from nothing.
@@ -216,21 +226,27 @@ impl Engine {
     }
 
     /// Links all rows from nothing, and writes them.
-    fn rebuild_merge(
+    pub(crate) fn rebuild_merge(
         self: &Arc<Self>,
         merge: &Merge<'_>,
         target: &SealTarget<'_>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        let core = &self.core;
         self.link_merge(merge, target.threads, progress)?;
         failpoint("compact-linked");
-        let cancel = || core.is_closed() || self.pace.is_cancelled();
-        report(progress, "write", 0, 1)?;
-        match merge.write(target, &cancel)? {
-            Some(merged) => Ok(Some((core.open_segment(&merged.meta)?, merged.origin))),
-            None => Ok(None),
+        let progress = RefCell::new(progress);
+        let failed = RefCell::new(None);
+        let cancel = || {
+            let step = self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "write", 0, 1));
+            let Err(error) = step else { return false };
+            failed.borrow_mut().get_or_insert(error);
+            true
+        };
+        let merged = merge.write(target, &cancel);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
         }
+        merged?.map(|merged| Ok((self.core.open_segment(&merged.meta)?, merged.origin))).transpose()
     }
 
     /// What a thread that merges does between two pieces of work: waits while paused, and does what is more urgent.
@@ -289,70 +305,6 @@ impl Engine {
         }
         self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))
     }
-
-    fn commit_merge(
-        self: &Arc<Self>,
-        id: CollectionId,
-        inputs: &[Arc<SealedHandle>],
-        merged: Option<(Arc<SealedHandle>, Origin)>,
-    ) -> Result<()> {
-        let mut catalog = match self.catalog() {
-            Ok(catalog) => catalog,
-            Err(error) => {
-                // Nothing names the file: it can go, unless the store is poisoned.
-                if let Some((handle, _)) = &merged {
-                    handle.set_obsolete();
-                }
-                return Err(error);
-            }
-        };
-        let Some(row) = catalog.state().collections.get(&id) else {
-            if let Some((handle, _)) = &merged {
-                handle.set_obsolete();
-            }
-            return Err(overtaken("compaction"));
-        };
-        let sealed_lsn = row.sealed_lsn;
-        if seeded("merge-unlinks-before-commit") {
-            for input in inputs {
-                self.core.vfs.remove(input.segment.path())?;
-            }
-        }
-        failpoint("compact-before-commit");
-        catalog.commit(|next| {
-            for input in inputs {
-                next.segments.remove(&input.id());
-                next.deaths.remove(&input.id());
-            }
-            if let Some((handle, origin)) = &merged {
-                let meta = handle.segment.meta().clone();
-                let dead = dead_rows(inputs, origin, sealed_lsn).collect::<roaring::RoaringBitmap>();
-                if !dead.is_empty() && !seeded("merge-deaths-not-recorded") {
-                    next.deaths.insert(meta.id, dead);
-                }
-                next.segments.insert(meta.id, SegmentRow { collection: id, meta });
-            }
-        })?;
-        failpoint("compact-committed");
-        {
-            let mut live = self.core.live.lock();
-            if let Some((_, origin)) = &merged {
-                self.counters.compacted_rows.fetch_add(origin.len() as u64, Ordering::Relaxed);
-            }
-            swap(&mut live, id, inputs, merged);
-            live.publish(&self.core);
-        }
-        failpoint("compact-swapped");
-        for input in inputs {
-            input.set_obsolete();
-        }
-        self.counters.compactions.fetch_add(1, Ordering::Relaxed);
-        let generation = catalog.state().generation;
-        drop(catalog);
-        self.log()?.barrier(generation).inspect_err(|_| self.note_poison())?;
-        failpoint("compact-barrier-written");
-        Ok(())
-    }
 }
 
 /// Whether a joined graph is as good as those that it came from, as far as a few of its rows can tell.
@@ -372,31 +324,6 @@ fn joined_well(joined: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bo
     Ok(true)
 }
 
-/// Lets the merged segment take the place of its inputs, with all deaths up to this moment.
-pub(crate) fn swap(
-    live: &mut Live,
-    id: CollectionId,
-    inputs: &[Arc<SealedHandle>],
-    merged: Option<(Arc<SealedHandle>, Origin)>,
-) {
-    if let Some((handle, origin)) = &merged {
-        for (new, &(input, old)) in origin.iter().enumerate() {
-            let death = inputs[input as usize].segment.deaths().get(old);
-            if death != 0 && !seeded("merge-drops-later-deaths") {
-                handle.segment.deaths().set(new as u32, death);
-            }
-        }
-    }
-    live.change(id, |view| {
-        view.sealed.retain(|h| !inputs.iter().any(|input| input.id() == h.id()));
-        view.sealed.extend(merged.map(|(handle, _)| handle));
-        view.sealed_epoch += 1;
-    });
-}
-
-/// For each row of a merged segment: which input, and the row there.
-pub(crate) type Origin = Vec<(u32, u32)>;
-
 /// Which deaths count.
 #[derive(Clone, Copy)]
 enum Counted {
@@ -404,15 +331,4 @@ enum Counted {
     All,
     /// Deaths that the catalog knows, whose rows a merge drops.
     InCatalog,
-}
-
-/// The output's rows that are dead at `at`.
-fn dead_rows<'a>(
-    inputs: &'a [Arc<SealedHandle>],
-    origin: &'a [(u32, u32)],
-    at: Lsn,
-) -> impl Iterator<Item = u32> + 'a {
-    origin.iter().enumerate().filter_map(move |(new, &(input, old))| {
-        inputs[input as usize].segment.deaths().is_dead_at(old, at).then_some(new as u32)
-    })
 }

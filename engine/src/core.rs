@@ -1,7 +1,8 @@
 //! The heart that readers, the log's leader and the workers share: the published view, the apply lock, and what
 //! must be known of a store's state to refuse a call.
 
-use crate::options::Options;
+use crate::background::cores;
+use crate::options::{Background, Options};
 use crate::view::{CollectionView, Frozen, Lists, SealedHandle, View};
 use nearstone_base::clock::Clock;
 use nearstone_base::faults::seeded;
@@ -9,10 +10,11 @@ use nearstone_base::random::Random;
 use nearstone_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Published};
 use nearstone_base::vfs::{Residency, Vfs};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId, Uuid};
+use nearstone_segments::seal::SealTarget;
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{MutableSegment, SealedSegment, SegmentMeta};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Scratch spaces kept for the next search.
 const SCRATCH_KEPT: usize = 32;
@@ -146,6 +148,23 @@ impl Core {
         view.lists.collections.values().flat_map(|c| c.unsealed()).map(|s| s.bytes()).sum()
     }
 
+    /// Where a new segment goes; `dir` is the folder of segments.
+    pub(crate) fn target<'a>(&'a self, dir: &'a Path, id: SegmentId, threads: usize) -> SealTarget<'a> {
+        SealTarget {
+            vfs: &*self.vfs,
+            dir,
+            id,
+            uuid: self.random.uuid(),
+            created_secs: self.wall_secs(),
+            threads,
+        }
+    }
+
+    /// Threads of a call that makes segments: all cores, if the store may use them.
+    pub(crate) fn threads(&self) -> usize {
+        if self.options.background == Background::Manual { 1 } else { cores() }
+    }
+
     /// Opens a sealed file as a reader would.
     pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<SealedHandle>> {
         open_segment(&self.vfs, &self.dir, meta, self.options.residency, &self.keep_files)
@@ -154,7 +173,7 @@ impl Core {
 
 pub(crate) fn open_segment(
     vfs: &Arc<dyn Vfs>,
-    dir: &std::path::Path,
+    dir: &Path,
     meta: &SegmentMeta,
     residency: Residency,
     keep_files: &Arc<AtomicBool>,
@@ -219,6 +238,17 @@ impl Live {
             view.frozen.push(Frozen { segment, first, last });
         });
         true
+    }
+
+    /// Gives a collection another schema, of the same rows. What is in memory is frozen, whatever its graph: it is sealed
+    /// by the schema that the collection has then.
+    pub(crate) fn change_schema(&mut self, core: &Core, id: CollectionId, schema: Schema) {
+        self.change(id, |view| view.schema = schema);
+        let frozen = !seeded("rebuild-forgets-rows-in-memory") && self.freeze(core, id);
+        if !frozen {
+            let next = core.take_segment_id();
+            self.change(id, |view| view.mutable = Arc::new(MutableSegment::new(next, schema)));
+        }
     }
 
     /// The lowest lsn that some collection needs from the log, if `sealing` were sealed up to its oldest freeze.

@@ -51,6 +51,7 @@ pub(crate) struct Counters {
     pub(crate) seals: AtomicU64,
     pub(crate) compactions: AtomicU64,
     pub(crate) compacted_rows: AtomicU64,
+    pub(crate) rebuilds: AtomicU64,
     pub(crate) stalls: AtomicU64,
 }
 

@@ -55,7 +55,9 @@ mod load;
 pub mod model;
 mod options;
 mod progress;
+mod rebuild;
 mod recovery;
+mod replace;
 mod row;
 mod salvage;
 mod seal;
@@ -79,6 +81,7 @@ pub use nearstone_base::{
 pub use nearstone_wal::{Durability, LogStats, RecoveryMode, RecoveryReport};
 pub use options::{Background, StoreBuilder};
 pub use progress::{Progress, Step};
+pub use rebuild::RebuildOptions;
 pub use row::{Hit, Row};
 pub use salvage::SalvageReport;
 pub use search::{Queries, Search};

@@ -9,12 +9,11 @@
 //! swept by the next open.
 
 use crate::attach::Known;
-use crate::background::{cores, on_threads};
+use crate::background::on_threads;
 use crate::batch::encode_payload;
 use crate::collection::Collection;
 use crate::core::Core;
 use crate::engine::Engine;
-use crate::options::Background;
 use crate::progress::{Progress, report};
 use crate::seal::write_sealed;
 use crate::view::SealedHandle;
@@ -103,10 +102,7 @@ impl Collection {
         Ok(BulkLoad {
             collection: self.clone(),
             on_collision: OnCollision::default(),
-            threads: match engine.core.options.background {
-                Background::Manual => 1,
-                _ => cores(),
-            },
+            threads: engine.core.threads(),
             progress: None,
             growing: None,
             written: Vec::new(),
@@ -125,7 +121,7 @@ impl<'p> BulkLoad<'p> {
     }
 
     /// Links rows on so many threads, the calling one among them. Default: all cores; one with
-    /// [`Background::Manual`].
+    /// [`Background::Manual`](crate::Background::Manual).
     #[must_use]
     pub fn threads(mut self, threads: usize) -> BulkLoad<'p> {
         self.threads = threads;
@@ -161,7 +157,7 @@ impl<'p> BulkLoad<'p> {
     pub fn push(&mut self, key: impl Into<Key>, vector: &[f32], payload: impl Serialize) -> Result<()> {
         self.check()?;
         let key = key.into();
-        let schema = *self.collection.schema();
+        let schema = self.collection.schema();
         schema.check_key(&key)?;
         schema.check_vector(vector)?;
         let payload = encode_payload(&payload)?;
@@ -298,7 +294,7 @@ fn write(
         true
     };
     let lowest = segment.lsn_max().unwrap_or(0);
-    let written = write_sealed(core, segment, lowest, threads, &cancel);
+    let written = write_sealed(core, segment, segment.schema(), lowest, threads, &cancel);
     if written.is_err() {
         remove_unnamed(core, segment);
     }

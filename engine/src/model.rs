@@ -2,11 +2,11 @@
 //! applies, seals and merges that are swapped in. There is one collection, and neither log nor catalog: whoever calls
 //! gives the lsns, and decides what runs at once.
 
-use crate::compact::{self, Origin};
 use crate::core::{Core, Live, Pending};
 use crate::engine::link_rows;
 use crate::layout;
 use crate::options::Options;
+use crate::replace::{self, Replacement};
 use crate::seal;
 use crate::view::{Frozen, Lists, SealedHandle, View};
 use crate::write::{Applier, Operation, Write};
@@ -40,10 +40,7 @@ pub struct Sealed {
 }
 
 /// A merged segment that is written and not in any list.
-pub struct Merged {
-    inputs: Vec<Arc<SealedHandle>>,
-    output: Option<(Arc<SealedHandle>, Origin)>,
-}
+pub struct Merged(Replacement);
 
 /// What a reader sees, for as long as it likes.
 pub struct Seen(Arc<View>);
@@ -104,7 +101,8 @@ impl Heart {
     pub fn write_seal(&self) -> Sealed {
         let frozen = self.core.view.load().lists.collections[&ROWS].frozen[0].clone();
         while link_rows(&self.core, &frozen.segment, 1) > 0 {}
-        Sealed { output: seal::write_frozen(&self.core, &frozen).unwrap(), frozen }
+        let schema = *frozen.segment.schema();
+        Sealed { output: seal::write_frozen(&self.core, &frozen, &schema).unwrap(), frozen }
     }
 
     /// What a seal does after its catalog transaction.
@@ -129,13 +127,13 @@ impl Heart {
         let target = SealTarget { vfs: &*self.core.vfs, dir: &dir, id, uuid, created_secs: 0, threads: 1 };
         let merged = merge.write(&target, &|| false).unwrap();
         let output = merged.map(|merged| (self.core.open_segment(&merged.meta).unwrap(), merged.origin));
-        Merged { inputs, output }
+        Merged(Replacement::new(inputs, output))
     }
 
     /// What a compaction does after its catalog transaction.
     pub fn swap_merge(&self, merged: Merged) {
         let mut live = self.core.live.lock();
-        compact::swap(&mut live, ROWS, &merged.inputs, merged.output);
+        replace::swap(&mut live, ROWS, &[merged.0]);
         live.publish(&self.core);
     }
 

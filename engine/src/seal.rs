@@ -11,16 +11,16 @@
 //! Power may go between any two of these. Before 4 the log still holds everything and the file is swept; after 4 the
 //! log's records up to S are skipped at replay.
 
-use crate::background::{cores, on_threads};
+use crate::background::on_threads;
 use crate::catalog::{CatalogState, SegmentRow};
 use crate::core::{Core, Live};
 use crate::engine::{CatalogGuard, Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, MutexGuard, Ordering, thread};
-use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
+use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema};
 use nearstone_segments::MutableSegment;
-use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
+use nearstone_segments::seal::{rebuild_frozen, sampled_recall, seal_frozen};
 
 /// Rows linked between two looks at whether to stop.
 const LINK_PIECE: u32 = 128;
@@ -56,8 +56,7 @@ impl Engine {
 
     /// Links the rows of a frozen segment on all cores, if the store may use them; returns when none is left.
     pub(crate) fn link_frozen(&self, frozen: &Frozen) -> Result<()> {
-        let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
-        on_threads(threads, || {
+        on_threads(self.core.threads(), || {
             while !frozen.segment.all_linked() {
                 if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
                     // The last rows are being linked by others.
@@ -94,7 +93,7 @@ impl Engine {
         }
 
         failpoint("seal-log-synced");
-        let sealed = write_frozen(&self.core, frozen)?;
+        let sealed = write_frozen(&self.core, frozen, &collection.schema)?;
         failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
@@ -151,42 +150,42 @@ impl Engine {
     }
 }
 
-/// Writes the file of a frozen segment; see [`write_sealed`].
-pub(crate) fn write_frozen(core: &Core, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
-    let threads = if core.options.background == crate::Background::Manual { 1 } else { cores() };
-    write_sealed(core, &frozen.segment, frozen.last, threads, &|| core.is_closed())
+/// Writes the file of a frozen segment of a collection of this schema; see [`write_sealed`].
+pub(crate) fn write_frozen(
+    core: &Core,
+    frozen: &Frozen,
+    schema: &Schema,
+) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+    write_sealed(core, &frozen.segment, schema, frozen.last, core.threads(), &|| core.is_closed())
 }
 
 /// Writes the file of a segment whose rows are all linked, as of lsn `at`, and opens it as a reader would. `None` when no
 /// row is alive. Returns the sealed segment and, for each of its rows, its ordinal in the one in memory.
+///
+/// The file is of this schema. Rows that were linked by another one, before a rebuild, get a new graph.
 pub(crate) fn write_sealed(
     core: &Core,
     segment: &MutableSegment,
+    schema: &Schema,
     at: Lsn,
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
     let dir = crate::layout::segments(&core.dir);
-    let target = SealTarget {
-        vfs: &*core.vfs,
-        dir: &dir,
-        id: segment.id(),
-        uuid: core.random.uuid(),
-        created_secs: core.wall_secs(),
-        threads,
-    };
-    let Some(output) = seal_frozen(segment, at, &target, cancel)? else {
-        return Ok(None);
-    };
-    let handle = core.open_segment(&output.meta)?;
-    let refined = !segment.needs_refinement() || handle.segment.has_inline_rows();
-    if refined && sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
-        return Ok(Some((handle, output.order)));
+    let target = core.target(&dir, segment.id(), threads);
+    if segment.schema() == schema {
+        let Some(output) = seal_frozen(segment, at, &target, cancel)? else {
+            return Ok(None);
+        };
+        let handle = core.open_segment(&output.meta)?;
+        let refined = !segment.needs_refinement() || handle.segment.has_inline_rows();
+        if refined && sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
+            return Ok(Some((handle, output.order)));
+        }
+        // Healing did not save the graph, or it lacks its refinement: it is built anew, over the same name, before
+        // anybody knows the file.
     }
-    // Healing did not save the graph, or it lacks its refinement: it is built anew, over the same name, before anybody
-    // knows the file.
-    drop(handle);
-    let rebuilt = rebuild_frozen(segment, at, &target, cancel)?;
+    let rebuilt = rebuild_frozen(segment, schema, at, &target, cancel)?;
     rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
 }
 

@@ -32,7 +32,9 @@ pub struct StoreStats {
     pub seals: u64,
     /// Compactions since opening.
     pub compactions: u64,
-    /// Rows that compactions wrote since opening.
+    /// Collections built anew since opening.
+    pub rebuilds: u64,
+    /// Rows that compactions and rebuilds wrote since opening.
     pub compacted_rows: u64,
     /// Writes that had to wait for memory since opening.
     pub write_stalls: u64,
@@ -104,6 +106,7 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         log: engine.log.as_ref().map(nearstone_wal::Log::stats),
         seals: counter(&engine.counters.seals),
         compactions: counter(&engine.counters.compactions),
+        rebuilds: counter(&engine.counters.rebuilds),
         compacted_rows: counter(&engine.counters.compacted_rows),
         write_stalls: counter(&engine.counters.stalls),
         last_error: engine.last_error.lock().as_ref().map(ToString::to_string),

@@ -142,12 +142,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` when it is there with another schema.
+    /// `AlreadyExists` when it is there with another dimension, metric or type of keys. Its graph may have another shape than
+    /// that of `schema`: see [`Collection::rebuild`].
     pub fn collection_or_create(&self, name: &str, schema: Schema) -> Result<Collection> {
         let present = || -> Result<Option<Collection>> {
             match self.collection(name) {
-                Ok(found) if *found.schema() == schema => Ok(Some(found)),
-                Ok(found) => Err(exists(name, found.schema(), &schema)),
+                Ok(found) if found.schema().same_rows(&schema) => Ok(Some(found)),
+                Ok(found) => Err(exists(name, &found.schema(), &schema)),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error),
             }

@@ -337,6 +337,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<'py, P
     dict.set_item("log", log.transpose()?)?;
     dict.set_item("seals", stats.seals)?;
     dict.set_item("compactions", stats.compactions)?;
+    dict.set_item("rebuilds", stats.rebuilds)?;
     dict.set_item("compacted_rows", stats.compacted_rows)?;
     dict.set_item("write_stalls", stats.write_stalls)?;
     dict.set_item("last_error", &stats.last_error)?;

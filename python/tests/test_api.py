@@ -964,7 +964,7 @@ def test_read_only(path: Path, rng: np.random.Generator, refused: Any) -> None:
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-LONG_CALLS = ["store.compact", "collection.compact", "store.verify", "store.backup"]
+LONG_CALLS = ["store.compact", "collection.compact", "collection.rebuild", "store.verify", "store.backup"]
 
 
 def long_call(name: str, store: nearstone.Store, folder: Path) -> Callable[..., Any]:
@@ -972,6 +972,7 @@ def long_call(name: str, store: nearstone.Store, folder: Path) -> Callable[..., 
     return {
         "store.compact": store.compact,
         "collection.compact": rows.compact,
+        "collection.rebuild": rows.rebuild,
         "store.verify": store.verify,
         "store.backup": lambda progress=None: store.backup(folder / "backup", progress),
     }[name]
@@ -1030,6 +1031,33 @@ def test_progress_can_cancel_and_raise(
     disk.verify()
     rows.upsert(5, np.ones(DIM))
     disk.compact()
+
+
+def test_rebuilding_changes_the_graph_and_no_row(path: Path, rng: np.random.Generator) -> None:
+    with nearstone.open(path, background="manual") as store:
+        rows, matrix = filled(store, rng, 300)
+        rows.flush()
+        rows.upsert(1000, np.ones(DIM))
+        other = store.collection("rows")
+        before = (rows.m, rows.ef_construction)
+        rows.rebuild(m=8)
+        assert (rows.m, rows.ef_construction) == (8, before[1]) == (other.m, other.ef_construction)
+        rows.rebuild(ef_construction=77)
+        rows.rebuild()
+        assert (other.m, other.ef_construction) == (8, 77)
+        assert store.stats()["rebuilds"] == 3
+        refused(nearstone.InvalidArgument, ["m is 3", "4..=64"], lambda: rows.rebuild(m=3))
+        refused(nearstone.InvalidArgument, ["ef_construction is 7"], lambda: rows.rebuild(ef_construction=7))
+        with pytest.raises(TypeError, match="m"):
+            rows.rebuild(m="8")
+        with pytest.raises(TypeError):
+            rows.rebuild(8)
+    with nearstone.open(path) as store:
+        # Who asks for the parameters that it was made with gets what is there.
+        rows = store.collection_or_create("rows", DIM, metric=rows.metric, m=before[0], ef_construction=before[1])
+        assert (rows.m, rows.ef_construction) == (8, 77) and len(rows) == 301
+        assert np.array_equal(rows.search(matrix, 1).keys[:, 0], range(300))
+        assert np.array_equal(rows.get_vectors(range(300)), matrix)
 
 
 def test_damage_names_its_place(path: Path, rng: np.random.Generator) -> None:
@@ -1201,6 +1229,7 @@ def test_every_call_on_a_closed_store_says_closed(
         "Collection.link": lambda: rows.link(),
         "Collection.flush": lambda: rows.flush(),
         "Collection.compact": lambda: rows.compact(),
+        "Collection.rebuild": lambda: rows.rebuild(),
         "Batch.commit": lambda: batch.commit(),
         "Batch.commit empty": lambda: empty.commit(),
         "keys, next": lambda: next(keys),

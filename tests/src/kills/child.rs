@@ -7,7 +7,9 @@ use super::script::{self, COLLECTIONS, GUEST, Steps, WRITERS};
 use crate::disks::Around;
 use nearstone::random::SplitMix64;
 use nearstone::vfs::{DiskVfs, Residency};
-use nearstone::{Background, Collection, Durability, ErrorKind, RecoveryMode, Result, Store, StoreBuilder};
+use nearstone::{
+    Background, Collection, Durability, ErrorKind, RebuildOptions, RecoveryMode, Result, Store, StoreBuilder,
+};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -132,13 +134,14 @@ fn act(steps: &AtomicU64, actor: usize, count: u64, take: impl Fn(u64) -> Result
 }
 
 fn maintain(store: &Store, a: &Collection, rng: &mut SplitMix64, backup: &AtomicU64) -> Result<()> {
-    let done = match rng.below(8) {
+    let done = match rng.below(9) {
         0 | 1 => store.flush(),
         2 => store.compact(),
         3 => a.compact(),
         4 => back_up(store, backup.fetch_add(1, Ordering::Relaxed)),
         5 => store.persist().map(|_| ()),
-        6 => (0..10).try_for_each(|_| store.step().map(|_| ())),
+        6 => a.rebuild(RebuildOptions::new().m(4 + rng.below(5) as usize)),
+        7 => (0..10).try_for_each(|_| store.step().map(|_| ())),
         _ => {
             std::thread::sleep(Duration::from_millis(1 + rng.below(4)));
             Ok(())
