@@ -20,7 +20,7 @@
 use crate::catalog::SegmentRow;
 use crate::engine::{CatalogGuard, Engine};
 use crate::load::{BulkLoaded, OnCollision};
-use crate::seal::{record_deaths, write_frozen};
+use crate::seal::record_deaths;
 use crate::view::{CollectionView, SealedHandle, dropped};
 use crate::write::Applier;
 use nearstone_base::faults::{failpoint, seeded};
@@ -172,7 +172,7 @@ impl Engine {
         policy: OnCollision,
     ) -> Result<BulkLoaded> {
         for _ in 0..ROUNDS {
-            self.flush_collection(id).map_err(|error| error.with_outcome(Outcome::NotApplied))?;
+            self.flush_collection(id, None).map_err(|error| error.with_outcome(Outcome::NotApplied))?;
             let view = self.core.view.load_full();
             let collection = view.lists.get(id, name)?;
             known.ask(collection)?;
@@ -183,7 +183,7 @@ impl Engine {
             }
         }
         failpoint("load-keys-known");
-        let _turn = self.seal_turn.lock();
+        let _turn = self.turn(&self.seal_turn, None);
         // Whoever had the turn has sealed rows, and compactions go on.
         known.ask(self.core.view.load_full().lists.get(id, name)?)?;
         let mut catalog = self.catalog()?;
@@ -231,7 +231,7 @@ impl Engine {
             let oldest = view.lists.collections.get(&id).and_then(|collection| collection.frozen.first());
             let Some(frozen) = oldest else { return Ok(()) };
             self.link_frozen(frozen)?;
-            let sealed = write_frozen(&self.core, frozen, &view.lists.get(id, "of a bulk load")?.schema)?;
+            let sealed = self.write_frozen(frozen, &view.lists.get(id, "of a bulk load")?.schema, None)?;
             self.commit_seal(catalog, id, frozen, sealed, || inside.sync())?;
         }
     }

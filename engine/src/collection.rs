@@ -231,7 +231,7 @@ impl Collection {
     /// `ReadOnly`, `Closed`, `NotFound`, `DiskFull`, `Io`, `Poisoned`.
     pub fn flush(&self) -> Result<()> {
         self.present()?;
-        self.handle.engine.flush_collection(self.id)
+        self.handle.engine.flush_collection(self.id, None)
     }
 
     /// Merges all sealed segments into one without dead rows. The rows in memory are sealed first.

@@ -13,10 +13,10 @@ use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
+use nearstone_compaction::pace::Work;
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
-use nearstone_segments::seal::{SealTarget, sampled_recall};
+use nearstone_segments::seal::sampled_recall;
 use std::cell::RefCell;
-use std::time::Duration;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
 const LINK_PIECE: u32 = 64;
@@ -31,8 +31,6 @@ const GATE_RECALL: f32 = 0.95;
 const GATE_SLACK: f32 = 0.05;
 /// With inputs that have at least one row for so many.
 const GATE_SHARE: u32 = 4;
-/// How long a paused worker sleeps when writers need nothing.
-const PAUSED: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// A user's compaction: seals what is in memory, then merges everything sealed into one segment.
@@ -41,13 +39,12 @@ impl Engine {
         id: CollectionId,
         progress: Progress<'_>,
     ) -> Result<()> {
-        self.flush_collection(id)?;
-        let _turn = self.compact_turn.lock();
+        self.flush_collection(id, None)?;
+        let _turn = self.turn(&self.compact_turn, None);
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(()) };
-        let threads = self.core.threads();
         match choose_all(&self.segment_stats(collection, self.core.wall_secs(), Counted::InCatalog)) {
-            Choice::Merge { inputs, .. } => self.merge(collection, &inputs, threads, progress),
+            Choice::Merge { inputs, .. } => self.merge(collection, &inputs, None, progress),
             Choice::Nothing => Ok(()),
         }
     }
@@ -73,23 +70,23 @@ impl Engine {
     }
 
     /// Does what the policy chooses; `false` when it chooses nothing. The caller holds the compaction turn.
-    pub(crate) fn compact_by_policy(self: &Arc<Self>, id: CollectionId) -> Result<bool> {
+    pub(crate) fn compact_by_policy(self: &Arc<Self>, id: CollectionId, work: Work) -> Result<bool> {
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
         let now = self.core.wall_secs();
         if self.policy_choice(collection, now).is_none() {
             let stale = self.mostly_dead_in_memory(collection);
             if stale {
-                self.flush_collection(id)?;
+                self.flush_collection(id, Some(work))?;
             }
             return Ok(stale);
         }
         let known = self.segment_stats(collection, now, Counted::InCatalog);
         if let Choice::Merge { inputs, .. } = choose(&known, &self.core.options.policy) {
-            self.merge(collection, &inputs, 1, &mut no_progress)?;
+            self.merge(collection, &inputs, Some(work), &mut no_progress)?;
         } else {
             // The deaths that call for it are not in the catalog yet.
-            self.flush_collection(id)?;
+            self.flush_collection(id, Some(work))?;
         }
         Ok(true)
     }
@@ -121,13 +118,13 @@ impl Engine {
         self: &Arc<Self>,
         collection: &CollectionView,
         chosen: &[SegmentId],
-        threads: usize,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<()> {
         let id = collection.id;
         let inputs: Vec<Arc<SealedHandle>> =
             collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
-        let merged = self.write_merge(collection, &inputs, threads, progress)?;
+        let merged = self.write_merge(collection, &inputs, work, progress)?;
         failpoint("compact-verified");
         let replacement = Replacement::new(inputs, merged);
         let mut catalog = self.catalog()?;
@@ -145,19 +142,14 @@ impl Engine {
         self: &Arc<Self>,
         collection: &CollectionView,
         inputs: &[Arc<SealedHandle>],
-        threads: usize,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        let core = &self.core;
         let merge = self.plan_merge(collection.id, inputs, collection.schema)?;
-        let dir = crate::layout::segments(&core.dir);
-        if let Some(joined) =
-            self.join_merge(&merge, inputs, &core.target(&dir, core.take_segment_id(), threads), progress)?
-        {
-            return Ok(Some(joined));
+        match self.join_merge(&merge, inputs, work, progress)? {
+            Some(joined) => Ok(Some(joined)),
+            None => self.rebuild_merge(&merge, work, progress),
         }
-        // Not the name of a joined file that was thrown away: whoever still holds that one removes it in the end.
-        self.rebuild_merge(&merge, &core.target(&dir, core.take_segment_id(), threads), progress)
     }
 
     /// Plans to bring what is alive in some segments of a collection, as far as the catalog knows, into one.
@@ -182,7 +174,7 @@ impl Engine {
         self: &Arc<Self>,
         merge: &Merge<'_>,
         inputs: &[Arc<SealedHandle>],
-        target: &SealTarget<'_>,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
         let total = u64::from(merge.rows());
@@ -191,12 +183,14 @@ impl Engine {
         // Asked between two pieces of work, with nothing locked.
         let cancel = |done| {
             let step =
-                self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "join", done, total));
+                self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), "join", done, total));
             let Err(error) = step else { return false };
             failed.borrow_mut().get_or_insert(error);
             true
         };
-        let merged = merge.join(target, &cancel);
+        let site = self.site(work);
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        let merged = merge.join(&target, &cancel);
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
@@ -225,54 +219,64 @@ impl Engine {
         Ok(None)
     }
 
-    /// Links all rows from nothing, and writes them.
+    /// Links all rows from nothing, and writes them: under another name than a joined file that was thrown away, which goes
+    /// when whoever still holds it lets go.
     pub(crate) fn rebuild_merge(
         self: &Arc<Self>,
         merge: &Merge<'_>,
-        target: &SealTarget<'_>,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        self.link_merge(merge, target.threads, progress)?;
+        let site = self.site(work);
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        self.link_merge(merge, work, progress)?;
         failpoint("compact-linked");
         let progress = RefCell::new(progress);
         let failed = RefCell::new(None);
         let cancel = || {
-            let step = self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "write", 0, 1));
+            let step = self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), "write", 0, 1));
             let Err(error) = step else { return false };
             failed.borrow_mut().get_or_insert(error);
             true
         };
-        let merged = merge.write(target, &cancel);
+        let merged = merge.write(&target, &cancel);
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
         merged?.map(|merged| Ok((self.core.open_segment(&merged.meta)?, merged.origin))).transpose()
     }
 
-    /// What a thread that merges does between two pieces of work: waits while paused, and does what is more urgent.
-    fn between_pieces(self: &Arc<Self>) -> Result<()> {
-        // A paused worker goes on with what writers wait for.
-        while self.workers.is_worker() && self.pace.is_paused() && !self.pace.is_cancelled() {
-            if !self.urgent_step()? {
-                thread::sleep(PAUSED);
-            }
-        }
-        self.pace.step()?;
-        self.check_healthy()?;
-        // One thread may be all there is: rows and seals of running writers come first, but not only.
-        for _ in 0..URGENT_STEPS {
-            if !self.workers.is_worker() || !self.urgent_step()? {
-                break;
-            }
-        }
-        Ok(())
+    /// Work behind merges with the thread that it has.
+    fn merge_threads(&self, work: Option<Work>) -> usize {
+        if work.is_some() { 1 } else { self.core.threads() }
     }
 
-    fn link_merge(self: &Arc<Self>, merge: &Merge<'_>, threads: usize, progress: Progress<'_>) -> Result<()> {
+    /// What a thread that merges does between two pieces of work: behind, it waits while it is paused, and does what is more
+    /// urgent.
+    fn between_pieces(self: &Arc<Self>, work: Option<Work>) -> Result<()> {
+        if let Some(work) = work {
+            self.pace.step(work)?;
+            // One thread may be all there is: rows and seals of running writers come first, but not only.
+            for _ in 0..URGENT_STEPS {
+                if !self.workers.is_worker() || !self.urgent_step(work)? {
+                    break;
+                }
+            }
+        }
+        self.check_healthy()
+    }
+
+    fn link_merge(
+        self: &Arc<Self>,
+        merge: &Merge<'_>,
+        work: Option<Work>,
+        progress: Progress<'_>,
+    ) -> Result<()> {
         let total = u64::from(merge.rows());
+        let threads = self.merge_threads(work);
         if threads <= 1 {
             while !merge.all_linked() {
-                self.between_pieces()?;
+                self.between_pieces(work)?;
                 report(progress, "link", u64::from(merge.linked()), total)?;
                 self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))?;
             }
@@ -297,7 +301,6 @@ impl Engine {
     }
 
     fn link_merge_step(&self, merge: &Merge<'_>, progress: &Mutex<Progress<'_>>, total: u64) -> Result<u32> {
-        self.pace.step()?;
         self.check_healthy()?;
         // Whoever comes by while nobody else reports, reports.
         if let Some(mut progress) = progress.try_lock() {

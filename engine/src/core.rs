@@ -10,7 +10,6 @@ use nearstone_base::random::Random;
 use nearstone_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Published};
 use nearstone_base::vfs::{Residency, Vfs};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId, Uuid};
-use nearstone_segments::seal::SealTarget;
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{MutableSegment, SealedSegment, SegmentMeta};
 use std::collections::BTreeMap;
@@ -146,18 +145,6 @@ impl Core {
     pub(crate) fn memory_bytes(&self) -> u64 {
         let view = self.view.load();
         view.lists.collections.values().flat_map(|c| c.unsealed()).map(|s| s.bytes()).sum()
-    }
-
-    /// Where a new segment goes; `dir` is the folder of segments.
-    pub(crate) fn target<'a>(&'a self, dir: &'a Path, id: SegmentId, threads: usize) -> SealTarget<'a> {
-        SealTarget {
-            vfs: &*self.vfs,
-            dir,
-            id,
-            uuid: self.random.uuid(),
-            created_secs: self.wall_secs(),
-            threads,
-        }
     }
 
     /// Threads of a call that makes segments: all cores, if the store may use them.

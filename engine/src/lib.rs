@@ -62,6 +62,7 @@ mod row;
 mod salvage;
 mod seal;
 mod search;
+mod site;
 mod snapshot;
 mod stats;
 mod store;
@@ -69,6 +70,7 @@ mod verify;
 mod view;
 mod write;
 
+pub use background::BackgroundPause;
 pub use batch::{Batch, Commit};
 pub use collection::{Collection, CollectionAt};
 pub use keys::Keys;

@@ -294,7 +294,9 @@ fn write(
         true
     };
     let lowest = segment.lsn_max().unwrap_or(0);
-    let written = write_sealed(core, segment, segment.schema(), lowest, threads, &cancel);
+    let site = core.site();
+    let target = site.target(segment.id(), threads);
+    let written = write_sealed(core, segment, segment.schema(), lowest, &target, &cancel);
     if written.is_err() {
         remove_unnamed(core, segment);
     }

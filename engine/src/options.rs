@@ -41,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) memory_budget: u64,
     pub(crate) write_stall: Duration,
     pub(crate) background: Background,
+    pub(crate) background_bytes_per_second: Option<u64>,
     pub(crate) seal_bytes: u64,
     pub(crate) seal_rows: u32,
     pub(crate) wal_bytes: u64,
@@ -58,6 +59,7 @@ impl Default for Options {
             memory_budget: 1 << 30,
             write_stall: Duration::from_secs(60),
             background: Background::Auto,
+            background_bytes_per_second: None,
             seal_bytes: 128 << 20,
             seal_rows: 250_000,
             wal_bytes: 256 << 20,
@@ -120,6 +122,16 @@ impl StoreBuilder {
     #[must_use]
     pub fn background(mut self, background: Background) -> StoreBuilder {
         self.options.background = background;
+        self
+    }
+
+    /// Bytes per second that seals and compactions of the work behind write, at most, all of them together (default: as many
+    /// as they come). Calls that seal or compact are not held back, nor is work behind that a call or a writer waits for.
+    ///
+    /// Bytes are written in pieces of up to 2 MiB, and for more than a second where a piece is more than a second's.
+    #[must_use]
+    pub fn background_bytes_per_second(mut self, bytes: u64) -> StoreBuilder {
+        self.options.background_bytes_per_second = Some(bytes);
         self
     }
 
@@ -231,6 +243,11 @@ impl StoreBuilder {
         }
         if self.options.seal_rows == 0 || self.options.seal_bytes == 0 {
             return Err(Error::invalid("seal_rows and seal_bytes must be at least 1"));
+        }
+        if self.options.background_bytes_per_second == Some(0) {
+            return Err(Error::invalid(
+                "background_bytes_per_second is 0: it must be at least 1; Store::pause_background stops the work behind",
+            ));
         }
         if let Background::Threads(0) = self.options.background {
             return Err(Error::invalid("0 background threads: say Background::Manual for none"));

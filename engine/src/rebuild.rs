@@ -96,7 +96,6 @@ impl Rebuilt {
         total: u64,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let core = &engine.core;
         let before = self.rows;
         // Of all segments together.
         let mut progress =
@@ -104,9 +103,7 @@ impl Rebuilt {
         let inputs = vec![handle.clone()];
         let output = {
             let merge = engine.plan_merge(self.id, &inputs, self.schema)?;
-            let dir = crate::layout::segments(&core.dir);
-            let target = core.target(&dir, core.take_segment_id(), core.threads());
-            engine.rebuild_merge(&merge, &target, &mut progress)?
+            engine.rebuild_merge(&merge, None, &mut progress)?
         };
         self.replacements.push(Replacement::new(inputs, output));
         self.rows += u64::from(handle.segment.rows());
@@ -127,11 +124,11 @@ impl Engine {
         let schema_now = || -> Result<Schema> { Ok(self.core.view.load().lists.get(id, name)?.schema) };
         // Now, so that nobody waits for a compaction to hear that a parameter is wrong.
         options.apply(schema_now()?)?;
-        let _compacting = self.compact_turn.lock();
+        let _compacting = self.turn(&self.compact_turn, None);
         let schema = options.apply(schema_now()?)?;
         let mut rebuilt = Rebuilt { id, schema, replacements: Vec::new(), rows: 0 };
         for _ in 0..ROUNDS {
-            self.flush_collection(id)?;
+            self.flush_collection(id, None)?;
             rebuilt.follow(self, name, progress)?;
             let view = self.core.view.load();
             let left: u32 = view.lists.get(id, name)?.unsealed().map(|segment| segment.rows()).sum();
@@ -140,7 +137,7 @@ impl Engine {
             }
         }
         failpoint("rebuild-written");
-        let _sealing = self.seal_turn.lock();
+        let _sealing = self.turn(&self.seal_turn, None);
         if !seeded("rebuild-forgets-late-segments") {
             rebuilt.follow(self, name, progress)?;
         }

@@ -38,6 +38,8 @@ pub struct StoreStats {
     pub compacted_rows: u64,
     /// Writes that had to wait for memory since opening.
     pub write_stalls: u64,
+    /// Whether the work behind is paused.
+    pub background_paused: bool,
     /// The last failure of the work behind, if any.
     pub last_error: Option<String>,
 }
@@ -109,6 +111,7 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         rebuilds: counter(&engine.counters.rebuilds),
         compacted_rows: counter(&engine.counters.compacted_rows),
         write_stalls: counter(&engine.counters.stalls),
+        background_paused: engine.pace.is_paused(),
         last_error: engine.last_error.lock().as_ref().map(ToString::to_string),
     })
 }

@@ -66,6 +66,7 @@ def test_every_option_is_taken(path: Path) -> None:
         "memory_budget": 1 << 28,
         "write_stall": 1.5,
         "background": 1,
+        "background_bytes_per_second": 1 << 20,
         "seal_bytes": 1 << 20,
         "seal_rows": 1000,
         "wal_bytes": 1 << 20,
@@ -1085,8 +1086,20 @@ def test_damage_names_its_place(path: Path, rng: np.random.Generator) -> None:
 
 def test_pausing_and_stepping(store: nearstone.Store, rng: np.random.Generator) -> None:
     rows, _ = filled(store, rng, 20)
-    assert store.pause_compaction() is None
-    assert store.resume_compaction() is None
+    with store.pause_background() as pause:
+        assert store.stats()["background_paused"] and not store.step()
+        other = store.pause_background()
+        pause.resume()
+        assert store.stats()["background_paused"] and "resumed" in repr(pause) and "resumed" not in repr(other)
+        rows.flush()
+        rows.upsert(100, np.ones(DIM))
+        rows.compact()
+        assert store.stats()["seals"] == 2
+        other.resume()
+        other.resume()
+        assert not store.stats()["background_paused"]
+    rows.upsert(101, np.ones(DIM))
+    assert store.cancel_background() is None
     steps = 0
     while store.step():
         steps += 1
@@ -1214,8 +1227,8 @@ def test_every_call_on_a_closed_store_says_closed(
         "persist": lambda: store.persist(),
         "flush": lambda: store.flush(),
         "compact": lambda: store.compact(),
-        "pause_compaction": lambda: store.pause_compaction(),
-        "resume_compaction": lambda: store.resume_compaction(),
+        "pause_background": lambda: store.pause_background(),
+        "cancel_background": lambda: store.cancel_background(),
         "step": lambda: store.step(),
         "stats": lambda: store.stats(),
         "verify": lambda: store.verify(),
