@@ -1,7 +1,7 @@
 //! What the command line understands.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nearstone::{Durability, KeyType, Metric, OnCollision};
+use nearstone::{Durability, KeyType, Metric, OnCollision, TakeFiles};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ pub(crate) enum Command {
     Create(CreateArgs),
     /// Put the rows of a file into a collection
     Import(ImportArgs),
+    /// Build sealed segments from a file, without a store
+    Build(BuildArgs),
+    /// Bring built segments into a collection
+    Attach(AttachArgs),
     /// Find the rows nearest to a vector
     Search(SearchArgs),
     /// Show rows by key
@@ -127,6 +131,22 @@ pub(crate) struct CreateArgs {
     pub(crate) ef_construction: usize,
 }
 
+/// A file of rows.
+#[derive(Args, Debug)]
+pub(crate) struct InputArgs {
+    /// .npy (f16, f32, f64), .fvecs, .bvecs, .jsonl or .parquet, plain or .gz
+    pub(crate) file: PathBuf,
+    /// Keys: a text file with one per line, or an integer .npy; row numbers otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
+    /// Payloads: JSON Lines, one object per row
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payloads: Option<PathBuf>,
+    /// The first row number that is used as a key
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first_key: u64,
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   nearstone import notes.near docs vectors.npy
@@ -140,17 +160,8 @@ pub(crate) struct ImportArgs {
     pub(crate) store: PathBuf,
     /// The collection's name
     pub(crate) collection: String,
-    /// .npy (f16, f32, f64), .fvecs, .bvecs, .jsonl or .parquet, plain or .gz
-    pub(crate) file: PathBuf,
-    /// Keys: a text file with one per line, or an integer .npy; row numbers otherwise
-    #[arg(long, value_name = "FILE")]
-    pub(crate) keys: Option<PathBuf>,
-    /// Payloads: JSON Lines, one object per row
-    #[arg(long, value_name = "FILE")]
-    pub(crate) payloads: Option<PathBuf>,
-    /// The first row number that is used as a key
-    #[arg(long, default_value_t = 0)]
-    pub(crate) first_key: u64,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
     /// Rows per batch; each batch is durable before the next begins
     #[arg(long, default_value_t = 1000)]
     pub(crate) batch: usize,
@@ -166,6 +177,75 @@ pub(crate) struct ImportArgs {
     /// With --bulk: what becomes of rows whose keys are there already
     #[arg(long, value_enum, requires = "bulk", default_value_t = CollisionArg::Replace)]
     pub(crate) on_collision: CollisionArg,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone build built vectors.npy --metric cosine --payloads payloads.jsonl.gz
+  nearstone attach notes.near docs built/*.seg --take move")]
+pub(crate) struct BuildArgs {
+    /// A missing or empty folder for the segments
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    /// The distance
+    #[arg(long, value_enum)]
+    pub(crate) metric: MetricArg,
+    /// The type of the keys
+    #[arg(long, value_enum, default_value = "u64")]
+    pub(crate) key_type: KeysArg,
+    /// Links per row on the upper layers, 4 to 64; twice as many on the ground layer
+    #[arg(long, default_value_t = 16)]
+    pub(crate) m: usize,
+    /// Beam width while linking
+    #[arg(long, default_value_t = 200)]
+    pub(crate) ef_construction: usize,
+    /// Rows per segment, at most
+    #[arg(long)]
+    pub(crate) seal_rows: Option<u32>,
+    /// Threads that link; all cores otherwise
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone attach notes.near docs built/*.seg
+  nearstone attach notes.near docs built/*.seg --take move --on-collision refuse")]
+pub(crate) struct AttachArgs {
+    /// The store's folder
+    pub(crate) store: PathBuf,
+    /// The collection's name; its schema must be that of the files
+    pub(crate) collection: String,
+    /// Files that build has made
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// What becomes of rows whose keys are there already
+    #[arg(long, value_enum, default_value_t = CollisionArg::Replace)]
+    pub(crate) on_collision: CollisionArg,
+    /// How files become the store's
+    #[arg(long, value_enum, default_value_t = TakeArg::Copy)]
+    pub(crate) take: TakeArg,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum TakeArg {
+    /// They are copied
+    Copy,
+    /// They get a second name, where the file system has such
+    Link,
+    /// As link, and the old name goes
+    Move,
+}
+
+impl TakeArg {
+    pub(crate) fn how(self) -> TakeFiles {
+        match self {
+            TakeArg::Copy => TakeFiles::Copy,
+            TakeArg::Link => TakeFiles::Link,
+            TakeArg::Move => TakeFiles::Move,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]

@@ -8,6 +8,7 @@
 mod args;
 mod bars;
 mod bench;
+mod build;
 mod demo;
 mod export;
 mod import;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Create(args) => rows::create(&args, &out),
         Command::Import(args) => import::import(&args, &out),
+        Command::Build(args) => build::build(&args, &out),
+        Command::Attach(args) => build::attach(&args, &out),
         Command::Search(args) => rows::search(&args, &out),
         Command::Get(args) => rows::get(&args, &out),
         Command::Delete(args) => rows::delete(&args, &out),

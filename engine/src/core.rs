@@ -21,6 +21,8 @@ const SCRATCH_KEPT: usize = 32;
 pub(crate) struct Core {
     pub(crate) uuid: Uuid,
     pub(crate) dir: PathBuf,
+    /// The folder of segments.
+    pub(crate) segments: PathBuf,
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -71,6 +73,7 @@ impl Core {
         let view = Published::from_pointee(View { lsn: live.lsn, lists: live.lists.clone() });
         Core {
             uuid,
+            segments: crate::layout::segments(&dir),
             dir,
             vfs,
             clock,
@@ -154,18 +157,18 @@ impl Core {
 
     /// Opens a sealed file as a reader would.
     pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<SealedHandle>> {
-        open_segment(&self.vfs, &self.dir, meta, self.options.residency, &self.keep_files)
+        open_segment(&self.vfs, &self.segments, meta, self.options.residency, &self.keep_files)
     }
 }
 
 pub(crate) fn open_segment(
     vfs: &Arc<dyn Vfs>,
-    dir: &Path,
+    segments: &Path,
     meta: &SegmentMeta,
     residency: Residency,
     keep_files: &Arc<AtomicBool>,
 ) -> Result<Arc<SealedHandle>> {
-    let path = crate::layout::segments(dir).join(nearstone_compaction::gc::segment_file(meta.id));
+    let path = segments.join(nearstone_compaction::gc::segment_file(meta.id));
     let segment =
         SealedSegment::open(&**vfs, &path, meta, residency).map_err(|error| match error.kind() {
             // The catalog names it: that it is gone is damage, not the absence of a store.

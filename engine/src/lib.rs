@@ -43,16 +43,19 @@ mod background;
 mod backup;
 mod batch;
 mod catalog;
+mod collect;
 mod collection;
 mod compact;
 mod core;
 mod engine;
+mod files;
 mod keys;
 mod layout;
 mod load;
 #[cfg(nearstone_loom)]
 #[doc(hidden)]
 pub mod model;
+mod offline;
 mod options;
 mod progress;
 mod rebuild;
@@ -73,6 +76,7 @@ mod write;
 pub use background::BackgroundPause;
 pub use batch::{Batch, Commit};
 pub use collection::{Collection, CollectionAt};
+pub use files::{AttachOptions, TakeFiles};
 pub use keys::Keys;
 pub use load::{BulkLoad, BulkLoaded, OnCollision};
 pub use nearstone_base::vfs;
@@ -81,6 +85,7 @@ pub use nearstone_base::{
     Metric, Outcome, PAYLOAD_BYTES_MAX, Place, Result, Schema, Uuid, clock, random,
 };
 pub use nearstone_wal::{Durability, LogStats, RecoveryMode, RecoveryReport};
+pub use offline::SegmentBuild;
 pub use options::{Background, StoreBuilder};
 pub use progress::{Progress, Step};
 pub use rebuild::RebuildOptions;

@@ -8,13 +8,11 @@ use nearstone_base::vfs::Vfs;
 use nearstone_compaction::metered::Metered;
 use nearstone_compaction::pace::Work;
 use nearstone_segments::seal::SealTarget;
-use std::path::PathBuf;
 
 /// The folder of segments, as one who writes sees it.
 pub(crate) struct Site<'a> {
     core: &'a Core,
     vfs: Arc<dyn Vfs>,
-    dir: PathBuf,
 }
 
 impl Site<'_> {
@@ -22,7 +20,7 @@ impl Site<'_> {
     pub(crate) fn target(&self, id: SegmentId, threads: usize) -> SealTarget<'_> {
         SealTarget {
             vfs: &*self.vfs,
-            dir: &self.dir,
+            dir: &self.core.segments,
             id,
             uuid: self.core.random.uuid(),
             created_secs: self.core.wall_secs(),
@@ -38,7 +36,7 @@ impl Core {
     }
 
     fn site_on(&self, vfs: Arc<dyn Vfs>) -> Site<'_> {
-        Site { core: self, vfs, dir: crate::layout::segments(&self.dir) }
+        Site { core: self, vfs }
     }
 }
 

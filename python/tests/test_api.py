@@ -973,7 +973,7 @@ def long_call(name: str, store: nearstone.Store, folder: Path) -> Callable[..., 
     return {
         "store.compact": store.compact,
         "collection.compact": rows.compact,
-        "collection.rebuild": rows.rebuild,
+        "collection.rebuild": lambda progress=None: rows.rebuild(progress=progress),
         "store.verify": store.verify,
         "store.backup": lambda progress=None: store.backup(folder / "backup", progress),
     }[name]
@@ -1034,7 +1034,7 @@ def test_progress_can_cancel_and_raise(
     disk.compact()
 
 
-def test_rebuilding_changes_the_graph_and_no_row(path: Path, rng: np.random.Generator) -> None:
+def test_rebuilding_changes_the_graph_and_no_row(path: Path, rng: np.random.Generator, refused: Any) -> None:
     with nearstone.open(path, background="manual") as store:
         rows, matrix = filled(store, rng, 300)
         rows.flush()

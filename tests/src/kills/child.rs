@@ -90,6 +90,7 @@ fn live(
     let (a, b) = (&sides[0], &sides[1]);
     let writers_left = AtomicUsize::new(WRITERS);
     let failure = Mutex::new(None);
+    let room = store.path().with_file_name("built");
     let seeds: [u64; WRITERS + 2] = std::array::from_fn(|_| rng.next_u64());
     let note = |result: Result<()>| {
         if let Err(error) = result {
@@ -107,7 +108,7 @@ fn live(
         }
         scope.spawn(|| {
             let count = 2 + SplitMix64::new(seeds[GUEST]).below(10);
-            note(act(&steps[GUEST], GUEST, count, |step| script::visit(store, step)));
+            note(act(&steps[GUEST], GUEST, count, |step| script::visit(store, Some(&room), step)));
         });
         scope.spawn(|| {
             let mut rng = SplitMix64::new(seeds[GUEST + 1]);

@@ -38,6 +38,9 @@ const fn point(name: &'static str, role: Role, passings: u64) -> Point {
 
 /// All of them, in the order of their names.
 pub const POINTS: &[Point] = &[
+    point("attach-file-brought", Role::Ingest, 1),
+    point("attach-file-removed", Role::Ingest, 1),
+    point("attach-files-taken", Role::Ingest, 1),
     point("backup-before-catalog", Role::Ingest, 2),
     point("backup-catalog-written", Role::Ingest, 2),
     point("backup-folder-made", Role::Ingest, 2),
