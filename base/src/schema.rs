@@ -17,7 +17,8 @@ pub const M_MAX: usize = 64;
 /// Largest `ef_construction`; more only wastes time.
 const EF_CONSTRUCTION_MAX: usize = 10_000;
 
-/// A collection's schema: fixed when it is created.
+/// A collection's schema. What concerns its rows is fixed when it is created; the graph's shape can be changed by building
+/// the graph anew.
 ///
 /// Defaults: string or integer keys are chosen with [`Schema::keys`] (integers when it is not called), `m` is 16
 /// (32 links on the ground layer), `ef_construction` is 200, the profile is [`Profile::Auto`].
@@ -106,6 +107,11 @@ impl Schema {
     /// Whether rows of one can lie beside rows of the other: they are alike in all but the profile.
     pub fn fits(&self, other: &Schema) -> bool {
         self.profile(other.profile) == *other
+    }
+
+    /// Whether rows of the one are rows of the other: dimension, metric and keys are the same, the graph may be another.
+    pub fn same_rows(&self, other: &Schema) -> bool {
+        (self.dimension, self.metric, self.keys) == (other.dimension, other.metric, other.keys)
     }
 
     /// `InvalidArgument` when a number is out of its range.

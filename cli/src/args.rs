@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearstone::vfs::Residency;
-use nearstone::{Durability, KeyType, Metric, OnCollision, Profile};
+use nearstone::{Durability, KeyType, Metric, OnCollision, Profile, TakeFiles};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Create(CreateArgs),
     /// Put the rows of a file into a collection
     Import(ImportArgs),
+    /// Build sealed segments from a file, without a store
+    Build(BuildArgs),
+    /// Bring built segments into a collection
+    Attach(AttachArgs),
     /// Find the rows nearest to a vector
     Search(SearchArgs),
     /// Show rows by key
@@ -46,6 +50,8 @@ pub(crate) enum Command {
     Flush(StoreArgs),
     /// Merge each collection's segments into one without dead rows
     Compact(StoreArgs),
+    /// Build a collection anew with other parameters
+    Rebuild(RebuildArgs),
     /// Copy a store into a new folder
     Backup(BackupArgs),
     /// Bring every readable row of a damaged store into a new one, and list what could not be read
@@ -172,6 +178,22 @@ pub(crate) struct CreateArgs {
     pub(crate) profile: ProfileArg,
 }
 
+/// A file of rows.
+#[derive(Args, Debug)]
+pub(crate) struct InputArgs {
+    /// .npy (f16, f32, f64), .fvecs, .bvecs, .jsonl or .parquet, plain or .gz
+    pub(crate) file: PathBuf,
+    /// Keys: a text file with one per line, or an integer .npy; row numbers otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
+    /// Payloads: JSON Lines, one object per row
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payloads: Option<PathBuf>,
+    /// The first row number that is used as a key
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first_key: u64,
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   nearstone import notes.near docs vectors.npy
@@ -185,17 +207,8 @@ pub(crate) struct ImportArgs {
     pub(crate) store: PathBuf,
     /// The collection's name
     pub(crate) collection: String,
-    /// .npy (f16, f32, f64), .fvecs, .bvecs, .jsonl or .parquet, plain or .gz
-    pub(crate) file: PathBuf,
-    /// Keys: a text file with one per line, or an integer .npy; row numbers otherwise
-    #[arg(long, value_name = "FILE")]
-    pub(crate) keys: Option<PathBuf>,
-    /// Payloads: JSON Lines, one object per row
-    #[arg(long, value_name = "FILE")]
-    pub(crate) payloads: Option<PathBuf>,
-    /// The first row number that is used as a key
-    #[arg(long, default_value_t = 0)]
-    pub(crate) first_key: u64,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
     /// Rows per batch; each batch is durable before the next begins
     #[arg(long, default_value_t = 1000)]
     pub(crate) batch: usize,
@@ -211,6 +224,75 @@ pub(crate) struct ImportArgs {
     /// With --bulk: what becomes of rows whose keys are there already
     #[arg(long, value_enum, requires = "bulk", default_value_t = CollisionArg::Replace)]
     pub(crate) on_collision: CollisionArg,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone build built vectors.npy --metric cosine --payloads payloads.jsonl.gz
+  nearstone attach notes.near docs built/*.seg --take move")]
+pub(crate) struct BuildArgs {
+    /// A missing or empty folder for the segments
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    /// The distance
+    #[arg(long, value_enum)]
+    pub(crate) metric: MetricArg,
+    /// The type of the keys
+    #[arg(long, value_enum, default_value = "u64")]
+    pub(crate) key_type: KeysArg,
+    /// Links per row on the upper layers, 4 to 64; twice as many on the ground layer
+    #[arg(long, default_value_t = 16)]
+    pub(crate) m: usize,
+    /// Beam width while linking
+    #[arg(long, default_value_t = 200)]
+    pub(crate) ef_construction: usize,
+    /// Rows per segment, at most
+    #[arg(long)]
+    pub(crate) seal_rows: Option<u32>,
+    /// Threads that link; all cores otherwise
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone attach notes.near docs built/*.seg
+  nearstone attach notes.near docs built/*.seg --take move --on-collision refuse")]
+pub(crate) struct AttachArgs {
+    /// The store's folder
+    pub(crate) store: PathBuf,
+    /// The collection's name; its schema must be that of the files
+    pub(crate) collection: String,
+    /// Files that build has made
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// What becomes of rows whose keys are there already
+    #[arg(long, value_enum, default_value_t = CollisionArg::Replace)]
+    pub(crate) on_collision: CollisionArg,
+    /// How files become the store's
+    #[arg(long, value_enum, default_value_t = TakeArg::Copy)]
+    pub(crate) take: TakeArg,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum TakeArg {
+    /// They are copied
+    Copy,
+    /// They get a second name, where the file system has such
+    Link,
+    /// As link, and the old name goes
+    Move,
+}
+
+impl TakeArg {
+    pub(crate) fn how(self) -> TakeFiles {
+        match self {
+            TakeArg::Copy => TakeFiles::Copy,
+            TakeArg::Link => TakeFiles::Link,
+            TakeArg::Move => TakeFiles::Move,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -305,6 +387,25 @@ pub(crate) struct DeleteArgs {
 pub(crate) struct StoreArgs {
     /// The store's folder
     pub(crate) store: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nearstone rebuild notes.near docs --m 24 --ef-construction 300
+  nearstone rebuild notes.near docs
+
+What is not given stays as it is; without both, the graphs are linked anew by the same parameters.")]
+pub(crate) struct RebuildArgs {
+    /// The store's folder
+    pub(crate) store: PathBuf,
+    /// The collection's name
+    pub(crate) collection: String,
+    /// Links per row on the upper layers, 4 to 64; twice as many on the ground layer
+    #[arg(long)]
+    pub(crate) m: Option<usize>,
+    /// Beam width while linking
+    #[arg(long)]
+    pub(crate) ef_construction: Option<usize>,
 }
 
 #[derive(Args, Debug)]

@@ -1,7 +1,7 @@
 //! `import`: the rows of a file into a collection, batch by batch, each durable before the next, or all at once
 //! (`--bulk`).
 
-use crate::args::ImportArgs;
+use crate::args::{ImportArgs, InputArgs};
 use crate::bars;
 use crate::output::{Failure, Outcome, Output, grouped, print_line};
 use crate::rows::open;
@@ -22,19 +22,25 @@ pub(crate) fn import(args: &ImportArgs, out: &Output) -> Outcome {
     }
     let store = open(&args.store)?;
     let collection = store.collection(&args.collection)?;
-    let mut records = RecordReader::open(&args.file)?;
-    if let Some(path) = &args.keys {
-        records = records.with_keys(KeyReader::open(path)?);
-    }
-    if let Some(path) = &args.payloads {
-        records = records.with_payloads(PayloadReader::open(path)?);
-    }
+    let records = read(&args.input)?;
 
     if args.bulk {
         load(args, out, &store, &collection, records)
     } else {
         write(args, out, &store, &collection, records)
     }
+}
+
+/// The records of the input.
+pub(crate) fn read(input: &InputArgs) -> Result<RecordReader, Failure> {
+    let mut records = RecordReader::open(&input.file)?;
+    if let Some(path) = &input.keys {
+        records = records.with_keys(KeyReader::open(path)?);
+    }
+    if let Some(path) = &input.payloads {
+        records = records.with_payloads(PayloadReader::open(path)?);
+    }
+    Ok(records)
 }
 
 /// Batch by batch.
@@ -49,16 +55,17 @@ fn write(
     let bar = bars::bar(out, "import", records.rows());
     let mut batch = store.batch().durability(args.durability);
     let mut commits = 0;
-    let rows = each_row(args, collection, records, |rows, key, vector, payload| {
-        batch.upsert(collection, key, vector, payload)?;
-        if batch.len() >= args.batch || batch.byte_len() >= BATCH_BYTES {
-            let full = std::mem::replace(&mut batch, store.batch().durability(args.durability));
-            full.commit()?;
-            commits += 1;
-            bar.set_position(rows);
-        }
-        Ok(())
-    })?;
+    let rows =
+        each_row(&args.input, collection.schema().key_type(), records, |rows, key, vector, payload| {
+            batch.upsert(collection, key, vector, payload)?;
+            if batch.len() >= args.batch || batch.byte_len() >= BATCH_BYTES {
+                let full = std::mem::replace(&mut batch, store.batch().durability(args.durability));
+                full.commit()?;
+                commits += 1;
+                bar.set_position(rows);
+            }
+            Ok(())
+        })?;
     if !batch.is_empty() {
         batch.commit()?;
         commits += 1;
@@ -86,8 +93,9 @@ fn load(
     let bar = bars::bar(out, "import", records.rows());
     let mut progress = bars::follow(&bar);
     let mut load = collection.bulk_load()?.on_collision(args.on_collision.policy()).progress(&mut progress);
-    let rows =
-        each_row(args, collection, records, |_, key, vector, payload| load.push(key, vector, payload))?;
+    let rows = each_row(&args.input, collection.schema().key_type(), records, |_, key, vector, payload| {
+        load.push(key, vector, payload)
+    })?;
     let loaded = load.finish()?;
     bar.finish_and_clear();
     let more = json!({
@@ -100,9 +108,9 @@ fn load(
 }
 
 /// Hands each record on as a row; their number.
-fn each_row(
-    args: &ImportArgs,
-    collection: &Collection,
+pub(crate) fn each_row(
+    input: &InputArgs,
+    key_type: KeyType,
     mut records: RecordReader,
     mut take: impl FnMut(u64, Key, &[f32], Option<Box<RawValue>>) -> nearstone::Result<()>,
 ) -> Result<u64, Failure> {
@@ -110,8 +118,8 @@ fn each_row(
     for record in &mut records {
         let record = record?;
         let key = match record.key {
-            Some(key) => to_key(collection, &key, rows)?,
-            None => number_key(collection, args.first_key + rows),
+            Some(key) => to_key(key_type, &key, rows)?,
+            None => number_key(key_type, input.first_key + rows),
         };
         let payload = match record.payload {
             Some(text) => {
@@ -121,7 +129,7 @@ fn each_row(
         };
         rows += 1;
         take(rows, key, &record.vector, payload)
-            .map_err(|error| error.context(format!("{}, row {}", args.file.display(), rows - 1)))?;
+            .map_err(|error| error.context(format!("{}, row {}", input.file.display(), rows - 1)))?;
     }
     Ok(rows)
 }
@@ -159,19 +167,17 @@ fn finish(
     Ok(())
 }
 
-fn number_key(collection: &Collection, number: u64) -> Key {
-    match collection.schema().key_type() {
+fn number_key(key_type: KeyType, number: u64) -> Key {
+    match key_type {
         KeyType::U64 => Key::from(number),
         KeyType::Str => Key::from(number.to_string()),
     }
 }
 
-fn to_key(collection: &Collection, key: &KeyValue, row: u64) -> Result<Key, Failure> {
-    match collection.schema().key_type() {
+fn to_key(key_type: KeyType, key: &KeyValue, row: u64) -> Result<Key, Failure> {
+    match key_type {
         KeyType::U64 => key.as_u64().map(Key::from).ok_or_else(|| {
-            Failure::Usage(format!(
-                "the key {key:?} of row {row} is no u64: the keys of this collection are u64"
-            ))
+            Failure::Usage(format!("the key {key:?} of row {row} is no u64: the keys are to be u64"))
         }),
         KeyType::Str => Ok(Key::from(key.to_string())),
     }

@@ -1,10 +1,10 @@
-//! `stats`, `verify`, `flush`, `compact`, `backup`, `salvage`: a store as a whole.
+//! `stats`, `verify`, `flush`, `compact`, `rebuild`, `backup`, `salvage`: a store as a whole.
 
-use crate::args::{BackupArgs, SalvageArgs, StoreArgs};
+use crate::args::{BackupArgs, RebuildArgs, SalvageArgs, StoreArgs};
 use crate::bars;
 use crate::output::{Outcome, Output, bytes, grouped, print_line, table};
 use crate::rows::{open, open_to_read};
-use nearstone::{CollectionStats, SegmentSummary, Store, StoreStats};
+use nearstone::{CollectionStats, RebuildOptions, SegmentSummary, Store, StoreStats};
 use serde_json::{Value, json};
 
 pub(crate) fn stats(args: &StoreArgs, out: &Output) -> Outcome {
@@ -157,6 +157,22 @@ pub(crate) fn compact(args: &StoreArgs, out: &Output) -> Outcome {
     store.compact_with(&mut bars::follow(&bar))?;
     bar.finish_and_clear();
     finish(&store, out, "compacted")
+}
+
+pub(crate) fn rebuild(args: &RebuildArgs, out: &Output) -> Outcome {
+    let store = open(&args.store)?;
+    let collection = store.collection(&args.collection)?;
+    let mut options = RebuildOptions::new();
+    if let Some(m) = args.m {
+        options = options.m(m);
+    }
+    if let Some(ef) = args.ef_construction {
+        options = options.ef_construction(ef);
+    }
+    let bar = bars::bar(out, "rebuild", Some(0));
+    collection.rebuild_with(options, &mut bars::follow(&bar))?;
+    bar.finish_and_clear();
+    finish(&store, out, "rebuilt")
 }
 
 fn finish(store: &Store, out: &Output, what: &str) -> Outcome {

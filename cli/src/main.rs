@@ -8,6 +8,7 @@
 mod args;
 mod bars;
 mod bench;
+mod build;
 mod demo;
 mod export;
 mod import;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Create(args) => rows::create(&args, &out),
         Command::Import(args) => import::import(&args, &out),
+        Command::Build(args) => build::build(&args, &out),
+        Command::Attach(args) => build::attach(&args, &out),
         Command::Search(args) => rows::search(&args, &out),
         Command::Get(args) => rows::get(&args, &out),
         Command::Delete(args) => rows::delete(&args, &out),
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => inspect::verify(&args, &out),
         Command::Flush(args) => inspect::flush(&args, &out),
         Command::Compact(args) => inspect::compact(&args, &out),
+        Command::Rebuild(args) => inspect::rebuild(&args, &out),
         Command::Backup(args) => inspect::backup(&args, &out),
         Command::Salvage(args) => inspect::salvage(&args, &out),
         Command::Export(args) => export::export(&args, &out),

@@ -168,6 +168,42 @@ fn a_profile_is_chosen_by_name_and_shown_of_each_collection_and_segment() {
 }
 
 #[test]
+fn what_is_built_without_a_store_is_attached_to_one() {
+    let place = Place::with_rows();
+    let lines: String = (5..15)
+        .map(|n| format!("{{\"key\":\"k{n}\",\"vector\":[9,{n},0.5],\"payload\":{{\"n\":{n}}}}}\n"))
+        .collect();
+    place.write("rows.jsonl", &lines);
+    let how = ["--metric", "cosine", "--key-type", "str"];
+    let build = |folder: &'static str, more: &[&'static str]| {
+        [&["build", folder, "rows.jsonl"][..], &how, more].concat()
+    };
+    let built = place.ok(&build("built", &["--seal-rows", "5"]));
+    assert_eq!((&built["rows"], &built["dim"]), (&10.into(), &3.into()));
+    let files: Vec<&str> = built["files"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    assert_eq!(files.len(), 2);
+    place.json(&build("built", &[])).refused(4, "already_exists", &["built"]);
+    place.json(&build("other", &["--m", "3"])).refused(2, "invalid_argument", &["m is 3"]);
+    let attach = |more: &[&'static str]| -> Vec<String> {
+        let words = ["attach", "s", "docs"].iter().chain(&files).chain(more);
+        words.map(|word| (*word).to_owned()).collect()
+    };
+    let run = |more: &[&'static str]| {
+        let words = attach(more);
+        place.json(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    run(&["--on-collision", "refuse"]).refused(4, "already_exists", &["of built", "5 of the 10"]);
+    place.json(&["attach", "s", "docs", "nothing.seg"]).refused(3, "not_found", &["nothing.seg"]);
+    let words = attach(&["--on-collision", "keep", "--take", "move"]);
+    let attached = place.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!((&attached["inserted"], &attached["kept"]), (&5.into(), &5.into()));
+    assert_eq!(attached["collection_rows"], 15);
+    assert_eq!(place.ok(&["get", "s", "docs", "k5", "k14", "--vector"])["rows"][1]["vector"][0], 9.0);
+    assert_eq!(place.ok(&["verify", "s"])["rows"], 15);
+    run(&[]).refused(3, "not_found", &["built"]);
+}
+
+#[test]
 fn the_life_of_a_store() {
     let place = Place::with_rows();
     let found = place.ok(&["search", "s", "docs", "--key", "k3", "--limit", "2", "--payload"]);
@@ -186,8 +222,14 @@ fn the_life_of_a_store() {
     place.ok(&["flush", "s"]);
     let compacted = place.ok(&["compact", "s"]);
     assert_eq!((&compacted["rows"], &compacted["segments"]), (&8.into(), &1.into()));
+    let rebuilt = place.ok(&["rebuild", "s", "docs", "--m", "8", "--ef-construction", "50"]);
+    assert_eq!((&rebuilt["rows"], &rebuilt["segments"]), (&8.into(), &1.into()));
+    place.json(&["rebuild", "s", "docs", "--m", "3"]).refused(2, "invalid_argument", &["m is 3", "4..=64"]);
+    place.json(&["rebuild", "s", "other"]).refused(3, "not_found", &["other"]);
+    assert_eq!(place.ok(&["rebuild", "s", "docs"])["rows"], 8);
     let stats = place.ok(&["stats", "s"]);
     let docs = &stats["collections"][0];
+    assert_eq!((&docs["m"], &docs["ef_construction"]), (&8.into(), &50.into()));
     assert_eq!((&docs["name"], &docs["rows"], &docs["dead_rows"]), (&"docs".into(), &8.into(), &0.into()));
     assert!(docs["segments"][0]["sections"]["codes"].as_u64().unwrap() > 0);
     let verified = place.ok(&["verify", "s"]);

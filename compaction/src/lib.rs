@@ -3,7 +3,7 @@
 //! - [`policy`]: from the statistics of a collection's sealed segments to a [`policy::Choice`], a pure function.
 //! - [`merge`]: the live rows of some sealed segments into one new file, with a new graph, driven by the caller's
 //!   threads.
-//! - [`pace`]: how a caller pauses, resumes and cancels long work.
+//! - [`pace`]: how work behind is paused, resumed, cancelled and kept to a rate; [`metered`]: a file system at that pace.
 //! - [`gc`]: which files of a store's folders are ours and named by nothing, a pure function.
 //!
 //! ```
@@ -18,6 +18,7 @@
 
 pub mod gc;
 pub mod merge;
+pub mod metered;
 pub mod pace;
 pub mod policy;
 mod tiered;

@@ -57,8 +57,8 @@ impl<'a> Merge<'a> {
     /// Plans a merge: reads all live keys once.
     ///
     /// # Errors
-    /// `InvalidArgument` for an input of another schema (but for the profile: the result has that of `schema`) or more
-    /// than `u32::MAX - 1` rows; `Corruption` when a key is alive in two inputs, and for damaged keys.
+    /// `InvalidArgument` for an input of other rows (its graph may be shaped otherwise, and its profile be another: the result has
+    /// those of `schema`) or more than `u32::MAX - 1` rows; `Corruption` when a key is alive in two inputs, and for damaged keys.
     pub fn new(inputs: Vec<MergeInput<'a>>, schema: Schema) -> Result<Merge<'a>> {
         let total: u64 = inputs.iter().map(|input| u64::from(input.segment.rows())).sum();
         if total >= u64::from(u32::MAX) {
@@ -66,9 +66,11 @@ impl<'a> Merge<'a> {
         }
         let mut rows = Rows { segments: Vec::with_capacity(inputs.len()), plan: Vec::new() };
         for (number, MergeInput { segment, dead }) in (0..).zip(inputs) {
-            if !segment.meta().schema.fits(&schema) {
+            if !segment.meta().schema.same_rows(&schema) {
                 let path = segment.path().display();
-                return Err(Error::invalid(format!("{path} has another schema than the merged segment")));
+                return Err(Error::invalid(format!(
+                    "{path} has other rows than the merged segment is to have"
+                )));
             }
             rows.plan.extend((0..segment.rows()).filter(|&row| !dead.contains(row)).map(|row| (number, row)));
             rows.segments.push(segment);
@@ -422,10 +424,18 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_another_schema_are_refused() {
+    fn inputs_of_other_rows_are_refused_and_those_of_other_graphs_are_not() {
         let vfs = folder();
-        let segment = sealed(&vfs, 1, 0..10);
-        let error = Merge::new(vec![input(&segment, [])], schema().m(9)).unwrap_err();
+        let segment = sealed(&vfs, 1, 0..500);
+        let other = Schema::new(16, Metric::L2).keys(KeyType::U64).m(8).ef_construction(64);
+        let error = Merge::new(vec![input(&segment, [])], other).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let wider = schema().m(12).ef_construction(80);
+        let merge = Merge::new(vec![input(&segment, [])], wider).unwrap();
+        while merge.link_some(100, &mut Scratch::default()).unwrap() > 0 {}
+        let output = open(&vfs, &merge.write(&target(&vfs, 2), &|| false).unwrap().unwrap().meta);
+        output.verify(&mut |_, _| true).unwrap();
+        assert_eq!((output.meta().schema, output.rows()), (wider, 500));
+        assert_eq!(output.graph().unwrap().levels[0].stride, 24);
     }
 }

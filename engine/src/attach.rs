@@ -1,4 +1,4 @@
-//! Attaching: segments that a bulk load has written become part of a collection.
+//! Attaching: segments that a bulk load has written, or that were built elsewhere, become part of a collection.
 //!
 //! 1. Without a lock: what the collection has in memory is sealed, and each loaded key is looked up in the sealed segments.
 //!    Both go on until little is left to do.
@@ -17,20 +17,21 @@
 //! batch that changes nothing, and sweeps the files; after 4 it finds all rows, and skips what the log has of this
 //! collection up to A.
 
-use crate::catalog::SegmentRow;
+use crate::catalog::{CatalogState, SegmentRow};
 use crate::engine::{CatalogGuard, Engine};
 use crate::load::{BulkLoaded, OnCollision};
-use crate::seal::{record_deaths, write_frozen};
+use crate::seal::record_deaths;
 use crate::view::{CollectionView, SealedHandle, dropped};
 use crate::write::Applier;
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::record::BatchEncoder;
 use nearstone_base::sync::Arc;
-use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Outcome, Result, SegmentId};
+use nearstone_base::{CollectionId, Error, ErrorKind, KeyRef, Lsn, Outcome, Result, Schema, SegmentId};
 use nearstone_segments::SealedSegment;
 use nearstone_wal::Inside;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Rows in memory that are sealed while everybody waits, rather than once more before.
 const ROWS_LEFT: u32 = 1_000;
@@ -40,6 +41,8 @@ const ROUNDS: u32 = 3;
 /// The segments of a load, and what is known of their keys.
 pub(crate) struct Known {
     loaded: Vec<Arc<SealedHandle>>,
+    /// Where each of them came from, for messages; empty for those that were made here.
+    files: Vec<PathBuf>,
     /// The segments that were asked, and the rows that have the key of a loaded one.
     asked: Vec<(Arc<SealedHandle>, Vec<Match>)>,
 }
@@ -56,12 +59,29 @@ type Dying = BTreeMap<SegmentId, RoaringBitmap>;
 
 impl Known {
     /// Nothing is known yet.
-    pub(crate) fn new(loaded: Vec<Arc<SealedHandle>>) -> Known {
-        Known { loaded, asked: Vec::new() }
+    pub(crate) fn new(loaded: Vec<Arc<SealedHandle>>, files: Vec<PathBuf>) -> Known {
+        Known { loaded, files, asked: Vec::new() }
     }
 
     fn rows(&self) -> u64 {
         self.loaded.iter().map(|handle| u64::from(handle.segment.rows())).sum()
+    }
+
+    /// Since the files were made, the collection may have been rebuilt, and others may have attached the same ones.
+    fn check_against(&self, state: &CatalogState, schema: &Schema) -> Result<()> {
+        if self.loaded.iter().any(|handle| handle.segment.meta().schema != *schema) {
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                "the collection was rebuilt with other parameters meanwhile: nothing of the load is there",
+            ));
+        }
+        for (handle, file) in self.loaded.iter().zip(&self.files) {
+            let uuid = handle.segment.meta().uuid;
+            if state.segments.values().any(|row| row.meta.uuid == uuid) {
+                return Err(already_attached(file));
+            }
+        }
+        Ok(())
     }
 
     /// Asks the sealed segments that were not asked yet, and forgets those that are gone.
@@ -97,18 +117,19 @@ impl Known {
             let (segment, row) = match policy {
                 OnCollision::Replace => (handle.id(), ordinal),
                 OnCollision::Keep => (self.loaded[place].id(), row),
-                OnCollision::Refuse => return Err(self.refused(handle.segment.key(ordinal)?)),
+                OnCollision::Refuse => return Err(self.refused(handle.segment.key(ordinal)?, place)),
             };
             dying.entry(segment).or_default().insert(row);
         }
         Ok((dying, count))
     }
 
-    fn refused(&self, key: KeyRef<'_>) -> Error {
+    fn refused(&self, key: KeyRef<'_>, place: usize) -> Error {
+        let of = self.files.get(place).map_or_else(String::new, |file| format!(" of {}", file.display()));
         Error::new(
             ErrorKind::AlreadyExists,
             format!(
-                "the key {key:?} is there already, as are {} of the {} keys of the bulk load, and replacing or keeping \
+                "the key {key:?}{of} is there already, as are {} of the {} keys of the load, and replacing or keeping \
                  rows was not asked for",
                 self.collisions().count(),
                 self.rows()
@@ -130,8 +151,16 @@ impl Known {
     }
 }
 
+pub(crate) fn already_attached(file: &Path) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("{} is part of the store already", file.display()))
+}
+
 /// Rows of two segments that have the same key; of the first one, only rows that are not dead.
-fn common_keys(a: &SealedSegment, b: &SealedSegment, mut found: impl FnMut(u32, u32)) -> Result<()> {
+pub(crate) fn common_keys(
+    a: &SealedSegment,
+    b: &SealedSegment,
+    mut found: impl FnMut(u32, u32),
+) -> Result<()> {
     if a.rows() < b.rows() {
         for ordinal in (0..a.rows()).filter(|&ordinal| a.deaths().get(ordinal) == 0) {
             let key = a.key(ordinal)?;
@@ -161,7 +190,7 @@ impl Engine {
         policy: OnCollision,
     ) -> Result<BulkLoaded> {
         for _ in 0..ROUNDS {
-            self.flush_collection(id).map_err(|error| error.with_outcome(Outcome::NotApplied))?;
+            self.flush_collection(id, None).map_err(|error| error.with_outcome(Outcome::NotApplied))?;
             let view = self.core.view.load_full();
             let collection = view.lists.get(id, name)?;
             known.ask(collection)?;
@@ -172,13 +201,12 @@ impl Engine {
             }
         }
         failpoint("load-keys-known");
-        let _turn = self.seal_turn.lock();
+        let _turn = self.turn(&self.seal_turn, None);
         // Whoever had the turn has sealed rows, and compactions go on.
         known.ask(self.core.view.load_full().lists.get(id, name)?)?;
         let mut catalog = self.catalog()?;
-        if !catalog.state().collections.contains_key(&id) {
-            return Err(dropped(name));
-        }
+        let row = catalog.state().collections.get(&id).ok_or_else(|| dropped(name))?;
+        known.check_against(catalog.state(), &row.schema)?;
         let log = self.log()?;
         // Nobody writes from here on, so what is found out holds until it is committed.
         let attached = log.exclusive(|inside| -> Result<_> {
@@ -221,7 +249,7 @@ impl Engine {
             let oldest = view.lists.collections.get(&id).and_then(|collection| collection.frozen.first());
             let Some(frozen) = oldest else { return Ok(()) };
             self.link_frozen(frozen)?;
-            let sealed = write_frozen(&self.core, frozen)?;
+            let sealed = self.write_frozen(frozen, &view.lists.get(id, "of a bulk load")?.schema, None)?;
             self.commit_seal(catalog, id, frozen, sealed, || inside.sync())?;
         }
     }

@@ -4,14 +4,16 @@
 //! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses. A writer
 //! who never rests always leaves rows to link: the log comes before them, and compaction has its turn after so many
 //! pieces. A long compaction looks up between its own pieces and does what has become more urgent. With
-//! [`Background::Manual`] nothing starts and `Store::step` does the same by hand.
+//! [`Background::Manual`] nothing starts and `Store::step` does the same by hand. Each piece is governed by the store's
+//! [`Pace`](nearstone_compaction::pace::Pace).
 
 use crate::engine::{Engine, link_rows};
 use crate::options::Background;
 use crate::view::CollectionView;
 use nearstone_base::faults::failpoint;
-use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, thread};
+use nearstone_base::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Weak, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
+use nearstone_compaction::pace::Work;
 use nearstone_wal::Log;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -82,6 +84,12 @@ impl Workers {
         self.changed.notify_all();
     }
 
+    /// There may be work for threads that have started.
+    fn look_up(&self) {
+        self.state.lock().wakes += 1;
+        self.changed.notify_all();
+    }
+
     /// There is an interval batch: "synced at least every so often" must not wait for a long merge, so it has a thread
     /// of its own.
     pub(crate) fn keep_synced(&self, engine: &Arc<Engine>) {
@@ -133,6 +141,34 @@ impl Workers {
 
     fn wakes(&self) -> u64 {
         self.state.lock().wakes
+    }
+}
+
+/// While it lives, the work behind is paused; made by [`Store::pause_background`](crate::Store::pause_background). It does not
+/// keep the store open.
+pub struct BackgroundPause {
+    engine: Weak<Engine>,
+}
+
+impl BackgroundPause {
+    pub(crate) fn new(engine: &Arc<Engine>) -> BackgroundPause {
+        engine.pace.pause();
+        BackgroundPause { engine: Arc::downgrade(engine) }
+    }
+}
+
+impl Drop for BackgroundPause {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.pace.resume();
+            engine.workers.look_up();
+        }
+    }
+}
+
+impl std::fmt::Debug for BackgroundPause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BackgroundPause")
     }
 }
 
@@ -223,29 +259,6 @@ enum Task {
 impl Engine {
     /// One piece of work; `false` when there is none.
     pub(crate) fn step(self: &Arc<Self>) -> Result<bool> {
-        let urgent_first = self.urgent_pieces.load(Ordering::Relaxed) < URGENT_PIECES;
-        if urgent_first && self.urgent_step()? {
-            self.urgent_pieces.fetch_add(1, Ordering::Relaxed);
-            return Ok(true);
-        }
-        self.urgent_pieces.store(0, Ordering::Relaxed);
-        Ok(self.compact_step()? || (!urgent_first && self.urgent_step()?))
-    }
-
-    /// Compacts what the policy chooses; `false` when it chooses nothing, or nobody wants it to.
-    fn compact_step(self: &Arc<Self>) -> Result<bool> {
-        self.check_healthy()?;
-        if !self.core.options.auto_compact || self.pace.is_paused() {
-            return Ok(false);
-        }
-        let Some(Task::Compact(id)) = self.next_compaction() else { return Ok(false) };
-        // Another worker may be at it.
-        let Some(_turn) = self.compact_turn.try_lock() else { return Ok(false) };
-        self.compact_by_policy(id)
-    }
-
-    /// Links or seals, what a compaction must not hold up; `false` when there is nothing of the kind.
-    pub(crate) fn urgent_step(self: &Arc<Self>) -> Result<bool> {
         self.check_healthy()?;
         if self.core.options.background == Background::Manual
             && self.log()?.sync_due() == Some(Duration::ZERO)
@@ -254,6 +267,34 @@ impl Engine {
             self.log()?.sync().inspect_err(|_| self.note_poison())?;
             return Ok(true);
         }
+        if self.pace.rests() {
+            return Ok(false);
+        }
+        let work = self.pace.begin();
+        let urgent_first = self.urgent_pieces.load(Ordering::Relaxed) < URGENT_PIECES;
+        if urgent_first && self.urgent_step(work)? {
+            self.urgent_pieces.fetch_add(1, Ordering::Relaxed);
+            return Ok(true);
+        }
+        self.urgent_pieces.store(0, Ordering::Relaxed);
+        Ok(self.compact_step(work)? || (!urgent_first && self.urgent_step(work)?))
+    }
+
+    /// Compacts what the policy chooses; `false` when it chooses nothing, or nobody wants it to.
+    fn compact_step(self: &Arc<Self>, work: Work) -> Result<bool> {
+        self.check_healthy()?;
+        if !self.core.options.auto_compact {
+            return Ok(false);
+        }
+        let Some(Task::Compact(id)) = self.next_compaction() else { return Ok(false) };
+        // Another worker may be at it.
+        let Some(_turn) = self.compact_turn.try_lock() else { return Ok(false) };
+        self.compact_by_policy(id, work)
+    }
+
+    /// Links or seals, what a compaction must not hold up; `false` when there is nothing of the kind.
+    pub(crate) fn urgent_step(self: &Arc<Self>, work: Work) -> Result<bool> {
+        self.check_healthy()?;
         match self.next_urgent() {
             Some(Task::Link(id)) => {
                 let view = self.core.view.load_full();
@@ -270,7 +311,7 @@ impl Engine {
             }
             Some(Task::Seal(id)) => {
                 let Some(turn) = self.seal_turn.try_lock() else { return Ok(false) };
-                self.seal_oldest(id, &turn)
+                self.seal_oldest(id, &turn, Some(work))
             }
             _ => self.cut_the_log_that_nobody_needs(),
         }

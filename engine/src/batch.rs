@@ -59,8 +59,8 @@ impl Batch {
         payload: impl Serialize,
     ) -> Result<&mut Batch> {
         let key = key.into();
-        collection.schema().check_key(&key)?;
-        collection.schema().check_vector(vector)?;
+        collection.schema_when_opened().check_key(&key)?;
+        collection.schema_when_opened().check_vector(vector)?;
         let payload = encode_payload(&payload)?;
         self.push(collection, key, Some((vector.to_vec(), payload)))
     }
@@ -72,7 +72,7 @@ impl Batch {
     /// As [`Batch::upsert`].
     pub fn delete(&mut self, collection: &Collection, key: impl Into<Key>) -> Result<&mut Batch> {
         let key = key.into();
-        collection.schema().check_key(&key)?;
+        collection.schema_when_opened().check_key(&key)?;
         self.push(collection, key, None)
     }
 

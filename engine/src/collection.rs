@@ -3,6 +3,7 @@
 use crate::batch::{Batch, Commit};
 use crate::keys::Keys;
 use crate::progress::{Progress, no_progress};
+use crate::rebuild::RebuildOptions;
 use crate::row::Row;
 use crate::search::{Queries, Search};
 use crate::snapshot::Snapshot;
@@ -40,8 +41,14 @@ impl Collection {
         &self.name
     }
 
-    /// Its schema.
-    pub fn schema(&self) -> &Schema {
+    /// Its schema now: a rebuild changes the shape of the graph. Once it is dropped, the one that it had when this handle
+    /// was made.
+    pub fn schema(&self) -> Schema {
+        self.found().map_or(self.schema, |(_, collection)| collection.schema)
+    }
+
+    /// For rows, to which every schema that it ever has says the same.
+    pub(crate) fn schema_when_opened(&self) -> &Schema {
         &self.schema
     }
 
@@ -224,7 +231,7 @@ impl Collection {
     /// `ReadOnly`, `Closed`, `NotFound`, `DiskFull`, `Io`, `Poisoned`.
     pub fn flush(&self) -> Result<()> {
         self.present()?;
-        self.handle.engine.flush_collection(self.id)
+        self.handle.engine.flush_collection(self.id, None)
     }
 
     /// Merges all sealed segments into one without dead rows. The rows in memory are sealed first.
@@ -242,6 +249,29 @@ impl Collection {
         self.handle.engine.compact_collection(self.id, progress)
     }
 
+    /// Builds all of its segments anew, by other parameters or by the same ones, while reads and writes go on. Rows that come
+    /// meanwhile are linked by the new parameters when this returns or soon after.
+    ///
+    /// Everything changes at one moment: until then, and after an error or a crash before, all is as it was.
+    ///
+    /// Cost: linking every row from nothing and writing it, on all cores (on one with
+    /// [`Background::Manual`](crate::Background::Manual)). Disk: as much again as the collection takes. Compactions wait
+    /// meanwhile, and in the end seals do for what was sealed since the last look, a little as a rule.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for parameters out of their ranges. As [`Collection::flush`], and `Corruption`: nothing
+    /// has changed.
+    pub fn rebuild(&self, options: RebuildOptions) -> Result<()> {
+        self.rebuild_with(options, &mut no_progress)
+    }
+
+    /// [`Collection::rebuild`] that reports progress and can be cancelled (`Cancelled`: nothing has changed).
+    pub fn rebuild_with(&self, options: RebuildOptions, progress: Progress<'_>) -> Result<()> {
+        self.present()?;
+        self.handle.engine.rebuild_collection(self.id, &self.name, options, progress)
+    }
+
     fn present(&self) -> Result<(Arc<View>, Arc<CollectionView>)> {
         self.handle.engine.core.check_open()?;
         self.found()
@@ -257,7 +287,7 @@ impl Collection {
 
 impl std::fmt::Debug for Collection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Collection({:?}, {:?})", self.name, self.schema)
+        write!(f, "Collection({:?}, {:?})", self.name, self.schema())
     }
 }
 

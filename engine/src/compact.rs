@@ -1,27 +1,22 @@
 //! Compaction: some sealed segments of a collection become one, without the rows that are dead in the catalog.
 //!
-//! The protocol is that of a seal, with outputs added and inputs removed in one catalog transaction. Only rows that
-//! were dead at the collection's `sealed_lsn` are dropped; deaths after that are carried over in memory at the swap
-//! and come from the log after a crash. What the transaction writes down about the output is computed from the
-//! `sealed_lsn` of that moment, which a seal may have moved while the merge ran. Inputs are unlinked after the
-//! transaction and after the last snapshot that uses them.
+//! The protocol is that of a seal, with an output added and inputs removed in one catalog transaction: see
+//! [`crate::replace`].
 
-use crate::background::{cores, on_threads};
-use crate::catalog::SegmentRow;
-use crate::core::Live;
+use crate::background::on_threads;
 use crate::engine::Engine;
-use crate::options::Background;
 use crate::progress::{Progress, no_progress, report};
+use crate::replace::{Origin, Replacement};
 use crate::seal::overtaken;
 use crate::view::{CollectionView, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
-use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, SegmentId};
+use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId};
 use nearstone_compaction::merge::{Merge, MergeInput};
+use nearstone_compaction::pace::Work;
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
-use nearstone_segments::seal::{SealTarget, sampled_recall};
+use nearstone_segments::seal::sampled_recall;
 use std::cell::RefCell;
-use std::time::Duration;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
 const LINK_PIECE: u32 = 64;
@@ -36,8 +31,6 @@ const GATE_RECALL: f32 = 0.95;
 const GATE_SLACK: f32 = 0.05;
 /// With inputs that have at least one row for so many.
 const GATE_SHARE: u32 = 4;
-/// How long a paused worker sleeps when writers need nothing.
-const PAUSED: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// A user's compaction: seals what is in memory, then merges everything sealed into one segment.
@@ -46,16 +39,12 @@ impl Engine {
         id: CollectionId,
         progress: Progress<'_>,
     ) -> Result<()> {
-        self.flush_collection(id)?;
-        let _turn = self.compact_turn.lock();
+        self.flush_collection(id, None)?;
+        let _turn = self.turn(&self.compact_turn, None);
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(()) };
-        let threads = match self.core.options.background {
-            Background::Manual => 1,
-            _ => cores(),
-        };
         match choose_all(&self.segment_stats(collection, self.core.wall_secs(), Counted::InCatalog)) {
-            Choice::Merge { inputs, .. } => self.merge(collection, &inputs, threads, progress),
+            Choice::Merge { inputs, .. } => self.merge(collection, &inputs, None, progress),
             Choice::Nothing => Ok(()),
         }
     }
@@ -81,23 +70,23 @@ impl Engine {
     }
 
     /// Does what the policy chooses; `false` when it chooses nothing. The caller holds the compaction turn.
-    pub(crate) fn compact_by_policy(self: &Arc<Self>, id: CollectionId) -> Result<bool> {
+    pub(crate) fn compact_by_policy(self: &Arc<Self>, id: CollectionId, work: Work) -> Result<bool> {
         let view = self.core.view.load_full();
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
         let now = self.core.wall_secs();
         if self.policy_choice(collection, now).is_none() {
             let stale = self.mostly_dead_in_memory(collection);
             if stale {
-                self.flush_collection(id)?;
+                self.flush_collection(id, Some(work))?;
             }
             return Ok(stale);
         }
         let known = self.segment_stats(collection, now, Counted::InCatalog);
         if let Choice::Merge { inputs, .. } = choose(&known, &self.core.options.policy) {
-            self.merge(collection, &inputs, 1, &mut no_progress)?;
+            self.merge(collection, &inputs, Some(work), &mut no_progress)?;
         } else {
             // The deaths that call for it are not in the catalog yet.
-            self.flush_collection(id)?;
+            self.flush_collection(id, Some(work))?;
         }
         Ok(true)
     }
@@ -129,42 +118,55 @@ impl Engine {
         self: &Arc<Self>,
         collection: &CollectionView,
         chosen: &[SegmentId],
-        threads: usize,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let core = &self.core;
         let id = collection.id;
         let inputs: Vec<Arc<SealedHandle>> =
             collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
-        let mut at = core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
+        let merged = self.write_merge(collection, &inputs, work, progress)?;
+        failpoint("compact-verified");
+        let replacement = Replacement::new(inputs, merged);
+        let mut catalog = self.catalog()?;
+        if !catalog.state().collections.contains_key(&id) {
+            return Err(overtaken("compaction"));
+        }
+        let generation = self.commit_replacements(&mut catalog, id, &[replacement], None)?;
+        drop(catalog);
+        self.counters.compactions.fetch_add(1, Ordering::Relaxed);
+        self.tell_log(generation)?;
+        report(progress, "write", 1, 1)
+    }
+
+    fn write_merge(
+        self: &Arc<Self>,
+        collection: &CollectionView,
+        inputs: &[Arc<SealedHandle>],
+        work: Option<Work>,
+        progress: Progress<'_>,
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
+        let merge = self.plan_merge(collection.id, inputs, collection.schema)?;
+        match self.join_merge(&merge, inputs, work, progress)? {
+            Some(joined) => Ok(Some(joined)),
+            None => self.rebuild_merge(&merge, work, progress),
+        }
+    }
+
+    /// Plans to bring what is alive in some segments of a collection, as far as the catalog knows, into one.
+    pub(crate) fn plan_merge<'a>(
+        &self,
+        id: CollectionId,
+        inputs: &'a [Arc<SealedHandle>],
+        schema: Schema,
+    ) -> Result<Merge<'a>> {
+        let mut at = self.core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
         if seeded("merge-drops-unproven-deaths") {
             at = Lsn::MAX;
         }
-        let merge_inputs = inputs
+        let inputs = inputs
             .iter()
             .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
-        let merge = Merge::new(merge_inputs.collect(), collection.schema)?;
-        let dir = crate::layout::segments(&core.dir);
-        let target = SealTarget {
-            vfs: &*core.vfs,
-            dir: &dir,
-            id: core.take_segment_id(),
-            uuid: core.random.uuid(),
-            created_secs: core.wall_secs(),
-            threads,
-        };
-        let merged = match self.join_merge(&merge, &inputs, &target, progress)? {
-            Some(joined) => Some(joined),
-            None => {
-                // Not the name of a joined file that was thrown away: whoever still holds that one removes it in the end.
-                let target = SealTarget { id: core.take_segment_id(), uuid: core.random.uuid(), ..target };
-                self.rebuild_merge(&merge, &target, progress)?
-            }
-        };
-        failpoint("compact-verified");
-        let committed = self.commit_merge(id, &inputs, merged);
-        report(progress, "write", 1, 1)?;
-        committed
+        Merge::new(inputs.collect(), schema)
     }
 
     /// Joins the graphs of the inputs; `None` when all rows are to be linked from nothing.
@@ -172,7 +174,7 @@ impl Engine {
         self: &Arc<Self>,
         merge: &Merge<'_>,
         inputs: &[Arc<SealedHandle>],
-        target: &SealTarget<'_>,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
         let total = u64::from(merge.rows());
@@ -181,12 +183,14 @@ impl Engine {
         // Asked between two pieces of work, with nothing locked.
         let cancel = |done| {
             let step =
-                self.between_pieces().and_then(|()| report(*progress.borrow_mut(), "join", done, total));
+                self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), "join", done, total));
             let Err(error) = step else { return false };
             failed.borrow_mut().get_or_insert(error);
             true
         };
-        let merged = merge.join(target, &cancel);
+        let site = self.site(work);
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        let merged = merge.join(&target, &cancel);
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
@@ -215,48 +219,64 @@ impl Engine {
         Ok(None)
     }
 
-    /// Links all rows from nothing, and writes them.
-    fn rebuild_merge(
+    /// Links all rows from nothing, and writes them: under another name than a joined file that was thrown away, which goes
+    /// when whoever still holds it lets go.
+    pub(crate) fn rebuild_merge(
         self: &Arc<Self>,
         merge: &Merge<'_>,
-        target: &SealTarget<'_>,
+        work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        let core = &self.core;
-        self.link_merge(merge, target.threads, progress)?;
+        let site = self.site(work);
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        self.link_merge(merge, work, progress)?;
         failpoint("compact-linked");
-        let cancel = || core.is_closed() || self.pace.is_cancelled();
-        report(progress, "write", 0, 1)?;
-        match merge.write(target, &cancel)? {
-            Some(merged) => Ok(Some((core.open_segment(&merged.meta)?, merged.origin))),
-            None => Ok(None),
+        let progress = RefCell::new(progress);
+        let failed = RefCell::new(None);
+        let cancel = || {
+            let step = self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), "write", 0, 1));
+            let Err(error) = step else { return false };
+            failed.borrow_mut().get_or_insert(error);
+            true
+        };
+        let merged = merge.write(&target, &cancel);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
         }
+        merged?.map(|merged| Ok((self.core.open_segment(&merged.meta)?, merged.origin))).transpose()
     }
 
-    /// What a thread that merges does between two pieces of work: waits while paused, and does what is more urgent.
-    fn between_pieces(self: &Arc<Self>) -> Result<()> {
-        // A paused worker goes on with what writers wait for.
-        while self.workers.is_worker() && self.pace.is_paused() && !self.pace.is_cancelled() {
-            if !self.urgent_step()? {
-                thread::sleep(PAUSED);
-            }
-        }
-        self.pace.step()?;
-        self.check_healthy()?;
-        // One thread may be all there is: rows and seals of running writers come first, but not only.
-        for _ in 0..URGENT_STEPS {
-            if !self.workers.is_worker() || !self.urgent_step()? {
-                break;
-            }
-        }
-        Ok(())
+    /// Work behind merges with the thread that it has.
+    fn merge_threads(&self, work: Option<Work>) -> usize {
+        if work.is_some() { 1 } else { self.core.threads() }
     }
 
-    fn link_merge(self: &Arc<Self>, merge: &Merge<'_>, threads: usize, progress: Progress<'_>) -> Result<()> {
+    /// What a thread that merges does between two pieces of work: behind, it waits while it is paused, and does what is more
+    /// urgent.
+    fn between_pieces(self: &Arc<Self>, work: Option<Work>) -> Result<()> {
+        if let Some(work) = work {
+            self.pace.step(work)?;
+            // One thread may be all there is: rows and seals of running writers come first, but not only.
+            for _ in 0..URGENT_STEPS {
+                if !self.workers.is_worker() || !self.urgent_step(work)? {
+                    break;
+                }
+            }
+        }
+        self.check_healthy()
+    }
+
+    fn link_merge(
+        self: &Arc<Self>,
+        merge: &Merge<'_>,
+        work: Option<Work>,
+        progress: Progress<'_>,
+    ) -> Result<()> {
         let total = u64::from(merge.rows());
+        let threads = self.merge_threads(work);
         if threads <= 1 {
             while !merge.all_linked() {
-                self.between_pieces()?;
+                self.between_pieces(work)?;
                 report(progress, "link", u64::from(merge.linked()), total)?;
                 self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))?;
             }
@@ -281,77 +301,12 @@ impl Engine {
     }
 
     fn link_merge_step(&self, merge: &Merge<'_>, progress: &Mutex<Progress<'_>>, total: u64) -> Result<u32> {
-        self.pace.step()?;
         self.check_healthy()?;
         // Whoever comes by while nobody else reports, reports.
         if let Some(mut progress) = progress.try_lock() {
             report(*progress, "link", u64::from(merge.linked()), total)?;
         }
         self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))
-    }
-
-    fn commit_merge(
-        self: &Arc<Self>,
-        id: CollectionId,
-        inputs: &[Arc<SealedHandle>],
-        merged: Option<(Arc<SealedHandle>, Origin)>,
-    ) -> Result<()> {
-        let mut catalog = match self.catalog() {
-            Ok(catalog) => catalog,
-            Err(error) => {
-                // Nothing names the file: it can go, unless the store is poisoned.
-                if let Some((handle, _)) = &merged {
-                    handle.set_obsolete();
-                }
-                return Err(error);
-            }
-        };
-        let Some(row) = catalog.state().collections.get(&id) else {
-            if let Some((handle, _)) = &merged {
-                handle.set_obsolete();
-            }
-            return Err(overtaken("compaction"));
-        };
-        let sealed_lsn = row.sealed_lsn;
-        if seeded("merge-unlinks-before-commit") {
-            for input in inputs {
-                self.core.vfs.remove(input.segment.path())?;
-            }
-        }
-        failpoint("compact-before-commit");
-        catalog.commit(|next| {
-            for input in inputs {
-                next.segments.remove(&input.id());
-                next.deaths.remove(&input.id());
-            }
-            if let Some((handle, origin)) = &merged {
-                let meta = handle.segment.meta().clone();
-                let dead = dead_rows(inputs, origin, sealed_lsn).collect::<roaring::RoaringBitmap>();
-                if !dead.is_empty() && !seeded("merge-deaths-not-recorded") {
-                    next.deaths.insert(meta.id, dead);
-                }
-                next.segments.insert(meta.id, SegmentRow { collection: id, meta });
-            }
-        })?;
-        failpoint("compact-committed");
-        {
-            let mut live = self.core.live.lock();
-            if let Some((_, origin)) = &merged {
-                self.counters.compacted_rows.fetch_add(origin.len() as u64, Ordering::Relaxed);
-            }
-            swap(&mut live, id, inputs, merged);
-            live.publish(&self.core);
-        }
-        failpoint("compact-swapped");
-        for input in inputs {
-            input.set_obsolete();
-        }
-        self.counters.compactions.fetch_add(1, Ordering::Relaxed);
-        let generation = catalog.state().generation;
-        drop(catalog);
-        self.log()?.barrier(generation).inspect_err(|_| self.note_poison())?;
-        failpoint("compact-barrier-written");
-        Ok(())
     }
 }
 
@@ -372,31 +327,6 @@ fn joined_well(joined: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bo
     Ok(true)
 }
 
-/// Lets the merged segment take the place of its inputs, with all deaths up to this moment.
-pub(crate) fn swap(
-    live: &mut Live,
-    id: CollectionId,
-    inputs: &[Arc<SealedHandle>],
-    merged: Option<(Arc<SealedHandle>, Origin)>,
-) {
-    if let Some((handle, origin)) = &merged {
-        for (new, &(input, old)) in origin.iter().enumerate() {
-            let death = inputs[input as usize].segment.deaths().get(old);
-            if death != 0 && !seeded("merge-drops-later-deaths") {
-                handle.segment.deaths().set(new as u32, death);
-            }
-        }
-    }
-    live.change(id, |view| {
-        view.sealed.retain(|h| !inputs.iter().any(|input| input.id() == h.id()));
-        view.sealed.extend(merged.map(|(handle, _)| handle));
-        view.sealed_epoch += 1;
-    });
-}
-
-/// For each row of a merged segment: which input, and the row there.
-pub(crate) type Origin = Vec<(u32, u32)>;
-
 /// Which deaths count.
 #[derive(Clone, Copy)]
 enum Counted {
@@ -404,15 +334,4 @@ enum Counted {
     All,
     /// Deaths that the catalog knows, whose rows a merge drops.
     InCatalog,
-}
-
-/// The output's rows that are dead at `at`.
-fn dead_rows<'a>(
-    inputs: &'a [Arc<SealedHandle>],
-    origin: &'a [(u32, u32)],
-    at: Lsn,
-) -> impl Iterator<Item = u32> + 'a {
-    origin.iter().enumerate().filter_map(move |(new, &(input, old))| {
-        inputs[input as usize].segment.deaths().is_dead_at(old, at).then_some(new as u32)
-    })
 }

@@ -1,7 +1,8 @@
 //! The heart that readers, the log's leader and the workers share: the published view, the apply lock, and what
 //! must be known of a store's state to refuse a call.
 
-use crate::options::Options;
+use crate::background::cores;
+use crate::options::{Background, Options};
 use crate::view::{CollectionView, Frozen, Lists, SealedHandle, View};
 use nearstone_base::clock::Clock;
 use nearstone_base::faults::seeded;
@@ -12,7 +13,7 @@ use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, Segmen
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{MutableSegment, SealedSegment, SegmentMeta};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Scratch spaces kept for the next search.
 const SCRATCH_KEPT: usize = 32;
@@ -20,6 +21,8 @@ const SCRATCH_KEPT: usize = 32;
 pub(crate) struct Core {
     pub(crate) uuid: Uuid,
     pub(crate) dir: PathBuf,
+    /// The folder of segments.
+    pub(crate) segments: PathBuf,
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -70,6 +73,7 @@ impl Core {
         let view = Published::from_pointee(View { lsn: live.lsn, lists: live.lists.clone() });
         Core {
             uuid,
+            segments: crate::layout::segments(&dir),
             dir,
             vfs,
             clock,
@@ -146,20 +150,25 @@ impl Core {
         view.lists.collections.values().flat_map(|c| c.unsealed()).map(|s| s.bytes()).sum()
     }
 
+    /// Threads of a call that makes segments: all cores, if the store may use them.
+    pub(crate) fn threads(&self) -> usize {
+        if self.options.background == Background::Manual { 1 } else { cores() }
+    }
+
     /// Opens a sealed file as a reader would.
     pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<SealedHandle>> {
-        open_segment(&self.vfs, &self.dir, meta, self.options.residency, &self.keep_files)
+        open_segment(&self.vfs, &self.segments, meta, self.options.residency, &self.keep_files)
     }
 }
 
 pub(crate) fn open_segment(
     vfs: &Arc<dyn Vfs>,
-    dir: &std::path::Path,
+    segments: &Path,
     meta: &SegmentMeta,
     residency: Residency,
     keep_files: &Arc<AtomicBool>,
 ) -> Result<Arc<SealedHandle>> {
-    let path = crate::layout::segments(dir).join(nearstone_compaction::gc::segment_file(meta.id));
+    let path = segments.join(nearstone_compaction::gc::segment_file(meta.id));
     let segment =
         SealedSegment::open(&**vfs, &path, meta, residency).map_err(|error| match error.kind() {
             // The catalog names it: that it is gone is damage, not the absence of a store.
@@ -219,6 +228,17 @@ impl Live {
             view.frozen.push(Frozen { segment, first, last });
         });
         true
+    }
+
+    /// Gives a collection another schema, of the same rows. What is in memory is frozen, whatever its graph: it is sealed
+    /// by the schema that the collection has then.
+    pub(crate) fn change_schema(&mut self, core: &Core, id: CollectionId, schema: Schema) {
+        self.change(id, |view| view.schema = schema);
+        let frozen = !seeded("rebuild-forgets-rows-in-memory") && self.freeze(core, id);
+        if !frozen {
+            let next = core.take_segment_id();
+            self.change(id, |view| view.mutable = Arc::new(MutableSegment::new(next, schema)));
+        }
     }
 
     /// The lowest lsn that some collection needs from the log, if `sealing` were sealed up to its oldest freeze.

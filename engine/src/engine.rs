@@ -1,6 +1,6 @@
 //! A store's engine: the core, the log and the catalog, and the rules by which they move together.
 //!
-//! Locks, in the order in which they are taken: a turn (one seal, one compaction at a time) -> the catalog -> the
+//! Locks, in the order in which they are taken: a turn (one compaction, then one seal at a time) -> the catalog -> the
 //! log's exclusion -> the apply lock. Readers take none of them.
 
 use crate::background::{Workers, on_threads};
@@ -32,8 +32,8 @@ pub(crate) struct Engine {
     catalog: Mutex<Option<Catalog>>,
     pub(crate) seal_turn: Mutex<()>,
     pub(crate) compact_turn: Mutex<()>,
-    /// Steers compaction.
-    pub(crate) pace: Pace,
+    /// Governs the work behind.
+    pub(crate) pace: Arc<Pace>,
     pub(crate) workers: Workers,
     /// Urgent pieces of work since compaction was looked at.
     pub(crate) urgent_pieces: AtomicU64,
@@ -51,6 +51,7 @@ pub(crate) struct Counters {
     pub(crate) seals: AtomicU64,
     pub(crate) compactions: AtomicU64,
     pub(crate) compacted_rows: AtomicU64,
+    pub(crate) rebuilds: AtomicU64,
     pub(crate) stalls: AtomicU64,
 }
 
@@ -62,13 +63,14 @@ impl Engine {
         lock: Option<Box<dyn VfsLock>>,
     ) -> Engine {
         let workers = Workers::new(core.options.background);
+        let pace = Pace::new(core.clock.clone(), core.options.background_bytes_per_second);
         Engine {
             core,
             log,
             catalog: Mutex::new(catalog),
             seal_turn: Mutex::new(()),
             compact_turn: Mutex::new(()),
-            pace: Pace::new(),
+            pace: Arc::new(pace),
             workers,
             urgent_pieces: AtomicU64::new(0),
             room: Mutex::new(()),
@@ -149,6 +151,8 @@ impl Engine {
         }
         self.counters.stalls.fetch_add(1, Ordering::Relaxed);
         let start = self.core.clock.monotonic();
+        // Also when it is paused, what makes room is done.
+        let _hurry = self.pace.hurry();
         loop {
             self.check_healthy()?;
             let used = self.core.memory_bytes();

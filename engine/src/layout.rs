@@ -20,6 +20,9 @@ pub(crate) const CREATION_LEFTOVERS: [&str; 6] = [LOCK, FORMAT, "FORMAT.tmp", "c
 /// In a backup that was cut short: without it, one that has no file yet would be an empty folder like any other.
 pub(crate) const UNFINISHED: &str = "unfinished-backup";
 
+/// In the folder of a build that was not finished: its files are not all there are to be.
+pub(crate) const UNFINISHED_BUILD: &str = "unfinished-build";
+
 const WAL: &str = "wal";
 const SEGMENTS: &str = "segments";
 

@@ -2,11 +2,11 @@
 //! applies, seals and merges that are swapped in. There is one collection, and neither log nor catalog: whoever calls
 //! gives the lsns, and decides what runs at once.
 
-use crate::compact::{self, Origin};
 use crate::core::{Core, Live, Pending};
 use crate::engine::link_rows;
 use crate::layout;
 use crate::options::Options;
+use crate::replace::{self, Replacement};
 use crate::seal;
 use crate::view::{Frozen, Lists, SealedHandle, View};
 use crate::write::{Applier, Operation, Write};
@@ -16,7 +16,6 @@ use nearstone_base::sync::{Arc, AtomicBool};
 use nearstone_base::vfs::{Residency, Vfs};
 use nearstone_base::{CollectionId, Key, Lsn, M_MIN, Metric, Schema, SegmentId, Uuid};
 use nearstone_compaction::merge::{Merge, MergeInput};
-use nearstone_segments::seal::SealTarget;
 use nearstone_segments::topk::Scratch;
 use nearstone_wal::Apply;
 use std::collections::BTreeMap;
@@ -40,10 +39,7 @@ pub struct Sealed {
 }
 
 /// A merged segment that is written and not in any list.
-pub struct Merged {
-    inputs: Vec<Arc<SealedHandle>>,
-    output: Option<(Arc<SealedHandle>, Origin)>,
-}
+pub struct Merged(Replacement);
 
 /// What a reader sees, for as long as it likes.
 pub struct Seen(Arc<View>);
@@ -104,7 +100,11 @@ impl Heart {
     pub fn write_seal(&self) -> Sealed {
         let frozen = self.core.view.load().lists.collections[&ROWS].frozen[0].clone();
         while link_rows(&self.core, &frozen.segment, 1) > 0 {}
-        Sealed { output: seal::write_frozen(&self.core, &frozen).unwrap(), frozen }
+        let segment = &frozen.segment;
+        let (site, cancel) = (self.core.site(), || false);
+        let target = site.target(segment.id(), 1);
+        let output = seal::write_sealed(&self.core, segment, segment.schema(), frozen.last, &target, &cancel);
+        Sealed { output: output.unwrap(), frozen }
     }
 
     /// What a seal does after its catalog transaction.
@@ -124,18 +124,16 @@ impl Heart {
             .map(|handle| MergeInput { segment: &handle.segment, dead: handle.segment.deaths().dead_at(at) });
         let merge = Merge::new(merge_inputs.collect(), collection.schema).unwrap();
         while merge.link_some(1, &mut Scratch::default()).unwrap() > 0 {}
-        let dir = layout::segments(&self.core.dir);
-        let (id, uuid) = (self.core.take_segment_id(), self.core.random.uuid());
-        let target = SealTarget { vfs: &*self.core.vfs, dir: &dir, id, uuid, created_secs: 0, threads: 1 };
-        let merged = merge.write(&target, &|| false).unwrap();
+        let site = self.core.site();
+        let merged = merge.write(&site.target(self.core.take_segment_id(), 1), &|| false).unwrap();
         let output = merged.map(|merged| (self.core.open_segment(&merged.meta).unwrap(), merged.origin));
-        Merged { inputs, output }
+        Merged(Replacement::new(inputs, output))
     }
 
     /// What a compaction does after its catalog transaction.
     pub fn swap_merge(&self, merged: Merged) {
         let mut live = self.core.live.lock();
-        compact::swap(&mut live, ROWS, &merged.inputs, merged.output);
+        replace::swap(&mut live, ROWS, &[merged.0]);
         live.publish(&self.core);
     }
 

@@ -1,10 +1,11 @@
 //! How a store is opened: the builder, and the options it leaves behind.
 
+use crate::offline::SegmentBuild;
 use crate::store::Store;
 use nearstone_base::clock::{Clock, SystemClock};
 use nearstone_base::random::{Random, SystemRandom};
 use nearstone_base::vfs::{DiskVfs, MemoryVfs, Residency, Vfs};
-use nearstone_base::{Error, Result};
+use nearstone_base::{Error, Result, Schema};
 use nearstone_compaction::policy::Policy;
 use nearstone_wal::{Durability, RecoveryMode};
 use std::path::Path;
@@ -41,6 +42,7 @@ pub(crate) struct Options {
     pub(crate) memory_budget: u64,
     pub(crate) write_stall: Duration,
     pub(crate) background: Background,
+    pub(crate) background_bytes_per_second: Option<u64>,
     pub(crate) seal_bytes: u64,
     pub(crate) seal_rows: u32,
     pub(crate) wal_bytes: u64,
@@ -58,6 +60,7 @@ impl Default for Options {
             memory_budget: 1 << 30,
             write_stall: Duration::from_secs(60),
             background: Background::Auto,
+            background_bytes_per_second: None,
             seal_bytes: 128 << 20,
             seal_rows: 250_000,
             wal_bytes: 256 << 20,
@@ -120,6 +123,16 @@ impl StoreBuilder {
     #[must_use]
     pub fn background(mut self, background: Background) -> StoreBuilder {
         self.options.background = background;
+        self
+    }
+
+    /// Bytes per second that seals and compactions of the work behind write, at most, all of them together (default: as many
+    /// as they come). Calls that seal or compact are not held back, nor is work behind that a call or a writer waits for.
+    ///
+    /// Bytes are written in pieces of up to 2 MiB, and for more than a second where a piece is more than a second's.
+    #[must_use]
+    pub fn background_bytes_per_second(mut self, bytes: u64) -> StoreBuilder {
+        self.options.background_bytes_per_second = Some(bytes);
         self
     }
 
@@ -214,7 +227,7 @@ impl StoreBuilder {
     /// (another process holds the lock), `UnsupportedVersion`, `Corruption`, `ReadOnly`, `Io`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         self.validate()?;
-        let vfs = self.vfs.clone().unwrap_or_else(|| Arc::new(DiskVfs::new()));
+        let vfs = self.vfs_or_default();
         crate::recovery::open(&self, &vfs, path.as_ref())
     }
 
@@ -223,6 +236,44 @@ impl StoreBuilder {
         self.validate()?;
         let vfs: Arc<dyn Vfs> = Arc::new(MemoryVfs::new());
         crate::recovery::open(&self, &vfs, Path::new("/store"))
+    }
+
+    /// Starts to build sealed segments in a folder of their own, without a store: for rows that are made at one place and
+    /// served at another. [`Collection::attach`](crate::Collection::attach) brings them into a collection of the same schema.
+    ///
+    /// The folder must be missing or empty, or hold what an unfinished build has left, which goes. Of the options,
+    /// `seal_bytes`, `seal_rows` and `memory_budget` say how large a segment becomes, and `background` how many threads
+    /// link.
+    ///
+    /// ```
+    /// use nearstone::{AttachOptions, Metric, Schema, Store};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let schema = Schema::new(2, Metric::L2);
+    /// let mut build = Store::builder().build_segments(folder.path().join("built"), schema)?;
+    /// for number in 0..100u64 {
+    ///     build.push(number, &[number as f32, 1.0], serde_json::json!({ "number": number }))?;
+    /// }
+    /// let files = build.finish()?;
+    ///
+    /// let store = Store::open(folder.path().join("notes.near"))?;
+    /// let notes = store.create_collection("notes", schema)?;
+    /// let attached = notes.attach(&files, AttachOptions::new())?;
+    /// assert_eq!((attached.inserted, notes.len()?), (100, 100));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a bad schema or option; `AlreadyExists` when the folder holds something; `NotFound`, `Io`.
+    pub fn build_segments<'p>(self, folder: impl AsRef<Path>, schema: Schema) -> Result<SegmentBuild<'p>> {
+        self.validate()?;
+        schema.validate()?;
+        SegmentBuild::new(&self, folder.as_ref(), schema)
+    }
+
+    pub(crate) fn vfs_or_default(&self) -> Arc<dyn Vfs> {
+        self.vfs.clone().unwrap_or_else(|| Arc::new(DiskVfs::new()))
     }
 
     pub(crate) fn clock_or_default(&self) -> Arc<dyn Clock> {
@@ -240,6 +291,11 @@ impl StoreBuilder {
         }
         if self.options.seal_rows == 0 || self.options.seal_bytes == 0 {
             return Err(Error::invalid("seal_rows and seal_bytes must be at least 1"));
+        }
+        if self.options.background_bytes_per_second == Some(0) {
+            return Err(Error::invalid(
+                "background_bytes_per_second is 0: it must be at least 1; Store::pause_background stops the work behind",
+            ));
         }
         if let Background::Threads(0) = self.options.background {
             return Err(Error::invalid("0 background threads: say Background::Manual for none"));

@@ -241,7 +241,8 @@ fn live_from_catalog(
         let mut sealed = Vec::new();
         for (segment_id, segment) in state.segments.iter().filter(|(_, segment)| segment.collection == *id) {
             let residency = builder.options.residency;
-            let handle = crate::core::open_segment(vfs, dir, &segment.meta, residency, keep_files)?;
+            let handle =
+                crate::core::open_segment(vfs, &layout::segments(dir), &segment.meta, residency, keep_files)?;
             for ordinal in state.deaths.get(segment_id).into_iter().flatten() {
                 if seeded("open-forgets-deaths") {
                     break;

@@ -233,7 +233,7 @@ impl Salvage<'_> {
                     continue;
                 }
             };
-            let id = match by_schema.iter().find(|(schema, _)| schema.fits(&meta.schema)) {
+            let id = match by_schema.iter().find(|(schema, _)| schema.same_rows(&meta.schema)) {
                 Some((_, id)) => *id,
                 None => {
                     // Whose rows they were the file does not say.

@@ -11,14 +11,15 @@
 //! Power may go between any two of these. Before 4 the log still holds everything and the file is swept; after 4 the
 //! log's records up to S are skipped at replay.
 
-use crate::background::{cores, on_threads};
+use crate::background::on_threads;
 use crate::catalog::{CatalogState, SegmentRow};
 use crate::core::{Core, Live};
 use crate::engine::{CatalogGuard, Engine, link_rows};
 use crate::view::{CollectionView, Frozen, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
-use nearstone_base::sync::{Arc, MutexGuard, Ordering, thread};
-use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result};
+use nearstone_base::sync::{Arc, Mutex, MutexGuard, Ordering, thread};
+use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema};
+use nearstone_compaction::pace::Work;
 use nearstone_segments::MutableSegment;
 use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
 
@@ -33,8 +34,8 @@ const GATE_EF: usize = 64;
 const GATE_RECALL: f32 = 0.5;
 
 impl Engine {
-    /// Seals everything a collection has in memory.
-    pub(crate) fn flush_collection(self: &Arc<Self>, id: CollectionId) -> Result<()> {
+    /// Seals everything a collection has in memory; for a call, or as a piece of work behind.
+    pub(crate) fn flush_collection(self: &Arc<Self>, id: CollectionId, work: Option<Work>) -> Result<()> {
         self.check_healthy()?;
         let until = {
             let mut live = self.core.live.lock();
@@ -44,20 +45,25 @@ impl Engine {
             live.lsn
         };
         loop {
-            let turn = self.seal_turn.lock();
+            let turn = self.turn(&self.seal_turn, work);
             let view = self.core.view.load_full();
             // What was frozen since is not waited for: under steady writes that would never end.
             let oldest = view.lists.collections.get(&id).and_then(|c| c.frozen.first());
             let Some(frozen) = oldest.filter(|frozen| frozen.last <= until) else { return Ok(()) };
             self.link_frozen(frozen)?;
-            self.seal_oldest(id, &turn)?;
+            self.seal_oldest(id, &turn, work)?;
         }
+    }
+
+    /// A turn to seal or to compact. Work behind that has it neither parks nor holds back while a call waits for it.
+    pub(crate) fn turn<'a>(&self, turn: &'a Mutex<()>, work: Option<Work>) -> MutexGuard<'a, ()> {
+        let _hurry = work.is_none().then(|| self.pace.hurry());
+        turn.lock()
     }
 
     /// Links the rows of a frozen segment on all cores, if the store may use them; returns when none is left.
     pub(crate) fn link_frozen(&self, frozen: &Frozen) -> Result<()> {
-        let threads = if self.core.options.background == crate::Background::Manual { 1 } else { cores() };
-        on_threads(threads, || {
+        on_threads(self.core.threads(), || {
             while !frozen.segment.all_linked() {
                 if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
                     // The last rows are being linked by others.
@@ -75,6 +81,7 @@ impl Engine {
         self: &Arc<Self>,
         id: CollectionId,
         _turn: &MutexGuard<'_, ()>,
+        work: Option<Work>,
     ) -> Result<bool> {
         self.check_healthy()?;
         let view = self.core.view.load_full();
@@ -94,7 +101,7 @@ impl Engine {
         }
 
         failpoint("seal-log-synced");
-        let sealed = write_frozen(&self.core, frozen)?;
+        let sealed = self.write_frozen(frozen, &collection.schema, work)?;
         failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
@@ -112,6 +119,19 @@ impl Engine {
         failpoint("seal-barrier-written");
         log.remove_below(floor)?;
         Ok(true)
+    }
+
+    /// Writes the file of a frozen segment of a collection of this schema; see [`write_sealed`].
+    pub(crate) fn write_frozen(
+        &self,
+        frozen: &Frozen,
+        schema: &Schema,
+        work: Option<Work>,
+    ) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+        let site = self.site(work);
+        let target = site.target(frozen.segment.id(), self.core.threads());
+        let cancel = || self.core.is_closed() || work.is_some_and(|work| self.pace.step(work).is_err());
+        write_sealed(&self.core, &frozen.segment, schema, frozen.last, &target, &cancel)
     }
 
     /// The commit point of a seal, and the swap that follows; the log's new floor. The collection is in the catalog, and
@@ -151,42 +171,31 @@ impl Engine {
     }
 }
 
-/// Writes the file of a frozen segment; see [`write_sealed`].
-pub(crate) fn write_frozen(core: &Core, frozen: &Frozen) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
-    let threads = if core.options.background == crate::Background::Manual { 1 } else { cores() };
-    write_sealed(core, &frozen.segment, frozen.last, threads, &|| core.is_closed())
-}
-
 /// Writes the file of a segment whose rows are all linked, as of lsn `at`, and opens it as a reader would. `None` when no
 /// row is alive. Returns the sealed segment and, for each of its rows, its ordinal in the one in memory.
+///
+/// The file is of this schema. Rows that were linked by another one, before a rebuild, get a new graph.
 pub(crate) fn write_sealed(
     core: &Core,
     segment: &MutableSegment,
+    schema: &Schema,
     at: Lsn,
-    threads: usize,
+    target: &SealTarget<'_>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
-    let dir = crate::layout::segments(&core.dir);
-    let target = SealTarget {
-        vfs: &*core.vfs,
-        dir: &dir,
-        id: segment.id(),
-        uuid: core.random.uuid(),
-        created_secs: core.wall_secs(),
-        threads,
-    };
-    let Some(output) = seal_frozen(segment, at, &target, cancel)? else {
-        return Ok(None);
-    };
-    let handle = core.open_segment(&output.meta)?;
-    let refined = !segment.needs_refinement() || handle.segment.has_inline_rows();
-    if refined && sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
-        return Ok(Some((handle, output.order)));
+    if segment.schema() == schema {
+        let Some(output) = seal_frozen(segment, at, target, cancel)? else {
+            return Ok(None);
+        };
+        let handle = core.open_segment(&output.meta)?;
+        let refined = !segment.needs_refinement() || handle.segment.has_inline_rows();
+        if refined && sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
+            return Ok(Some((handle, output.order)));
+        }
+        // Healing did not save the graph, or it lacks its refinement: it is built anew, over the same name, before
+        // anybody knows the file.
     }
-    // Healing did not save the graph, or it lacks its refinement: it is built anew, over the same name, before anybody
-    // knows the file.
-    drop(handle);
-    let rebuilt = rebuild_frozen(segment, at, &target, cancel)?;
+    let rebuilt = rebuild_frozen(segment, schema, at, target, cancel)?;
     rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
 }
 

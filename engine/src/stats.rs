@@ -35,10 +35,14 @@ pub struct StoreStats {
     pub seals: u64,
     /// Compactions since opening.
     pub compactions: u64,
-    /// Rows that compactions wrote since opening.
+    /// Collections built anew since opening.
+    pub rebuilds: u64,
+    /// Rows that compactions and rebuilds wrote since opening.
     pub compacted_rows: u64,
     /// Writes that had to wait for memory since opening.
     pub write_stalls: u64,
+    /// Whether the work behind is paused.
+    pub background_paused: bool,
     /// The last failure of the work behind, if any.
     pub last_error: Option<String>,
 }
@@ -114,8 +118,10 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         log: engine.log.as_ref().map(nearstone_wal::Log::stats),
         seals: counter(&engine.counters.seals),
         compactions: counter(&engine.counters.compactions),
+        rebuilds: counter(&engine.counters.rebuilds),
         compacted_rows: counter(&engine.counters.compacted_rows),
         write_stalls: counter(&engine.counters.stalls),
+        background_paused: engine.pace.is_paused(),
         last_error: engine.last_error.lock().as_ref().map(ToString::to_string),
     })
 }

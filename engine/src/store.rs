@@ -1,5 +1,6 @@
 //! The store handle: collections, snapshots, and the calls that concern the whole folder.
 
+use crate::background::BackgroundPause;
 use crate::backup;
 use crate::catalog::{CollectionRow, check_name};
 use crate::collection::Collection;
@@ -142,12 +143,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` when it is there with another schema.
+    /// `AlreadyExists` when it is there with another dimension, metric or type of keys. Its graph may have another shape than
+    /// that of `schema`: see [`Collection::rebuild`].
     pub fn collection_or_create(&self, name: &str, schema: Schema) -> Result<Collection> {
         let present = || -> Result<Option<Collection>> {
             match self.collection(name) {
-                Ok(found) if *found.schema() == schema => Ok(Some(found)),
-                Ok(found) => Err(exists(name, found.schema(), &schema)),
+                Ok(found) if found.schema().same_rows(&schema) => Ok(Some(found)),
+                Ok(found) => Err(exists(name, &found.schema(), &schema)),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error),
             }
@@ -273,7 +275,7 @@ impl Store {
         let engine = &self.handle.engine;
         engine.check_healthy()?;
         for id in engine.collection_ids() {
-            engine.flush_collection(id)?;
+            engine.flush_collection(id, None)?;
         }
         Ok(())
     }
@@ -293,18 +295,26 @@ impl Store {
         Ok(())
     }
 
-    /// Parks compaction until [`Store::resume_compaction`] is called as often as this was.
-    pub fn pause_compaction(&self) {
-        self.handle.engine.pace.pause();
+    /// Parks the work behind (linking, seals, compactions) where it is, within milliseconds, until what this returns is dropped.
+    /// Pauses of several callers add up.
+    ///
+    /// Nobody waits for ever because of it: calls such as [`Store::flush`], [`Store::compact`] and [`Collection::rebuild`] do
+    /// what they say; work that holds up a call, or a writer who finds the memory budget used up, goes on for as long as they
+    /// wait. Writers go on linking what they add to a long tail. Syncs of [`Durability::Interval`](crate::Durability) are not
+    /// paused. Rows that are not linked are scanned meanwhile, and the log grows.
+    #[must_use = "dropping it resumes the work behind"]
+    pub fn pause_background(&self) -> BackgroundPause {
+        BackgroundPause::new(&self.handle.engine)
     }
 
-    /// Takes one [`Store::pause_compaction`] back.
-    pub fn resume_compaction(&self) {
-        self.handle.engine.pace.resume();
-        self.handle.engine.workers.wake(&self.handle.engine);
+    /// Makes the work behind give up the pieces that are under way. A compaction or a seal leaves nothing then, and is begun
+    /// anew a moment later, if nobody has paused it.
+    pub fn cancel_background(&self) {
+        self.handle.engine.pace.cancel();
     }
 
-    /// Does one piece of the work behind (link, seal, compact) on this thread and says whether there was any. With
+    /// Does one piece of the work behind (link, seal, compact) on this thread and says whether there was any; while it is
+    /// paused there is none. With
     /// [`Background::Manual`](crate::Background::Manual) nothing else does.
     ///
     /// # Errors
@@ -378,7 +388,7 @@ impl Engine {
         if !self.core.set_closed() {
             return Ok(());
         }
-        self.pace.cancel();
+        self.pace.end();
         self.workers.stop();
         failpoint("close-workers-stopped");
         let marked = self.close_log();

@@ -38,6 +38,7 @@ from nearstone._errors import (
     UnsupportedVersion,
 )
 from nearstone._nearstone import (
+    BackgroundPause,
     Batch,
     BulkLoaded,
     Collection,
@@ -55,6 +56,7 @@ from nearstone._nearstone import (
 
 __all__ = [
     "AlreadyExists",
+    "BackgroundPause",
     "Batch",
     "BulkLoaded",
     "Busy",

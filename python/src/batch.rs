@@ -286,7 +286,7 @@ impl Batch {
         payloads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
         let collection = Collection::engine(collection);
-        let rows = Rows::new(collection.schema(), keys, vectors, payloads)?;
+        let rows = Rows::new(&collection.schema(), keys, vectors, payloads)?;
         let rows = rows.lend()?;
         slf.get()
             .add(slf.py(), |batch| rows.add(batch, &collection, 0, (usize::MAX, usize::MAX)).map(|_| ()))?;
@@ -305,7 +305,7 @@ impl Batch {
             Keys::One(key) => vec![key],
             Keys::Many(keys) => keys,
         };
-        check_keys(py, collection.schema(), &keys)?;
+        check_keys(py, &collection.schema(), &keys)?;
         slf.get().add(py, |batch| {
             for key in keys {
                 batch.delete(&collection, key)?;

@@ -9,7 +9,7 @@ use crate::read::{Readable, Source};
 use crate::search::THREADS_MAX;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use nearstone::{Error, Key};
+use nearstone::{Error, Key, RebuildOptions};
 use pyo3::prelude::*;
 
 /// A matrix is written in batches of so many bytes, unless it is to be atomic.
@@ -100,7 +100,7 @@ impl Collection {
         let py = slf.py();
         let durability = durability.map(self::durability).transpose()?;
         let (store, collection) = Collection::parts(slf);
-        let rows = Rows::new(collection.schema(), keys, vectors, payloads)?;
+        let rows = Rows::new(&collection.schema(), keys, vectors, payloads)?;
         let rows = rows.lend()?;
         let limits = if atomic { (usize::MAX, usize::MAX) } else { (CHUNK_ROWS, CHUNK_BYTES) };
         let mut total = None;
@@ -156,7 +156,7 @@ impl Collection {
         let policy = load::policy(py, on_collision)?;
         let threads = some_count("threads", threads, 1)?.map(|threads| threads.min(THREADS_MAX));
         let collection = Collection::engine(slf);
-        let rows = HeldRows::new(Rows::new(collection.schema(), keys, vectors, payloads)?)?;
+        let rows = HeldRows::new(Rows::new(&collection.schema(), keys, vectors, payloads)?)?;
         let loaded = long::run(py, progress, move |step| {
             let mut load = collection.bulk_load()?.on_collision(policy).progress(step);
             if let Some(threads) = threads {
@@ -187,7 +187,7 @@ impl Collection {
                 vec![key]
             }
             Keys::Many(keys) => {
-                check_keys(py, collection.schema(), &keys)?;
+                check_keys(py, &collection.schema(), &keys)?;
                 keys
             }
         };
@@ -258,6 +258,35 @@ impl Collection {
     fn compact(slf: &Bound<'_, Self>, progress: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let collection = Collection::engine(slf);
         long::run(slf.py(), progress, move |step| collection.compact_with(step))
+    }
+
+    /// Builds all segments anew, by other parameters or by the same ones, while reads and writes go on. Everything changes
+    /// at one moment. Can be interrupted, and has done nothing then.
+    ///
+    /// Args:
+    ///     m: Links a row makes on the upper layers of the graph; as now when not told.
+    ///     ef_construction: Width of the beam while a row is linked; as now when not told.
+    ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
+    ///
+    /// Raises:
+    ///     InvalidArgument: A parameter out of its range.
+    ///     Cancelled, DiskFull, Corruption, ReadOnly, Closed: Nothing has changed.
+    #[pyo3(signature = (*, m=None, ef_construction=None, progress=None))]
+    fn rebuild(
+        slf: &Bound<'_, Self>,
+        m: Option<&Bound<'_, PyAny>>,
+        ef_construction: Option<&Bound<'_, PyAny>>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let mut options = RebuildOptions::new();
+        if let Some(m) = some_count("m", m, 0)? {
+            options = options.m(m);
+        }
+        if let Some(ef) = some_count("ef_construction", ef_construction, 0)? {
+            options = options.ef_construction(ef);
+        }
+        let collection = Collection::engine(slf);
+        long::run(slf.py(), progress, move |step| collection.rebuild_with(options, step))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {

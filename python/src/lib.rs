@@ -3,7 +3,8 @@
 //! It adds no semantics of its own. It turns Python's values into the engine's (`arguments`, `vectors`, `payload`),
 //! calls the engine with the interpreter released (`long` for calls that take their time and can be interrupted),
 //! and turns results (`hits`, `row`) and errors (`errors`) back. The handles are `store`, `collection`,
-//! `batch` and `snapshot`, with `load` for many rows at once; reading is the same for a collection and for one at a snapshot (`read`).
+//! `batch`, `snapshot` and `pause`, with `load` for many rows at once; reading is the same for a collection and for one at a
+//! snapshot (`read`).
 //!
 //! What always holds: no call panics on what Python passes in, the interpreter is never held while the engine works,
 //! and a handle that goes away lets go of the interpreter before it closes a store.
@@ -16,6 +17,7 @@ mod hits;
 mod load;
 mod long;
 mod open;
+mod pause;
 mod payload;
 mod read;
 mod row;
@@ -40,6 +42,7 @@ fn _nearstone(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batch::Commit>()?;
     module.add_class::<load::BulkLoaded>()?;
     module.add_class::<snapshot::Snapshot>()?;
+    module.add_class::<pause::BackgroundPause>()?;
     module.add_class::<row::Row>()?;
     module.add_class::<hits::Hit>()?;
     module.add_class::<hits::Hits>()?;

@@ -26,6 +26,8 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 ///     memory_budget: Bytes that rows not yet sealed may take (1 GiB); writers wait when it is used up.
 ///     write_stall: Seconds a writer waits for memory before it gets ``Busy`` (60).
 ///     background: Threads for the work behind: ``"auto"`` (half the cores), a number, or ``"manual"`` for none.
+///     background_bytes_per_second: Bytes that seals and compactions of the work behind write per second, at most; calls
+///         are not held back.
 ///     seal_bytes: Bytes of vectors at which a collection's rows are sealed into a file (128 MiB).
 ///     seal_rows: Rows at which they are (250,000).
 ///     wal_bytes: Bytes of log at which what pins it is sealed (256 MiB).
@@ -40,11 +42,12 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 #[pyfunction]
 #[pyo3(
     signature = (path, *, create=true, read_only=false, durability=None, recovery="torn_tail", memory_budget=None,
-                 write_stall=None, background=None, seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None,
-                 auto_compact=true, residency="mapped"),
+                 write_stall=None, background=None, background_bytes_per_second=None, seal_bytes=None, seal_rows=None,
+                 wal_bytes=None, dead_share=None, auto_compact=true, residency="mapped"),
     text_signature = "(path, *, create=True, read_only=False, durability='sync', recovery='torn_tail', \
-                      memory_budget=None, write_stall=None, background='auto', seal_bytes=None, seal_rows=None, \
-                      wal_bytes=None, dead_share=None, auto_compact=True, residency='mapped')"
+                      memory_budget=None, write_stall=None, background='auto', background_bytes_per_second=None, \
+                      seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None, auto_compact=True, \
+                      residency='mapped')"
 )]
 #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
 pub(crate) fn open<'py>(
@@ -57,6 +60,7 @@ pub(crate) fn open<'py>(
     memory_budget: Given<'_, 'py>,
     write_stall: Given<'_, 'py>,
     background: Given<'_, 'py>,
+    background_bytes_per_second: Given<'_, 'py>,
     seal_bytes: Given<'_, 'py>,
     seal_rows: Given<'_, 'py>,
     wal_bytes: Given<'_, 'py>,
@@ -64,7 +68,15 @@ pub(crate) fn open<'py>(
     auto_compact: bool,
     residency: &str,
 ) -> PyResult<Bound<'py, Store>> {
-    let sizes = Sizes { memory_budget, write_stall, seal_bytes, seal_rows, wal_bytes, dead_share };
+    let sizes = Sizes {
+        memory_budget,
+        write_stall,
+        background_bytes_per_second,
+        seal_bytes,
+        seal_rows,
+        wal_bytes,
+        dead_share,
+    };
     let mut builder = sizes.apply(nearstone::Store::builder())?.create(create).read_only(read_only);
     builder = builder.background(background_of(background)?).auto_compact(auto_compact);
     if let Some(value) = durability {
@@ -100,10 +112,10 @@ pub(crate) fn open<'py>(
 /// Makes a store that lives in memory and is gone when its last handle is. The options are those of ``open``.
 #[pyfunction]
 #[pyo3(
-    signature = (*, memory_budget=None, write_stall=None, background=None, seal_bytes=None, seal_rows=None,
-                 wal_bytes=None, dead_share=None, auto_compact=true),
-    text_signature = "(*, memory_budget=None, write_stall=None, background='auto', seal_bytes=None, seal_rows=None, \
-                      wal_bytes=None, dead_share=None, auto_compact=True)"
+    signature = (*, memory_budget=None, write_stall=None, background=None, background_bytes_per_second=None,
+                 seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None, auto_compact=true),
+    text_signature = "(*, memory_budget=None, write_stall=None, background='auto', background_bytes_per_second=None, \
+                      seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None, auto_compact=True)"
 )]
 #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
 pub(crate) fn in_memory<'py>(
@@ -111,13 +123,22 @@ pub(crate) fn in_memory<'py>(
     memory_budget: Given<'_, 'py>,
     write_stall: Given<'_, 'py>,
     background: Given<'_, 'py>,
+    background_bytes_per_second: Given<'_, 'py>,
     seal_bytes: Given<'_, 'py>,
     seal_rows: Given<'_, 'py>,
     wal_bytes: Given<'_, 'py>,
     dead_share: Option<f64>,
     auto_compact: bool,
 ) -> PyResult<Bound<'py, Store>> {
-    let sizes = Sizes { memory_budget, write_stall, seal_bytes, seal_rows, wal_bytes, dead_share };
+    let sizes = Sizes {
+        memory_budget,
+        write_stall,
+        background_bytes_per_second,
+        seal_bytes,
+        seal_rows,
+        wal_bytes,
+        dead_share,
+    };
     let builder = sizes.apply(nearstone::Store::builder())?;
     let builder = builder.background(background_of(background)?).auto_compact(auto_compact);
     let store = py.detach(|| builder.in_memory()).or_raise(py)?;
@@ -128,6 +149,7 @@ pub(crate) fn in_memory<'py>(
 struct Sizes<'a, 'py> {
     memory_budget: Given<'a, 'py>,
     write_stall: Given<'a, 'py>,
+    background_bytes_per_second: Given<'a, 'py>,
     seal_bytes: Given<'a, 'py>,
     seal_rows: Given<'a, 'py>,
     wal_bytes: Given<'a, 'py>,
@@ -141,6 +163,9 @@ impl Sizes<'_, '_> {
         }
         if let Some(wait) = self.write_stall {
             builder = builder.write_stall(seconds("write_stall", wait)?);
+        }
+        if let Some(bytes) = some_count("background_bytes_per_second", self.background_bytes_per_second, 1)? {
+            builder = builder.background_bytes_per_second(bytes as u64);
         }
         if let Some(bytes) = some_count("seal_bytes", self.seal_bytes, 1)? {
             builder = builder.seal_bytes(bytes as u64);

@@ -48,10 +48,10 @@ impl Readable {
         &self.source
     }
 
-    fn schema(&self) -> &Schema {
+    fn schema(&self) -> Schema {
         match &*self.source {
             Source::Live(_, collection) => collection.schema(),
-            Source::At(_, at) => at.schema(),
+            Source::At(_, at) => *at.schema(),
         }
     }
 

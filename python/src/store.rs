@@ -5,6 +5,7 @@ use crate::batch::Batch;
 use crate::collection::Collection;
 use crate::errors::OrRaise;
 use crate::long::{self, Released};
+use crate::pause::BackgroundPause;
 use crate::snapshot::Snapshot;
 use nearstone::{CollectionStats, Held, Profile, Schema, StoreStats};
 use pyo3::prelude::*;
@@ -209,17 +210,17 @@ impl Store {
         long::run(py, progress, move |step| store.compact_with(step))
     }
 
-    /// Parks compaction, also one that is asked for, until ``resume_compaction`` is called as often as this was.
-    fn pause_compaction(&self, py: Python<'_>) -> PyResult<()> {
+    /// Parks the work behind (linking, seals, compactions) until what this returns is resumed or gone; use it in ``with``.
+    /// Calls do what they say all the same, and a writer who needs memory gets it.
+    fn pause_background(&self, py: Python<'_>) -> PyResult<BackgroundPause> {
         self.inner.check_open().or_raise(py)?;
-        self.inner.pause_compaction();
-        Ok(())
+        Ok(BackgroundPause::new(self.inner.pause_background()))
     }
 
-    /// Takes one ``pause_compaction`` back.
-    fn resume_compaction(&self, py: Python<'_>) -> PyResult<()> {
+    /// Makes the work behind give up what is under way; it begins anew a moment later, if nobody has paused it.
+    fn cancel_background(&self, py: Python<'_>) -> PyResult<()> {
         self.inner.check_open().or_raise(py)?;
-        self.inner.resume_compaction();
+        self.inner.cancel_background();
         Ok(())
     }
 
@@ -344,8 +345,10 @@ fn stats_dict<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<'py, P
     dict.set_item("log", log.transpose()?)?;
     dict.set_item("seals", stats.seals)?;
     dict.set_item("compactions", stats.compactions)?;
+    dict.set_item("rebuilds", stats.rebuilds)?;
     dict.set_item("compacted_rows", stats.compacted_rows)?;
     dict.set_item("write_stalls", stats.write_stalls)?;
+    dict.set_item("background_paused", stats.background_paused)?;
     dict.set_item("last_error", &stats.last_error)?;
     Ok(dict)
 }

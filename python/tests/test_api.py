@@ -66,6 +66,7 @@ def test_every_option_is_taken(path: Path) -> None:
         "memory_budget": 1 << 28,
         "write_stall": 1.5,
         "background": 1,
+        "background_bytes_per_second": 1 << 20,
         "seal_bytes": 1 << 20,
         "seal_rows": 1000,
         "wal_bytes": 1 << 20,
@@ -996,7 +997,7 @@ def test_read_only(path: Path, rng: np.random.Generator, refused: Any) -> None:
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-LONG_CALLS = ["store.compact", "collection.compact", "store.verify", "store.backup"]
+LONG_CALLS = ["store.compact", "collection.compact", "collection.rebuild", "store.verify", "store.backup"]
 
 
 def long_call(name: str, store: nearstone.Store, folder: Path) -> Callable[..., Any]:
@@ -1004,6 +1005,7 @@ def long_call(name: str, store: nearstone.Store, folder: Path) -> Callable[..., 
     return {
         "store.compact": store.compact,
         "collection.compact": rows.compact,
+        "collection.rebuild": lambda progress=None: rows.rebuild(progress=progress),
         "store.verify": store.verify,
         "store.backup": lambda progress=None: store.backup(folder / "backup", progress),
     }[name]
@@ -1064,6 +1066,33 @@ def test_progress_can_cancel_and_raise(
     disk.compact()
 
 
+def test_rebuilding_changes_the_graph_and_no_row(path: Path, rng: np.random.Generator, refused: Any) -> None:
+    with nearstone.open(path, background="manual") as store:
+        rows, matrix = filled(store, rng, 300)
+        rows.flush()
+        rows.upsert(1000, np.ones(DIM))
+        other = store.collection("rows")
+        before = (rows.m, rows.ef_construction)
+        rows.rebuild(m=8)
+        assert (rows.m, rows.ef_construction) == (8, before[1]) == (other.m, other.ef_construction)
+        rows.rebuild(ef_construction=77)
+        rows.rebuild()
+        assert (other.m, other.ef_construction) == (8, 77)
+        assert store.stats()["rebuilds"] == 3
+        refused(nearstone.InvalidArgument, ["m is 3", "4..=64"], lambda: rows.rebuild(m=3))
+        refused(nearstone.InvalidArgument, ["ef_construction is 7"], lambda: rows.rebuild(ef_construction=7))
+        with pytest.raises(TypeError, match="m"):
+            rows.rebuild(m="8")
+        with pytest.raises(TypeError):
+            rows.rebuild(8)
+    with nearstone.open(path) as store:
+        # Who asks for the parameters that it was made with gets what is there.
+        rows = store.collection_or_create("rows", DIM, metric=rows.metric, m=before[0], ef_construction=before[1])
+        assert (rows.m, rows.ef_construction) == (8, 77) and len(rows) == 301
+        assert np.array_equal(rows.search(matrix, 1).keys[:, 0], range(300))
+        assert np.array_equal(rows.get_vectors(range(300)), matrix)
+
+
 def test_damage_names_its_place(path: Path, rng: np.random.Generator) -> None:
     with nearstone.open(path, background="manual") as store:
         rows, _ = filled(store, rng, 300)
@@ -1089,8 +1118,20 @@ def test_damage_names_its_place(path: Path, rng: np.random.Generator) -> None:
 
 def test_pausing_and_stepping(store: nearstone.Store, rng: np.random.Generator) -> None:
     rows, _ = filled(store, rng, 20)
-    assert store.pause_compaction() is None
-    assert store.resume_compaction() is None
+    with store.pause_background() as pause:
+        assert store.stats()["background_paused"] and not store.step()
+        other = store.pause_background()
+        pause.resume()
+        assert store.stats()["background_paused"] and "resumed" in repr(pause) and "resumed" not in repr(other)
+        rows.flush()
+        rows.upsert(100, np.ones(DIM))
+        rows.compact()
+        assert store.stats()["seals"] == 2
+        other.resume()
+        other.resume()
+        assert not store.stats()["background_paused"]
+    rows.upsert(101, np.ones(DIM))
+    assert store.cancel_background() is None
     steps = 0
     while store.step():
         steps += 1
@@ -1218,8 +1259,8 @@ def test_every_call_on_a_closed_store_says_closed(
         "persist": lambda: store.persist(),
         "flush": lambda: store.flush(),
         "compact": lambda: store.compact(),
-        "pause_compaction": lambda: store.pause_compaction(),
-        "resume_compaction": lambda: store.resume_compaction(),
+        "pause_background": lambda: store.pause_background(),
+        "cancel_background": lambda: store.cancel_background(),
         "step": lambda: store.step(),
         "stats": lambda: store.stats(),
         "verify": lambda: store.verify(),
@@ -1233,6 +1274,7 @@ def test_every_call_on_a_closed_store_says_closed(
         "Collection.link": lambda: rows.link(),
         "Collection.flush": lambda: rows.flush(),
         "Collection.compact": lambda: rows.compact(),
+        "Collection.rebuild": lambda: rows.rebuild(),
         "Batch.commit": lambda: batch.commit(),
         "Batch.commit empty": lambda: empty.commit(),
         "keys, next": lambda: next(keys),

@@ -280,6 +280,7 @@ calls = {
     "link": lambda: rows.link(),
     "rows.flush": lambda: rows.flush(),
     "rows.compact": lambda: rows.compact(),
+    "rows.rebuild": lambda: rows.rebuild(),
     "commit": lambda: batch.commit(),
     "next": lambda: next(listing),
     "at.len": lambda: len(at),
@@ -460,6 +461,15 @@ rows.flush()
 interrupt(lambda: store.compact(), 0.05)
 interrupt(lambda: rows.compact(), 0.05)
 assert len(rows) == 8000 and rows.search(matrix[5], 1, exact=True).keys.tolist() == [5]
+""",
+    "rebuild": """
+store = nearstone.open(path, durability="os", background="manual")
+rows = store.create_collection("rows", 64, metric="l2", m=4, ef_construction=4)
+matrix = np.random.default_rng(1).standard_normal((8000, 64), dtype=np.float32)
+rows.upsert(range(8000), matrix)
+rows.flush()
+interrupt(lambda: rows.rebuild(m=16, ef_construction=300), 0.05)
+assert rows.m == 4 and len(rows) == 8000 and rows.search(matrix[5], 1, exact=True).keys.tolist() == [5]
 """,
     "verify": """
 store = nearstone.open(path, durability="os", background="manual")

@@ -44,21 +44,23 @@ pub fn seal_frozen(
     }
     let keep = |row| !segment.deaths().is_dead_at(row, at);
     let (order, graph) = flatten(segment.graph(), segment.rows(), keep, segment)?;
-    write(segment, order, &graph, target, cancel)
+    write(segment, segment.schema(), order, &graph, target, cancel)
 }
 
-/// As [`seal_frozen`], with a graph built from nothing over the rows that are kept, by the calling thread alone.
+/// As [`seal_frozen`], with a graph built from nothing over the rows that are kept, by the calling thread alone, and with
+/// another schema of the same rows, if that is wished. The rows need not be linked.
 pub fn rebuild_frozen(
     segment: &MutableSegment,
+    schema: &Schema,
     at: Lsn,
     target: &SealTarget<'_>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<SealedOutput>> {
     let kept: Vec<u32> = (0..segment.rows()).filter(|&row| !segment.deaths().is_dead_at(row, at)).collect();
     let source = Renumbered { kept: &kept, vectors: segment };
-    let (order, graph) = rebuild(segment.schema(), &source, kept.len() as u32, cancel)?;
+    let (order, graph) = rebuild(schema, &source, kept.len() as u32, cancel)?;
     let order = order.into_iter().map(|row| kept[row as usize]).collect();
-    write(segment, order, &graph, target, cancel)
+    write(segment, schema, order, &graph, target, cancel)
 }
 
 /// A graph built from nothing over rows `0..rows` of `vectors`: for each new row its old number, and the graph in new
@@ -123,6 +125,7 @@ impl Answers for Truths {
 
 fn write(
     segment: &MutableSegment,
+    schema: &Schema,
     order: Vec<u32>,
     graph: &FlatGraph,
     target: &SealTarget<'_>,
@@ -132,7 +135,7 @@ fn write(
         return Ok(None);
     }
     let rows = FrozenRows { segment, order: &order };
-    let meta = write_segment(target, segment.schema(), &rows, graph, cancel)?;
+    let meta = write_segment(target, schema, &rows, graph, cancel)?;
     Ok(Some(SealedOutput { meta, order }))
 }
 
@@ -251,11 +254,13 @@ mod tests {
             segment.deaths().set(row, 5_000);
         }
         let vfs = folder();
-        let output = rebuild_frozen(&segment, 5_000, &target(&vfs, 2), &|| false).unwrap().unwrap();
+        let output =
+            rebuild_frozen(&segment, segment.schema(), 5_000, &target(&vfs, 2), &|| false).unwrap().unwrap();
         assert_eq!(output.order.len(), 300);
         let sealed = check(&vfs, &output, &segment);
         assert!(sampled_recall(&sealed, 50, 10, 32).unwrap() >= 0.98);
-        let cancelled = rebuild_frozen(&segment, 5_000, &target(&vfs, 3), &|| true).unwrap_err();
+        let cancelled =
+            rebuild_frozen(&segment, segment.schema(), 5_000, &target(&vfs, 3), &|| true).unwrap_err();
         assert_eq!(cancelled.kind(), ErrorKind::Cancelled);
     }
 
@@ -313,7 +318,10 @@ mod tests {
         }
         let vfs = folder();
         assert_eq!(seal_frozen(&segment, 100, &target(&vfs, 1), &|| false).unwrap(), None);
-        assert_eq!(rebuild_frozen(&segment, 100, &target(&vfs, 1), &|| false).unwrap(), None);
+        assert_eq!(
+            rebuild_frozen(&segment, segment.schema(), 100, &target(&vfs, 1), &|| false).unwrap(),
+            None
+        );
         assert_eq!(vfs.list(Path::new(DIR)).unwrap(), Vec::<String>::new());
     }
 }

@@ -11,7 +11,8 @@ use nearstone::clock::ManualClock;
 use nearstone::random::{SeededRandom, SplitMix64};
 use nearstone::vfs::{CrashChoice, SimVfs};
 use nearstone::{
-    Background, Collection, Durability, ErrorKind, Metric, OnCollision, Profile, Schema, Snapshot, Store,
+    Background, Collection, Durability, ErrorKind, Metric, OnCollision, Profile, RebuildOptions, Schema,
+    Snapshot, Store,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub enum Op {
     Flush(usize),
     /// Compact a collection.
     Compact(usize),
+    /// Build a collection anew, with more links or with fewer.
+    Rebuild(usize),
     /// So many pieces of work behind.
     Steps(u8),
     /// Hold a snapshot.
@@ -250,6 +253,11 @@ impl History {
             }
             Op::Compact(collection) => {
                 self.handles[collection].compact().map_err(text)?;
+            }
+            Op::Rebuild(collection) => {
+                let links = self.handles[collection].schema().links();
+                let other = RebuildOptions::new().m(if links == 4 { 5 } else { 4 });
+                self.handles[collection].rebuild(other).map_err(text)?;
             }
             Op::Steps(steps) => {
                 for _ in 0..*steps {

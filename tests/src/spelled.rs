@@ -30,7 +30,8 @@ fn op(letter: u8, letters: &mut dyn Iterator<Item = u8>) -> Op {
             Op::Batch { changes, synced: letter.is_multiple_of(2) }
         }
         14 | 15 => Op::Flush(collection),
-        16 | 17 => Op::Compact(collection),
+        16 => Op::Compact(collection),
+        17 => Op::Rebuild(collection),
         18 => Op::Steps(1 + next() % 6),
         19 => Op::Persist,
         20 => Op::Snapshot,

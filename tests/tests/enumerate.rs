@@ -111,6 +111,15 @@ fn scripted() -> Vec<Vec<Op>> {
             Op::Compact(1),
             load(1, 4..5, OnCollision::Refuse),
         ],
+        vec![
+            fill(0, true),
+            Op::Flush(0),
+            batch(vec![put(0, 3, 9), delete(0, 4)], false),
+            Op::Rebuild(0),
+            both(5, 7, false),
+            Op::Reopen,
+            Op::Rebuild(0),
+        ],
     ]
 }
 
@@ -128,6 +137,7 @@ fn short() -> Vec<Op> {
         Op::Flush(0),
         Op::Flush(1),
         Op::Compact(0),
+        Op::Rebuild(0),
         load(0, 1..3, OnCollision::Replace),
         load(0, 1..4, OnCollision::Keep),
         Op::Recreate(0),
@@ -158,7 +168,11 @@ fn random(seed: u64) -> Vec<Op> {
                 batch(all, below(2) == 0)
             }
             10..=12 => Op::Flush(collection),
-            13..=14 => Op::Compact(collection),
+            13 => Op::Compact(collection),
+            14 => match below(3) {
+                0 => Op::Rebuild(collection),
+                _ => Op::Compact(collection),
+            },
             15 => Op::Steps(1 + below(4) as u8),
             16 => Op::Persist,
             17 => Op::Reopen,

@@ -3,7 +3,9 @@
 
 use nearstone::random::SeededRandom;
 use nearstone::vfs::{CrashChoice, SimFault, SimVfs, Vfs};
-use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Outcome, Schema, Store};
+use nearstone::{
+    Background, Collection, Durability, ErrorKind, Metric, Outcome, RebuildOptions, Schema, Store,
+};
 use nearstone_tests::disks::Around;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ fn run(store: &Store, said: &mut Said) {
             11 => drop(store.create_collection("more", schema)),
             13 | 17 => load(&rows, key, said),
             19 => drop(rows.compact()),
+            20 => drop(rows.rebuild(RebuildOptions::new().m(5))),
             21 => drop(store.drop_collection("more")),
             _ => {}
         }

@@ -30,6 +30,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Persist),
         2 => collection.clone().prop_map(Op::Flush),
         2 => collection.clone().prop_map(Op::Compact),
+        1 => collection.clone().prop_map(Op::Rebuild),
         4 => (1u8..6).prop_map(Op::Steps),
         2 => Just(Op::Snapshot),
         1 => Just(Op::Release),

@@ -1,6 +1,6 @@
-//! A whole store under shuttle: writers, readers, bulk loads, a linker, a sealer and a compactor, whose steps (each lock, each
-//! atomic, each wait) shuttle interleaves as a seed decides, so that a failure can be repeated: the seed is printed,
-//! and `SHUTTLE_RANDOM_SEED=<seed> NEARSTONE_SHUTTLE=1` with the name of the test runs that order alone.
+//! A whole store under shuttle: writers, readers, bulk loads, a linker, a sealer, a compactor and a rebuild, whose steps
+//! (each lock, each atomic, each wait) shuttle interleaves as a seed decides, so that a failure can be repeated: the seed is
+//! printed, and `SHUTTLE_RANDOM_SEED=<seed> NEARSTONE_SHUTTLE=1` with the name of the test runs that order alone.
 //!
 //! Everything that blocks has to be shuttle's: the store's locks and waits are, by way of `base::sync`; its background
 //! work is done by the threads of the test (`Background::Manual`). The catalog's database has locks of its own, under
@@ -16,7 +16,7 @@
 use nearstone::clock::ManualClock;
 use nearstone::random::SeededRandom;
 use nearstone::vfs::SimVfs;
-use nearstone::{Background, Collection, CollectionAt, Metric, Schema, Store};
+use nearstone::{Background, Collection, CollectionAt, Metric, RebuildOptions, Schema, Store};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner, thread};
 use std::collections::BTreeMap;
@@ -169,6 +169,7 @@ fn everything_at_once() {
                 collection.compact().unwrap();
             }
         }),
+        start(|twins| twins.b.rebuild(RebuildOptions::new().m(5).ef_construction(5)).unwrap()),
     ];
     let mut expected = Rows::from([(30, 0), (31, 1)]);
     for writer in writers {

@@ -46,6 +46,12 @@ const BUGS: &[Bug] = &[
     bug("merge-unlinks-before-commit", "enumerate", "a merge removes its inputs before the transaction"),
     bug("open-forgets-deaths", "model", "an open ignores which rows are dead"),
     bug("poison-forgotten", "faults", "after a failed sync the log goes on"),
+    bug(
+        "rebuild-forgets-late-segments",
+        "rebuild",
+        "segments that were sealed during a rebuild are not built anew",
+    ),
+    bug("rebuild-forgets-rows-in-memory", "rebuild", "a rebuild does not keep what is not sealed yet"),
     bug("replay-skips-one-too-many", "model", "replay takes one batch too many for sealed"),
     bug("seal-before-log-sync", "enumerate", "the catalog knows more than the log has made durable"),
     bug("seal-deaths-not-recorded", "model", "a seal does not write down which rows are dead"),

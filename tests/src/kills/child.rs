@@ -7,7 +7,9 @@ use super::script::{self, COLLECTIONS, GUEST, Steps, WRITERS};
 use crate::disks::Around;
 use nearstone::random::SplitMix64;
 use nearstone::vfs::{DiskVfs, Residency};
-use nearstone::{Background, Collection, Durability, ErrorKind, RecoveryMode, Result, Store, StoreBuilder};
+use nearstone::{
+    Background, Collection, Durability, ErrorKind, RebuildOptions, RecoveryMode, Result, Store, StoreBuilder,
+};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -88,6 +90,7 @@ fn live(
     let (a, b) = (&sides[0], &sides[1]);
     let writers_left = AtomicUsize::new(WRITERS);
     let failure = Mutex::new(None);
+    let room = store.path().with_file_name("built");
     let seeds: [u64; WRITERS + 2] = std::array::from_fn(|_| rng.next_u64());
     let note = |result: Result<()>| {
         if let Err(error) = result {
@@ -105,7 +108,7 @@ fn live(
         }
         scope.spawn(|| {
             let count = 2 + SplitMix64::new(seeds[GUEST]).below(10);
-            note(act(&steps[GUEST], GUEST, count, |step| script::visit(store, step)));
+            note(act(&steps[GUEST], GUEST, count, |step| script::visit(store, Some(&room), step)));
         });
         scope.spawn(|| {
             let mut rng = SplitMix64::new(seeds[GUEST + 1]);
@@ -132,13 +135,14 @@ fn act(steps: &AtomicU64, actor: usize, count: u64, take: impl Fn(u64) -> Result
 }
 
 fn maintain(store: &Store, a: &Collection, rng: &mut SplitMix64, backup: &AtomicU64) -> Result<()> {
-    let done = match rng.below(8) {
+    let done = match rng.below(9) {
         0 | 1 => store.flush(),
         2 => store.compact(),
         3 => a.compact(),
         4 => back_up(store, backup.fetch_add(1, Ordering::Relaxed)),
         5 => store.persist().map(|_| ()),
-        6 => (0..10).try_for_each(|_| store.step().map(|_| ())),
+        6 => a.rebuild(RebuildOptions::new().m(4 + rng.below(5) as usize)),
+        7 => (0..10).try_for_each(|_| store.step().map(|_| ())),
         _ => {
             std::thread::sleep(Duration::from_millis(1 + rng.below(4)));
             Ok(())

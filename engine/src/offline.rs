@@ -1,0 +1,156 @@
+//! Building sealed segments without a store: rows become files in a folder, and whoever has these files attaches them.
+//!
+//! A mark is put into the folder before the first file and goes when all of them are whole and durable: what a dying
+//! process leaves is not taken for all rows. The next build in that folder starts over.
+
+use crate::collect::Collector;
+use crate::core::{Core, Live};
+use crate::layout::UNFINISHED_BUILD;
+use crate::options::StoreBuilder;
+use crate::progress::Progress;
+use crate::view::Lists;
+use nearstone_base::sync::{Arc, AtomicBool};
+use nearstone_base::vfs::{OpenMode, Vfs};
+use nearstone_base::{Error, ErrorKind, Key, Result, Schema};
+use nearstone_compaction::gc::parse_segment_file;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Sealed segments on their way, in a folder of their own; made by [`StoreBuilder::build_segments`]. Dropping it discards
+/// everything.
+///
+/// Memory: one segment's rows and their graph. Disk: the finished segments.
+pub struct SegmentBuild<'p> {
+    core: Arc<Core>,
+    collector: Collector<'p>,
+    finished: bool,
+}
+
+impl<'p> SegmentBuild<'p> {
+    pub(crate) fn new(builder: &StoreBuilder, folder: &Path, schema: Schema) -> Result<SegmentBuild<'p>> {
+        let vfs = builder.vfs_or_default();
+        make_folder(&*vfs, folder)?;
+        // A heart without log and catalog: nobody reads, and nothing is committed.
+        let live = Live { lsn: 0, lists: Arc::new(Lists::default()), pending: BTreeMap::new() };
+        let random = builder.random_or_default();
+        let mut core = Core::new(
+            random.uuid(),
+            folder.to_path_buf(),
+            vfs,
+            builder.clock_or_default(),
+            random,
+            builder.options.clone(),
+            live,
+            1,
+            Arc::new(AtomicBool::new(false)),
+        );
+        core.segments = folder.to_path_buf();
+        let core = Arc::new(core);
+        Ok(SegmentBuild { collector: Collector::new(core.clone(), None, schema), core, finished: false })
+    }
+
+    /// Links rows on so many threads, the calling one among them.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> SegmentBuild<'p> {
+        self.collector.threads = threads;
+        self
+    }
+
+    /// Reports progress while rows are linked and written, and cancels the build when it is told to.
+    #[must_use]
+    pub fn progress(mut self, progress: Progress<'p>) -> SegmentBuild<'p> {
+        self.collector.progress = Some(progress);
+        self
+    }
+
+    /// Rows so far.
+    pub fn len(&self) -> u64 {
+        self.collector.rows()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a row, as [`BulkLoad::push`](crate::BulkLoad::push) does.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a key, vector or payload that the schema refuses, and for a key that was given already: the row is
+    /// left out, and the build goes on. `DiskFull`, `Io`, `Cancelled`: the build has ended, and nothing of it is there.
+    pub fn push(&mut self, key: impl Into<Key>, vector: &[f32], payload: impl Serialize) -> Result<()> {
+        self.collector.check().map_err(|error| error.context("the build"))?;
+        self.collector.push(&key.into(), vector, &payload)
+    }
+
+    /// Writes what is not written yet and gives all files, which are durable then; none without rows.
+    ///
+    /// # Errors
+    ///
+    /// `DiskFull`, `Io`, `Cancelled`: nothing of the build is there.
+    pub fn finish(mut self) -> Result<Vec<PathBuf>> {
+        self.collector.check().map_err(|error| error.context("the build"))?;
+        let written = self.collector.finish()?;
+        let (vfs, folder) = (&*self.core.vfs, &self.core.segments);
+        vfs.remove(&folder.join(UNFINISHED_BUILD))?;
+        vfs.sync_dir(folder)?;
+        self.finished = true;
+        let files = written.iter().map(|handle| {
+            handle.set_named();
+            handle.segment.path().to_path_buf()
+        });
+        Ok(files.collect())
+    }
+}
+
+impl Drop for SegmentBuild<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The files first: what is left of them in a crash between is marked.
+            self.collector.discard();
+            let _ = self.core.vfs.remove(&self.core.segments.join(UNFINISHED_BUILD));
+        }
+    }
+}
+
+impl std::fmt::Debug for SegmentBuild<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SegmentBuild({}, {} rows)", self.core.segments.display(), self.len())
+    }
+}
+
+/// Makes the folder, or empties it of an unfinished build, and marks it.
+fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
+    let holds_something = |name: &str| {
+        let text =
+            format!("{} holds {name:?}: segments are built in a missing or empty folder", folder.display());
+        Error::new(ErrorKind::AlreadyExists, text)
+    };
+    match vfs.info(folder)? {
+        None => {
+            vfs.create_dir(folder)?;
+            let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+            vfs.sync_dir(parent.unwrap_or(Path::new(".")))?;
+        }
+        Some(info) if !info.is_dir => {
+            let text = format!("{} is a file: segments are built in a folder", folder.display());
+            return Err(Error::new(ErrorKind::AlreadyExists, text));
+        }
+        Some(_) => {
+            let mut names = vfs.list(folder)?;
+            if let Some(mark) = names.iter().position(|name| name == UNFINISHED_BUILD) {
+                names.remove(mark);
+                if let Some(foreign) = names.iter().find(|name| parse_segment_file(name).is_none()) {
+                    return Err(holds_something(foreign));
+                }
+                names.iter().try_for_each(|name| vfs.remove(&folder.join(name)))?;
+            } else if let Some(name) = names.first() {
+                return Err(holds_something(name));
+            }
+        }
+    }
+    drop(vfs.open(&folder.join(UNFINISHED_BUILD), OpenMode::Truncate)?);
+    vfs.sync_dir(folder)
+}

@@ -1,0 +1,416 @@
+//! Segments that were built without a store, and how they become part of one: what is refused, what is left after errors,
+//! and what a crash leaves.
+
+use nearstone::random::SplitMix64;
+use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimVfs, Vfs};
+use nearstone::{
+    AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Schema,
+    SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
+};
+use nearstone_tests::disks::Around;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn schema() -> Schema {
+    Schema::new(2, Metric::L2).m(4).ef_construction(16)
+}
+
+fn options(disk: &SimVfs) -> StoreBuilder {
+    let options = Store::builder().background(Background::Manual).auto_compact(false).seal_rows(20);
+    options.vfs(Arc::new(disk.clone()))
+}
+
+fn open(disk: &SimVfs) -> Store {
+    options(disk).open("/store").unwrap()
+}
+
+fn begin() -> (SimVfs, Store, Collection) {
+    let disk = SimVfs::new(1);
+    let store = open(&disk);
+    let rows = store.create_collection("rows", schema()).unwrap();
+    (disk, store, rows)
+}
+
+fn push(build: &mut SegmentBuild<'_>, keys: impl IntoIterator<Item = u64>, mark: f32) {
+    for key in keys {
+        build.push(key, &[key as f32, mark], serde_json::json!({ "mark": mark })).unwrap();
+    }
+}
+
+/// Files with rows whose second number is `mark`, twenty in each.
+fn build(disk: &SimVfs, folder: &str, keys: impl IntoIterator<Item = u64>, mark: f32) -> Vec<PathBuf> {
+    let mut build = options(disk).build_segments(folder, schema()).unwrap();
+    push(&mut build, keys, mark);
+    build.finish().unwrap()
+}
+
+/// Key -> mark and version.
+fn marks(rows: &Collection) -> BTreeMap<u64, (f32, u64)> {
+    let now = rows.now().unwrap();
+    let keys = now.keys().unwrap().map(|key| key.unwrap().as_u64().unwrap());
+    keys.map(|key| {
+        let row = now.get(key).unwrap().unwrap();
+        assert_eq!(row.vector()[0], key as f32);
+        let hits = now.search(row.vector()).limit(1).run().unwrap();
+        assert_eq!((hits[0].key().as_u64(), hits[0].version()), (Some(key), row.version()));
+        (key, (row.vector()[1], row.version()))
+    })
+    .collect()
+}
+
+fn files(disk: &SimVfs, folder: &str) -> Vec<PathBuf> {
+    let folder = folder.trim_start_matches('/');
+    disk.files().into_iter().map(|(path, _)| path).filter(|path| path.starts_with(folder)).collect()
+}
+
+/// The store names as many segments as there are files, and all is sound.
+fn no_litter(disk: &SimVfs, store: &Store) {
+    let named: usize = store.stats().unwrap().collections.iter().map(|c| c.segments.len()).sum();
+    assert_eq!(files(disk, "/store/segments").len(), named);
+    store.verify().unwrap();
+}
+
+#[test]
+fn what_was_built_is_there_whole_and_of_one_version() {
+    for policy in [OnCollision::Replace, OnCollision::Keep] {
+        let (disk, store, rows) = begin();
+        let built = build(&disk, "/built", 0..50, 1.0);
+        assert_eq!((built.len(), files(&disk, "/built").len()), (3, 3));
+        for key in 40..60u64 {
+            rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+        }
+        rows.delete(49u64).unwrap();
+        let snapshot = store.snapshot();
+        let attached = rows.attach(&built, AttachOptions::new().on_collision(policy)).unwrap();
+        let lsn = snapshot.lsn() + 1;
+        let (replaced, kept) = if policy == OnCollision::Replace { (9, 0) } else { (0, 9) };
+        assert_eq!(attached, BulkLoaded { lsn, inserted: 41, replaced, kept });
+        let expected: BTreeMap<u64, (f32, u64)> = (0..60)
+            .map(|key| match key {
+                40..=48 if policy == OnCollision::Keep => (key, (0.0, key - 39)),
+                50.. => (key, (0.0, key - 39)),
+                _ => (key, (1.0, lsn)),
+            })
+            .collect();
+        assert_eq!(marks(&rows), expected);
+        assert_eq!(rows.at(&snapshot).unwrap().len(), 19);
+        drop(snapshot);
+        no_litter(&disk, &store);
+        // What was copied stays as well.
+        assert_eq!(files(&disk, "/built").len(), 3);
+        for choice in [CrashChoice::DurableOnly, CrashChoice::KeepAll] {
+            let image = disk.crash_image(choice);
+            let store = open(&image);
+            let rows = store.collection("rows").unwrap();
+            assert_eq!(marks(&rows), expected);
+            no_litter(&image, &store);
+            rows.compact().unwrap();
+            assert_eq!(marks(&rows), expected);
+        }
+    }
+}
+
+/// Data as it comes: searches of an attached segment are as good as those of a sealed one, since it is one.
+#[test]
+fn keys_may_be_text_and_graphs_are_refined() {
+    let disk = SimVfs::new(2);
+    let schema = Schema::new(64, Metric::Cosine).keys(KeyType::Str);
+    let store = options(&disk).seal_rows(100_000).open("/store").unwrap();
+    let rows = store.create_collection("rows", schema).unwrap();
+    let mut rng = SplitMix64::new(1);
+    let vectors: Vec<Vec<f32>> =
+        (0..1500).map(|_| (0..64).map(|_| rng.unit_f64() as f32 - 0.5).collect()).collect();
+    let mut build = options(&disk).seal_rows(100_000).build_segments("/built", schema).unwrap().threads(2);
+    for (number, vector) in vectors.iter().enumerate() {
+        build.push(format!("row {number}"), vector, ()).unwrap();
+    }
+    let built = build.finish().unwrap();
+    assert_eq!(built.len(), 1);
+    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 1500);
+    let segment = store.stats().unwrap().collections[0].segments.remove(0);
+    assert!(segment.sections.iter().any(|(name, _)| name == "inline_rows"));
+    for (number, vector) in vectors.iter().enumerate() {
+        let hit = rows.search(vector).limit(1).run().unwrap().remove(0);
+        assert_eq!(hit.key().as_str().unwrap(), format!("row {number}"));
+    }
+    store.verify().unwrap();
+}
+
+#[test]
+fn files_are_copied_linked_or_moved_as_asked() {
+    for (take, links, left, named_twice) in [
+        (TakeFiles::Copy, true, 3, false),
+        (TakeFiles::Link, true, 3, true),
+        (TakeFiles::Link, false, 3, false),
+        (TakeFiles::Move, true, 0, false),
+        (TakeFiles::Move, false, 0, false),
+    ] {
+        let disk = SimVfs::new(1);
+        let vfs: Arc<dyn Vfs> =
+            if links { Arc::new(disk.clone()) } else { Arc::new(Around::without_links(disk.clone())) };
+        let store = options(&disk).vfs(vfs).open("/store").unwrap();
+        let rows = store.create_collection("rows", schema()).unwrap();
+        let built = build(&disk, "/built", 0..50, 1.0);
+        rows.attach(&built, AttachOptions::new().take(take)).unwrap();
+        assert_eq!((rows.len().unwrap(), files(&disk, "/built").len()), (50, left), "{take:?}");
+        no_litter(&disk, &store);
+        if left > 0 {
+            // A link is the same file: what is changed there is changed here.
+            let file = disk.open(&built[0], OpenMode::ReadWrite).unwrap();
+            file.write_at(&[0xff; 8], 5000).unwrap();
+            drop((store, rows));
+            let read = options(&disk).open("/store").and_then(|store| store.verify());
+            assert_eq!(read.is_err(), named_twice, "{take:?}, links: {links}");
+        }
+    }
+}
+
+/// Each reason is told with the name of the file, and nothing has changed.
+#[test]
+fn what_does_not_belong_there_is_refused_and_changes_nothing() {
+    let (disk, store, rows) = begin();
+    for key in 0..10u64 {
+        rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+    }
+    rows.flush().unwrap();
+    let good = build(&disk, "/good", 100..140, 1.0);
+    let colliding = build(&disk, "/colliding", [200, 7], 1.0);
+    let twice = build(&disk, "/twice", [130, 300], 1.0);
+    let other = |folder: &str, schema: Schema| {
+        let mut build = options(&disk).build_segments(folder, schema).unwrap();
+        build.push(1u64, &vec![1.0; schema.dimension()], ()).unwrap();
+        build.finish().unwrap().remove(0)
+    };
+    let wider = other("/wider", Schema::new(3, Metric::L2).m(4).ef_construction(16));
+    let metric = other("/metric", Schema::new(2, Metric::Cosine).m(4).ef_construction(16));
+    let links = other("/links", schema().m(5));
+    let copied = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let source = disk.open(&good[0], OpenMode::Read).unwrap();
+        let mut bytes = vec![0; source.len().unwrap() as usize];
+        source.read_at(&mut bytes, 0).unwrap();
+        change(&mut bytes);
+        let path = PathBuf::from("/good").join(name);
+        disk.open(&path, OpenMode::CreateNew).unwrap().write_at(&bytes, 0).unwrap();
+        path
+    };
+    let cut = copied("cut.seg", &|bytes| bytes.truncate(bytes.len() - 10));
+    let nothing = copied("nothing.seg", &|bytes| bytes.clear());
+    let foreign = copied("foreign.seg", &|bytes| bytes.fill(b'x'));
+    let same = copied("same.seg", &|_| {});
+    let of_a_store = PathBuf::from("/").join(files(&disk, "/store/segments").remove(0));
+    // Out of another store, which was closed.
+    let elsewhere = options(&disk).open("/elsewhere").unwrap();
+    let rows_there = elsewhere.create_collection("rows", schema()).unwrap();
+    rows_there.upsert(1000u64, &[1000.0, 0.0], ()).unwrap();
+    rows_there.flush().unwrap();
+    elsewhere.close().unwrap();
+    let of_another = PathBuf::from("/").join(files(&disk, "/elsewhere/segments").remove(0));
+    let unfinished = {
+        let image = SimVfs::new(3);
+        let mut build = options(&image).build_segments("/unfinished", schema()).unwrap();
+        push(&mut build, 400..430, 1.0);
+        // The process dies: what it left is copied here.
+        let left = image.crash_image(CrashChoice::KeepAll);
+        disk.create_dir(Path::new("/unfinished")).unwrap();
+        for path in files(&left, "/unfinished") {
+            let path = Path::new("/").join(path);
+            let source = left.open(&path, OpenMode::Read).unwrap();
+            let mut bytes = vec![0; source.len().unwrap() as usize];
+            source.read_at(&mut bytes, 0).unwrap();
+            disk.open(&path, OpenMode::CreateNew).unwrap().write_at(&bytes, 0).unwrap();
+        }
+        Path::new("/").join(files(&disk, "/unfinished").remove(0))
+    };
+    let attach = |files: &[&Path], policy| rows.attach(files, AttachOptions::new().on_collision(policy));
+    let before = (marks(&rows), files(&disk, "/store"), store.snapshot().lsn());
+    let refused = |files: &[&Path], policy, kind: ErrorKind, words: &[&str]| {
+        let error = attach(files, policy).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+        assert_eq!(marks(&rows), before.0, "{text}");
+        assert_eq!(store.snapshot().lsn(), before.2, "{text}");
+        no_litter(&disk, &store);
+    };
+    use ErrorKind::{AlreadyExists, Corruption, InvalidArgument, NotFound};
+    use OnCollision::{Refuse, Replace};
+    let first = good[0].as_path();
+    refused(&[], Replace, InvalidArgument, &["no file"]);
+    refused(&[first, &wider], Replace, InvalidArgument, &["/wider", "dimension: 3"]);
+    refused(&[&metric], Replace, InvalidArgument, &["/metric", "Cosine"]);
+    refused(&[&links], Replace, InvalidArgument, &["/links", "m: 5"]);
+    refused(&[first, first], Replace, InvalidArgument, &["/good", "twice"]);
+    refused(&[first, &same], Replace, InvalidArgument, &["same.seg", "twice"]);
+    refused(&[first, &cut], Replace, Corruption, &["cut.seg"]);
+    refused(&[&nothing], Replace, Corruption, &["nothing.seg"]);
+    refused(&[&foreign], Replace, Corruption, &["foreign.seg"]);
+    refused(&[&of_a_store], Replace, AlreadyExists, &["/store/segments", "part of the store already"]);
+    refused(&[&of_another], Replace, InvalidArgument, &["/elsewhere", "versions"]);
+    refused(&[&unfinished], Replace, InvalidArgument, &["/unfinished", "not finished"]);
+    refused(&[Path::new("/nobody.seg")], Replace, NotFound, &["/nobody.seg"]);
+    refused(&[&good[1], &twice[0]], Replace, InvalidArgument, &["130", "/good", "/twice"]);
+    refused(&[first, &colliding[0]], Refuse, AlreadyExists, &["the key 7 of /colliding", "1 of the 22"]);
+    // A bit anywhere in the file.
+    let len = disk.open(first, OpenMode::Read).unwrap().len().unwrap() as usize;
+    for place in (0..len).step_by(len / 40) {
+        let damaged = copied("damaged.seg", &|bytes| bytes[place] ^= 4);
+        match attach(&[&damaged], Replace) {
+            Ok(attached) => panic!("a bit at {place} of {len} went through: {attached:?}"),
+            Err(error) => assert!(
+                matches!(error.kind(), Corruption | ErrorKind::UnsupportedVersion)
+                    && error.to_string().contains("damaged.seg"),
+                "a bit at {place}: {error}"
+            ),
+        }
+        disk.remove(&damaged).unwrap();
+        no_litter(&disk, &store);
+    }
+    assert_eq!(files(&disk, "/store"), before.1);
+    // What is sound goes in, once.
+    assert_eq!(attach(&[first, &good[1]], Refuse).unwrap().inserted, 40);
+    let error = attach(&[first], Replace).unwrap_err();
+    assert_eq!(error.kind(), AlreadyExists, "{error}");
+    assert_eq!(rows.len().unwrap(), 50);
+    no_litter(&disk, &store);
+}
+
+#[test]
+fn an_attach_that_is_cancelled_leaves_all_as_it_was() {
+    let (disk, store, rows) = begin();
+    rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+    let built = build(&disk, "/built", 0..50, 1.0);
+    for take in [TakeFiles::Copy, TakeFiles::Move] {
+        let before = marks(&rows);
+        let mut reports = 0;
+        loop {
+            let mut left = reports;
+            let mut stop = |step: Step| {
+                assert!(["copy", "verify"].contains(&step.phase) && step.done <= step.total, "{step:?}");
+                if left == 0 {
+                    return ControlFlow::Break(());
+                }
+                left -= 1;
+                ControlFlow::Continue(())
+            };
+            let result = rows.attach_with(&built, AttachOptions::new().take(take), &mut stop);
+            let Err(error) = result else { break };
+            assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+            assert_eq!((marks(&rows), files(&disk, "/built").len()), (before.clone(), 3));
+            no_litter(&disk, &store);
+            reports += 1;
+        }
+        assert!(reports >= 6, "{reports}");
+        if take == TakeFiles::Copy {
+            // Back to where it began.
+            (0..50u64).for_each(|key| assert!(rows.delete(key).unwrap()));
+            rows.compact().unwrap();
+            rows.upsert(1u64, &[1.0, 0.0], ()).unwrap();
+            assert_eq!(marks(&rows).len(), 1);
+        }
+    }
+}
+
+/// Wherever the process or the power goes, all rows are there or none, and the next open leaves no file behind.
+#[test]
+fn at_every_moment_of_an_attach_it_is_there_whole_or_not_at_all() {
+    for take in [TakeFiles::Copy, TakeFiles::Move] {
+        let (disk, store, rows) = begin();
+        for key in 30..60u64 {
+            rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+        }
+        let before = marks(&rows);
+        let built = build(&disk, "/built", 0..50, 1.0);
+        disk.record();
+        rows.attach(&built, AttachOptions::new().take(take)).unwrap();
+        let after = marks(&rows);
+        drop((rows, store));
+        let mut seen = [0, 0];
+        let moments = disk.recorded();
+        assert!(moments.len() > 30, "{} moments", moments.len());
+        for moment in &moments {
+            let cut = moment.image(&vec![Fate::Lost; moment.pending()]);
+            let kept = moment.image(&vec![Fate::Kept; moment.pending()]);
+            for image in [moment.killed(), cut, kept] {
+                let store = open(&image);
+                let rows = store.collection("rows").unwrap();
+                let found = marks(&rows);
+                let is_there = found == after;
+                assert!(is_there || found == before, "before operation {}: {found:?}", moment.ops());
+                seen[usize::from(is_there)] += 1;
+                no_litter(&image, &store);
+                // Whoever comes next can do it again, or is told that it is done.
+                let left = files(&image, "/built").len();
+                assert!(is_there || left == 3, "{left} files are left, and rows are not there");
+                if left == 3 && !is_there {
+                    rows.attach(&built, AttachOptions::new()).unwrap();
+                    assert_eq!(rows.len().unwrap(), 60);
+                }
+            }
+        }
+        assert!(seen[0] > 0 && seen[1] > 0, "{take:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
+    let disk = SimVfs::new(1);
+    let mut first = options(&disk).build_segments("/built", schema()).unwrap();
+    push(&mut first, 0..50, 1.0);
+    assert_eq!(first.len(), 50);
+    let error = first.push(7u64, &[7.0, 1.0], ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("given already"));
+    let error = first.push(70u64, &[f32::NAN, 1.0], ()).unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
+    drop(first);
+    assert!(files(&disk, "/built").is_empty(), "{:?}", files(&disk, "/built"));
+    // An empty one.
+    assert!(options(&disk).build_segments("/built", schema()).unwrap().finish().unwrap().is_empty());
+    assert!(files(&disk, "/built").is_empty());
+    // Cancelled.
+    let mut cancel = |_: Step| ControlFlow::Break(());
+    let mut build = options(&disk).build_segments("/built", schema()).unwrap().progress(&mut cancel);
+    let mut pushed = (0..50u64).map(|key| build.push(key, &[key as f32, 1.0], ()));
+    let error = pushed.find_map(Result::err).unwrap();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    drop(build);
+    assert!(files(&disk, "/built").is_empty());
+    // Dead at each moment: never complete and unmarked before it is whole, and begun again it is.
+    disk.record();
+    build_and_check(&disk);
+    for moment in disk.recorded() {
+        for image in [moment.killed(), moment.image(&vec![Fate::Lost; moment.pending()])] {
+            let left = files(&image, "/built");
+            let marked = left.iter().any(|path| path.ends_with("unfinished-build"));
+            let segments = left.iter().filter(|path| path.extension().is_some_and(|e| e == "seg")).count();
+            assert!(marked || segments == 0 || segments == 3, "{left:?}");
+            if marked {
+                build_and_check(&image);
+            }
+        }
+    }
+    // What is not its own stays.
+    let refused = |folder: &str| {
+        let error = options(&disk).build_segments(folder, schema()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert!(error.to_string().contains(folder), "{error}");
+    };
+    refused("/built");
+    disk.create_dir(Path::new("/mine")).unwrap();
+    for name in ["unfinished-build", "notes.txt"] {
+        disk.open(&Path::new("/mine").join(name), OpenMode::CreateNew).unwrap();
+    }
+    refused("/mine");
+    refused("/mine/notes.txt");
+    assert_eq!(files(&disk, "/mine").len(), 2);
+    let error = options(&disk).build_segments("/no/such/place", schema()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let error = options(&disk).build_segments("/new", schema().m(3)).unwrap_err();
+    assert!(error.to_string().contains("m is 3"), "{error}");
+}
+
+fn build_and_check(disk: &SimVfs) {
+    let built = build(disk, "/built", 0..50, 1.0);
+    assert_eq!((built.len(), files(disk, "/built").len()), (3, 3));
+}
