@@ -394,7 +394,7 @@ pub(crate) struct StoreArgs {
   nearstone rebuild notes.near docs --m 24 --ef-construction 300
   nearstone rebuild notes.near docs
 
-What is not given stays as it is; without both, the graphs are linked anew by the same parameters.")]
+What is not given stays as it is; without any of them, the graphs are linked anew by the same parameters.")]
 pub(crate) struct RebuildArgs {
     /// The store's folder
     pub(crate) store: PathBuf,
@@ -406,6 +406,9 @@ pub(crate) struct RebuildArgs {
     /// Beam width while linking
     #[arg(long)]
     pub(crate) ef_construction: Option<usize>,
+    /// What sealed segments are made for
+    #[arg(long, value_enum)]
+    pub(crate) profile: Option<ProfileArg>,
 }
 
 #[derive(Args, Debug)]

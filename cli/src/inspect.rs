@@ -169,6 +169,9 @@ pub(crate) fn rebuild(args: &RebuildArgs, out: &Output) -> Outcome {
     if let Some(ef) = args.ef_construction {
         options = options.ef_construction(ef);
     }
+    if let Some(profile) = args.profile {
+        options = options.profile(profile.profile());
+    }
     let bar = bars::bar(out, "rebuild", Some(0));
     collection.rebuild_with(options, &mut bars::follow(&bar))?;
     bar.finish_and_clear();

@@ -18,7 +18,7 @@ use crate::replace::Replacement;
 use crate::view::{SealedHandle, dropped};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Ordering};
-use nearstone_base::{CollectionId, Result, Schema};
+use nearstone_base::{CollectionId, Profile, Result, Schema};
 
 /// Rows in memory that are frozen when the schema changes, rather than sealed and built anew before: their new graph is built
 /// by one thread.
@@ -31,6 +31,7 @@ const ROUNDS: u32 = 3;
 pub struct RebuildOptions {
     m: Option<usize>,
     ef_construction: Option<usize>,
+    profile: Option<Profile>,
 }
 
 impl RebuildOptions {
@@ -53,10 +54,17 @@ impl RebuildOptions {
         self
     }
 
+    /// Sets what the segments are made for, as [`Schema::profile`].
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> RebuildOptions {
+        self.profile = Some(profile);
+        self
+    }
+
     fn apply(&self, schema: Schema) -> Result<Schema> {
         let m = self.m.unwrap_or(schema.links());
         let ef = self.ef_construction.unwrap_or(schema.beam());
-        let schema = schema.m(m).ef_construction(ef);
+        let schema = schema.m(m).ef_construction(ef).profile(self.profile.unwrap_or(schema.chosen_profile()));
         schema.validate().map(|()| schema)
     }
 }

@@ -190,7 +190,12 @@ class Collection(_Readable):
     def flush(self) -> None: ...
     def compact(self, progress: _Progress | None = None) -> None: ...
     def rebuild(
-        self, *, m: int | None = None, ef_construction: int | None = None, progress: _Progress | None = None
+        self,
+        *,
+        m: int | None = None,
+        ef_construction: int | None = None,
+        profile: _ProfileName | None = None,
+        progress: _Progress | None = None,
     ) -> None: ...
 
 @final

@@ -9,7 +9,7 @@ use crate::read::{Readable, Source};
 use crate::search::THREADS_MAX;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use nearstone::{Error, Key, RebuildOptions};
+use nearstone::{Error, Key, Profile, RebuildOptions};
 use pyo3::prelude::*;
 
 /// A matrix is written in batches of so many bytes, unless it is to be atomic.
@@ -266,16 +266,18 @@ impl Collection {
     /// Args:
     ///     m: Links a row makes on the upper layers of the graph; as now when not told.
     ///     ef_construction: Width of the beam while a row is linked; as now when not told.
+    ///     profile: What sealed segments are made for, ``"auto"``, ``"speed"`` or ``"memory"``; as now when not told.
     ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
     ///
     /// Raises:
-    ///     InvalidArgument: A parameter out of its range.
+    ///     InvalidArgument: A parameter out of its range, or a profile that there is not.
     ///     Cancelled, DiskFull, Corruption, ReadOnly, Closed: Nothing has changed.
-    #[pyo3(signature = (*, m=None, ef_construction=None, progress=None))]
+    #[pyo3(signature = (*, m=None, ef_construction=None, profile=None, progress=None))]
     fn rebuild(
         slf: &Bound<'_, Self>,
         m: Option<&Bound<'_, PyAny>>,
         ef_construction: Option<&Bound<'_, PyAny>>,
+        profile: Option<&str>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let mut options = RebuildOptions::new();
@@ -284,6 +286,9 @@ impl Collection {
         }
         if let Some(ef) = some_count("ef_construction", ef_construction, 0)? {
             options = options.ef_construction(ef);
+        }
+        if let Some(profile) = profile {
+            options = options.profile(Profile::from_name(profile).or_raise(slf.py())?);
         }
         let collection = Collection::engine(slf);
         long::run(slf.py(), progress, move |step| collection.rebuild_with(options, step))

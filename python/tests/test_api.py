@@ -1076,11 +1076,13 @@ def test_rebuilding_changes_the_graph_and_no_row(path: Path, rng: np.random.Gene
         rows.rebuild(m=8)
         assert (rows.m, rows.ef_construction) == (8, before[1]) == (other.m, other.ef_construction)
         rows.rebuild(ef_construction=77)
-        rows.rebuild()
+        rows.rebuild(profile="memory")
+        assert rows.profile == "memory"
         assert (other.m, other.ef_construction) == (8, 77)
         assert store.stats()["rebuilds"] == 3
         refused(nearstone.InvalidArgument, ["m is 3", "4..=64"], lambda: rows.rebuild(m=3))
         refused(nearstone.InvalidArgument, ["ef_construction is 7"], lambda: rows.rebuild(ef_construction=7))
+        refused(nearstone.InvalidArgument, ["small", "auto", "speed"], lambda: rows.rebuild(profile="small"))
         with pytest.raises(TypeError, match="m"):
             rows.rebuild(m="8")
         with pytest.raises(TypeError):

@@ -2,7 +2,8 @@
 
 use nearstone::vfs::{CrashChoice, MemoryVfs, Residency, SimVfs, Vfs};
 use nearstone::{
-    Background, Collection, CollectionStats, ErrorKind, Held, Metric, OnCollision, Profile, Schema, Store,
+    Background, Collection, CollectionStats, ErrorKind, Held, Metric, OnCollision, Profile, RebuildOptions,
+    Schema, Store,
 };
 use nearstone_datasets::{Generator, Shape};
 use nearstone_tests::forge::segment::header;
@@ -99,6 +100,29 @@ fn fast_and_lean_collections_of_one_store_survive_power_loss_and_compaction() {
                 assert_eq!(read > 0, profile == Profile::Memory);
             }
         }
+    }
+}
+
+#[test]
+fn a_rebuild_makes_a_fast_collection_lean_and_fast_again() {
+    let vectors = Vectors::new(2 * ROWS);
+    let store = Store::in_memory().unwrap();
+    let rows = store.create_collection("rows", schema(Profile::Auto)).unwrap();
+    vectors.put(&rows, 0..ROWS);
+    rows.flush().unwrap();
+    for (profile, written) in
+        [(Profile::Memory, ROWS + 10), (Profile::Memory, ROWS + 10), (Profile::Speed, 2 * ROWS)]
+    {
+        vectors.put(&rows, ROWS..written);
+        rows.rebuild(RebuildOptions::new().profile(profile)).unwrap();
+        rows.flush().unwrap();
+        assert_eq!(rows.schema(), schema(profile));
+        vectors.check(&rows, written);
+        store.verify().unwrap();
+        let stats = stats(&store, "rows");
+        assert!(stats.segments.iter().all(|segment| segment.profile == profile), "{stats:?}");
+        let fast = has_inline_rows(&stats);
+        assert_eq!(fast.iter().any(|&inline| inline), profile != Profile::Memory, "{stats:?}");
     }
 }
 
