@@ -12,8 +12,8 @@
 
 use super::choose::{Back, Choice};
 use super::halves::Halves;
-use super::share::share;
 use crate::graph::{FlatGraph, FlatLevel, NO_LINK, attach_all};
+use crate::sealed::share::share;
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
 use nearstone_kernels::{InlineQuery, InlineRows, InlineScratch, InlineStart, inline_walk, kernels};
