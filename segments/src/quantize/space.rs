@@ -39,9 +39,9 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Learns centre and scale from all rows. `None` when half precision would not hold them:
-    /// when the numbers are too large to be squared, when a row is much farther out than others are, or when most
-    /// rows are equal.
+    /// Learns centre and scale from all rows; `longest` is the length of the longest one, which only inner products need.
+    /// `None` when half precision would not hold them: when the numbers are too large to be squared, when a row is much
+    /// farther out than others are, or when most rows are equal.
     pub(crate) fn train<'a>(
         metric: Metric,
         dimension: usize,
@@ -69,7 +69,7 @@ impl Space {
         for row in rows {
             space.lift_row(row, &mut work);
             space.centre(&mut work);
-            lengths.push(work.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt());
+            lengths.push(kernels().dot_precise(&work, &work).sqrt());
         }
         let farthest = lengths.iter().fold(0f64, |a, &b| a.max(b));
         let typical = median(lengths, f64::total_cmp)?;

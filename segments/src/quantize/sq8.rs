@@ -83,27 +83,33 @@ impl Sq8Params {
         (self.mean.len() + FACTOR_BYTES).next_multiple_of(CODE_ALIGN)
     }
 
-    /// Encodes a row into `out`, which has [`Sq8Params::row_bytes`]. Panics for other lengths.
-    pub fn encode(&self, row: &[f32], out: &mut [u8]) {
+    /// Encodes a row into `out`, which has [`Sq8Params::row_bytes`]; `work` is overwritten. Panics for other lengths.
+    pub fn encode(&self, row: &[f32], out: &mut [u8], work: &mut Vec<f32>) {
         assert!(row.len() == self.mean.len() && out.len() == self.row_bytes());
-        let scale = inverse_length(self.metric, row);
-        let centred = |i: usize| f64::from(row[i]) * scale - f64::from(self.mean[i]);
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        for i in 0..row.len() {
-            let x = centred(i);
-            low = low.min(x);
-            high = high.max(x);
+        work.resize(row.len(), 0.0);
+        self.centre(row, work);
+        // One after the other: the compiler makes vectors of either loop, but not of both in one.
+        let (lo, high) = (extreme(work, |x, low| x < low), extreme(work, |x, high| x > high));
+        let delta = ((f64::from(high) - f64::from(lo)) / 255.0) as f32;
+        // What is too small to be divided by is as good as zero.
+        let (delta, inverse) = if delta.is_normal() { (delta, 1.0 / delta) } else { (0.0, 0.0) };
+        let (codes, rest) = out.split_at_mut(row.len());
+        rest.fill(0);
+        let (mut sum, mut squares) = (0u32, 0u32);
+        for (code, x) in codes.iter_mut().zip(work.iter()) {
+            let steps = (x - lo) * inverse;
+            // Also where the difference leaves the range of f32.
+            let steps = if steps < 255.0 { steps } else { 255.0 };
+            let rounded = (steps + ROUND).to_bits() & 255;
+            *code = rounded as u8;
+            sum += rounded;
+            squares += rounded * rounded;
         }
-        // As they will be read back, so that the factors belong to the stored codes.
-        let (lo, delta) = (low as f32, ((high - low) / 255.0) as f32);
-        let inverse = if delta > 0.0 { 1.0 / f64::from(delta) } else { 0.0 };
-        let mut square = 0f64;
-        out.fill(0);
-        for (i, code) in out[..row.len()].iter_mut().enumerate() {
-            *code = ((centred(i) - f64::from(lo)) * inverse).round() as u8;
-            let decoded = f64::from(lo) + f64::from(delta) * f64::from(*code);
-            square += decoded * decoded;
-        }
+        // Of the numbers as they will be read back, `lo + delta c`, so that it belongs to the stored codes. Both sums are
+        // exact: at most 255^2 * 65,536, below 2^32.
+        let (low, step) = (f64::from(lo), f64::from(delta));
+        let square =
+            low * low * row.len() as f64 + step * (2.0 * low * f64::from(sum) + step * f64::from(squares));
         let factors = out.len() - FACTOR_BYTES;
         let square = square.min(f64::from(f32::MAX)) as f32;
         for (place, value) in [delta, lo, square].into_iter().enumerate() {
@@ -111,17 +117,25 @@ impl Sq8Params {
         }
     }
 
+    /// A vector less the mean; under cosine, brought to length 1 before.
+    fn centre(&self, vector: &[f32], out: &mut [f32]) {
+        let places = out.iter_mut().zip(vector).zip(&self.mean);
+        if self.metric == Metric::Cosine {
+            let scale = inverse_length(self.metric, vector);
+            // Rounded once, behind the subtraction: it may leave little.
+            places.for_each(|((out, &x), &mean)| *out = (f64::from(x) * scale - f64::from(mean)) as f32);
+        } else {
+            places.for_each(|((out, &x), &mean)| *out = x - mean);
+        }
+    }
+
     /// Prepares a query: once, before any number of [`Sq8Query::scores`]. Panics for another dimension.
     pub fn prepare(&self, query: &[f32]) -> Sq8Query {
         assert_eq!(query.len(), self.mean.len());
-        let scale = inverse_length(self.metric, query);
         let mut centred = vec![0f32; query.len().next_multiple_of(LANES)];
-        let pairs = query.iter().zip(&self.mean);
         match self.metric {
             Metric::InnerProduct => centred[..query.len()].copy_from_slice(query),
-            _ => centred.iter_mut().zip(pairs.clone()).for_each(|(out, (&x, &mean))| {
-                *out = (f64::from(x) * scale - f64::from(mean)) as f32;
-            }),
+            _ => self.centre(query, &mut centred[..query.len()]),
         }
         // Sizes compare as their bits do.
         let largest = centred.iter().fold(0, |largest: u32, x| largest.max(x.abs().to_bits()));
@@ -143,7 +157,9 @@ impl Sq8Params {
             }
         }
         let constant = match self.metric {
-            Metric::InnerProduct => -pairs.map(|(&x, &mean)| f64::from(x) * f64::from(mean)).sum::<f64>(),
+            Metric::InnerProduct => {
+                -query.iter().zip(&self.mean).map(|(&x, &mean)| f64::from(x) * f64::from(mean)).sum::<f64>()
+            }
             _ => constants.iter().sum(),
         };
         // At most 127 * 65,536: exact in f32.
@@ -203,6 +219,19 @@ impl Sq8Query {
     }
 }
 
+/// The number that is `beyond` all others; 0 when there is none.
+fn extreme(numbers: &[f32], beyond: impl Fn(f32, f32) -> bool) -> f32 {
+    let farther = |x: f32, than: f32| if beyond(x, than) { x } else { than };
+    let (chunks, rest) = numbers.as_chunks::<LANES>();
+    let mut lanes = [numbers.first().copied().unwrap_or(0.0); LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = farther(chunk[lane], lanes[lane]);
+        }
+    }
+    lanes.iter().chain(rest).fold(lanes[0], |farthest, &x| farther(x, farthest))
+}
+
 /// What a row is multiplied with before anything else.
 fn inverse_length(metric: Metric, row: &[f32]) -> f64 {
     if metric != Metric::Cosine {
@@ -230,7 +259,7 @@ mod tests {
         rows.iter()
             .map(|row| {
                 let mut code = vec![0; params.row_bytes()];
-                params.encode(row, &mut code);
+                params.encode(row, &mut code, &mut Vec::new());
                 code
             })
             .collect()
@@ -345,9 +374,49 @@ mod tests {
             let extreme = [f32::MAX, -f32::MAX, 0.0];
             let params = Sq8Params::train(metric, 3, std::iter::once(&[0.0, 1.0, 2.0][..]));
             let mut code = vec![0; params.row_bytes()];
-            params.encode(&extreme, &mut code);
+            params.encode(&extreme, &mut code, &mut Vec::new());
             assert!(!score(&params.prepare(&extreme), &code).is_nan());
         }
+    }
+
+    #[test]
+    fn the_factors_belong_to_the_stored_codes_at_every_length() {
+        let mut rng = SplitMix64::new(13);
+        let mut work = vec![f32::NAN; 3];
+        for metric in METRICS {
+            for dimension in 1..=130 {
+                let row = gaussian(&mut rng, dimension);
+                let params = Sq8Params::train(metric, dimension, std::iter::once(&vec![0.3; dimension][..]));
+                let mut out = vec![0xaa; params.row_bytes()];
+                params.encode(&row, &mut out, &mut work);
+                let (codes, factors) = out.split_at(params.row_bytes() - FACTOR_BYTES);
+                let factor = |place: usize| {
+                    f64::from(f32::from_le_bytes(factors[4 * place..][..4].try_into().unwrap()))
+                };
+                let (delta, lo, square) = (factor(0), factor(1), factor(2));
+                assert!(codes[dimension..].iter().all(|&code| code == 0) && factors[12..] == [0; 4]);
+                let scale = inverse_length(metric, &row);
+                let mut squares = 0.0;
+                for ((&x, &mean), &code) in row.iter().zip(&params.mean).zip(codes) {
+                    let decoded = lo + delta * f64::from(code);
+                    let error = (decoded - (f64::from(x) * scale - f64::from(mean))).abs();
+                    assert!(error <= 0.5001 * delta + 1e-7, "{metric:?} of {dimension}: {error} of {delta}");
+                    squares += decoded * decoded;
+                }
+                let spread = codes[..dimension].iter().max();
+                assert_eq!(spread, Some(&if dimension == 1 { 0 } else { 255 }));
+                assert!((square - squares).abs() <= squares * 1e-6, "{metric:?} of {dimension}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_wider_than_single_precision_keeps_its_order() {
+        let params = Sq8Params::train(Metric::InnerProduct, 3, std::iter::empty());
+        let mut code = vec![0; params.row_bytes()];
+        params.encode(&[f32::MAX, -f32::MAX, 0.0], &mut code, &mut Vec::new());
+        assert_eq!((code[0], code[1]), (255, 0));
+        assert!((127..=128).contains(&code[2]), "{:?}", &code[..3]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod inline;
 mod near;
 mod reader;
 mod search;
+mod share;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -11,7 +11,6 @@ use super::filter;
 use super::format::{self, Header, Layout, Section, section_name};
 use super::inline::Inline;
 use super::versions;
-use super::writer::code_stride;
 use crate::deaths::Deaths;
 use crate::graph::{FlatGraph, FlatLevel, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
@@ -125,7 +124,7 @@ impl SealedSegment {
             blocks.get(at.offset, at.len)?,
         );
         let params =
-            params.filter(|params| code_stride(params) as u64 == places.codes.stride).ok_or_else(|| {
+            params.filter(|params| params.row_bytes() as u64 == places.codes.stride).ok_or_else(|| {
                 Error::corruption(
                     path,
                     at.offset,

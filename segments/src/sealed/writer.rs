@@ -2,28 +2,28 @@
 //!
 //! 1. One pass over the keys: their order, their hashes, the bytes of keys and payloads. A key that comes twice ends
 //!    the work here.
-//! 2. The sections go out one after another through a buffer of 2 MiB, whose blocks are checksummed on the way.
-//! 3. The header, the table of checksums, the footer; then sync, rename, sync of the folder. A file under its final
+//! 2. The sections go out one after another ([`Stream`]), codes as they are made.
+//! 3. Header, checksums, footer and sync end the stream; then rename, sync of the folder. A file under its final
 //!    name is so whole and durable.
 //!
-//! Memory: about 50 bytes per row for keys and their index, besides the graph, and what making inline rows takes. On
+//! Memory: about 50 bytes per row for keys and their index and a few MiB, besides the graph and what inline rows take. On
 //! any error the unfinished file is removed; if that fails too, it is swept at the next open, by its name.
 
 use super::filter;
-use super::format::{self, ALIGN, BLOCK, CRCS_PER_PAGE, Footer, Header, Section, seed_of};
+use super::format::{self, BLOCK, Header};
 use super::inline::join::Join;
 use super::inline::write::{Prepared, refined_lean};
+use super::share::share;
+use super::stream::{Stream, step};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
 use crate::quantize::sq8::Sq8Params;
 use crate::segment::RowSource;
-use nearstone_base::checksum::{crc32, hash128};
 use nearstone_base::faults::{failpoint, seeded};
-use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
-use nearstone_base::{Error, ErrorKind, KeyRef, KeyType, Lsn, Result, Schema, SegmentId, Uuid};
+use nearstone_base::vfs::{OpenMode, Vfs};
+use nearstone_base::{Error, KeyRef, KeyType, Lsn, Result, Schema, SegmentId, Uuid};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// Where a new segment goes.
@@ -39,7 +39,7 @@ pub struct SealTarget<'a> {
     pub uuid: Uuid,
     /// Now, in seconds since the Unix epoch.
     pub created_secs: u64,
-    /// How many threads may work on inline rows, the calling one included.
+    /// How many threads may make codes and inline rows, the calling one included.
     pub threads: usize,
 }
 
@@ -61,15 +61,17 @@ impl SealTarget<'_> {
     }
 }
 
-/// As large as a huge page: file systems that keep what is written in pieces of its size let whole pieces be mapped.
-const BUFFER: usize = 2 << 20;
+/// Codes that are held before they are written.
+const CODES_BYTES: usize = 4 << 20;
+/// Rows that a thread encodes at a time.
+const PIECE: usize = 256;
 /// Rows from which code parameters are learnt.
 const SAMPLE_ROWS: u32 = 20_000;
 
 /// Writes `rows` and their graph (rows numbered as in `rows`) to `<id>.seg`; a segment with inline rows gets a refined
 /// graph, and so does one that would have them, were it not for [`Profile::Memory`](nearstone_base::Profile::Memory).
 ///
-/// `cancel` is asked about every two megabytes and every few hundred inline rows (it may wait there, for a pause);
+/// `cancel` is asked about every two megabytes and every few hundred codes and inline rows (it may wait there, for a pause);
 /// `true` ends the work.
 ///
 /// # Errors
@@ -158,16 +160,14 @@ fn write_tmp(
     write_keys(&mut out, schema, rows, keys)?;
     let (lsn_min, lsn_max) = write_versions(&mut out, rows)?;
     let payload_bytes = write_payloads(&mut out, rows)?;
-    write_codes(&mut out, schema, rows)?;
+    write_codes(&mut out, schema, rows, target.threads)?;
     write_vectors(&mut out, schema, rows)?;
     let links: usize = graph.levels.iter().map(|l| l.links.iter().filter(|&&n| n != NO_LINK).count()).sum();
     out.section(format::STATISTICS, 8, |out| {
         [keys.bytes, payload_bytes, links as u64].iter().try_for_each(|word| out.bytes(&word.to_le_bytes()))
     })?;
     for (id, level) in (format::LINKS..).zip(&graph.levels) {
-        out.section(id, level.stride as u64 * 4, |out| {
-            level.links.chunks(BUFFER / 4).try_for_each(|links| out.bytes(links.as_bytes()))
-        })?;
+        out.section(id, level.stride as u64 * 4, |out| out.bytes(level.links.as_bytes()))?;
     }
 
     if let Some(inline) = inline {
@@ -330,16 +330,26 @@ fn write_payloads(out: &mut Stream<'_>, rows: &dyn RowSource) -> Result<u64> {
     Ok(bytes)
 }
 
-fn write_codes(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource) -> Result<()> {
+/// As many rows as fit are encoded by all threads and written, then the next ones.
+fn write_codes(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource, threads: usize) -> Result<()> {
     let params = train(schema, rows)?;
     out.section(format::CODE_PARAMS, 1, |out| out.bytes(&params.to_bytes()))?;
-    let mut code = vec![0; code_stride(&params)];
-    let stride = code.len() as u64;
-    out.section(format::CODES, stride, |out| {
-        (0..rows.rows()).try_for_each(|row| {
-            params.encode(vector(schema, rows, row)?, &mut code[..params.row_bytes()]);
-            out.bytes(&code)
-        })
+    let stride = params.row_bytes();
+    let batch = (CODES_BYTES / stride).clamp(1, rows.rows() as usize);
+    let mut codes = vec![0; batch * stride];
+    out.section(format::CODES, stride as u64, |out| {
+        for first in (0..rows.rows()).step_by(batch) {
+            let codes = &mut codes[..batch.min((rows.rows() - first) as usize) * stride];
+            share(codes, PIECE * stride, threads, out.cancel, |place, piece, work| {
+                let first = first + (place / stride) as u32;
+                for (row, code) in (first..).zip(piece.chunks_exact_mut(stride)) {
+                    params.encode(vector(schema, rows, row)?, code, work);
+                }
+                Ok(())
+            })?;
+            out.bytes(codes)?;
+        }
+        Ok(())
     })
 }
 
@@ -355,11 +365,6 @@ pub(crate) fn train(schema: &Schema, rows: &dyn RowSource) -> Result<Sq8Params> 
     let sample: Vec<&[f32]> =
         (0..rows.rows()).step_by(step).map(|row| vector(schema, rows, row)).collect::<Result<_>>()?;
     Ok(Sq8Params::train(schema.metric(), schema.dimension(), sample.iter().copied()))
-}
-
-/// Bytes from one code row to the next.
-pub(crate) fn code_stride(params: &Sq8Params) -> usize {
-    params.row_bytes().next_multiple_of(64)
 }
 
 pub(super) fn vector<'a>(schema: &Schema, rows: &'a dyn RowSource, row: u32) -> Result<&'a [f32]> {
@@ -385,111 +390,4 @@ fn write_offsets(out: &mut Stream<'_>, id: u32, rows: u32, len: impl Fn(u32) -> 
         })
     })?;
     Ok(end)
-}
-
-/// Asks whether to go on.
-pub(super) fn step(cancel: &dyn Fn() -> bool) -> Result<()> {
-    if cancel() {
-        return Err(Error::new(ErrorKind::Cancelled, "writing the segment was cancelled"));
-    }
-    Ok(())
-}
-
-/// Positional writes through a buffer, with a checksum per block.
-pub(super) struct Stream<'a> {
-    file: Arc<dyn VfsFile>,
-    uuid: Uuid,
-    cancel: &'a dyn Fn() -> bool,
-    buffer: Vec<u8>,
-    /// Bytes before the buffer: a multiple of a block.
-    flushed: u64,
-    crcs: Vec<u32>,
-    sections: Vec<Section>,
-}
-
-impl<'a> Stream<'a> {
-    fn new(file: Arc<dyn VfsFile>, uuid: Uuid, cancel: &'a dyn Fn() -> bool) -> Stream<'a> {
-        let buffer = Vec::with_capacity(BUFFER);
-        Stream { file, uuid, cancel, buffer, flushed: 0, crcs: Vec::new(), sections: Vec::new() }
-    }
-
-    fn position(&self) -> u64 {
-        self.flushed + self.buffer.len() as u64
-    }
-
-    pub(super) fn bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
-            if self.buffer.len() == BUFFER {
-                self.flush()?;
-            }
-            bytes = later;
-        }
-        Ok(())
-    }
-
-    /// Writes the buffer, which ends at a block's end.
-    fn flush(&mut self) -> Result<()> {
-        debug_assert!(self.position().is_multiple_of(BLOCK) && self.flushed.is_multiple_of(BLOCK));
-        step(self.cancel)?;
-        let first = self.flushed / BLOCK;
-        for (block, bytes) in (first..).zip(self.buffer.chunks_exact(BLOCK as usize)) {
-            self.crcs.push(crc32(seed_of(self.uuid, block), bytes));
-        }
-        self.file.write_at(&self.buffer, self.flushed)?;
-        self.flushed += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    /// Zeros up to the next multiple of `to`.
-    fn align(&mut self, to: u64) -> Result<()> {
-        let zeros = self.position().next_multiple_of(to) - self.position();
-        self.bytes(&[0; BLOCK as usize][..zeros as usize])
-    }
-
-    /// One section, written by `write` as elements of `stride` bytes.
-    pub(super) fn section(
-        &mut self,
-        id: u32,
-        stride: u64,
-        write: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<()> {
-        self.align(ALIGN)?;
-        let offset = self.position();
-        write(self)?;
-        let len = self.position() - offset;
-        assert!(len.is_multiple_of(stride), "{} ends inside an element", format::section_name(id));
-        self.sections.push(Section { id, offset, len, count: len / stride, stride });
-        Ok(())
-    }
-
-    /// Header, checksums, footer, sync. Returns the file's length and digest.
-    fn finish(mut self, header: &Header) -> Result<(u64, u128)> {
-        self.align(BLOCK)?;
-        self.flush()?;
-        failpoint("segment-sections-written");
-        let block = header.encode();
-        self.file.write_at(&block, 0)?;
-        self.crcs[0] = crc32(seed_of(self.uuid, 0), &block);
-
-        let blocks = self.crcs.len() as u64;
-        let mut pages = Vec::new();
-        for (number, crcs) in (blocks..).zip(self.crcs.chunks(CRCS_PER_PAGE as usize)) {
-            let mut page = crcs.as_bytes().to_vec();
-            page.resize(BLOCK as usize, 0);
-            pages.push(crc32(seed_of(self.uuid, number), &page));
-            self.file.write_at(&page, number * BLOCK)?;
-        }
-        let footer_at = (blocks + pages.len() as u64) * BLOCK;
-        let footer = Footer { uuid: self.uuid, blocks, sections: self.sections, pages }.encode();
-        self.file.write_at(&footer, footer_at)?;
-        failpoint("segment-footer-written");
-        if !seeded("segment-not-synced") {
-            self.file.sync_all()?;
-        }
-        failpoint("segment-synced");
-        Ok((footer_at + footer.len() as u64, hash128(&footer)))
-    }
 }

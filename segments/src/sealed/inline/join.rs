@@ -15,10 +15,10 @@
 
 use super::choose::{Back, Choice};
 use super::halves::Halves;
-use super::share::share;
 use super::write::shape_of;
 use crate::graph::{FlatLevel, LEVEL_MAX, NO_LINK, level_for, mix};
 use crate::sealed::SealedSegment;
+use crate::sealed::share::share;
 use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicU64, Ordering};

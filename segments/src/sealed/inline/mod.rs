@@ -16,7 +16,6 @@ mod growth;
 mod halves;
 pub(super) mod join;
 mod refine;
-mod share;
 mod upper;
 pub(super) mod write;
 

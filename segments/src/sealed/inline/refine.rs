@@ -1,8 +1,8 @@
 //! A better graph, found by walks over the inline rows of the one that was built.
 //!
 //! 1. Each row is walked to as if it were a query. What the walk expands is nearer to it than what was known when the
-//!    row was inserted, and known to three digits: together with the row's links, these are its candidates. Where the graph was
-//!    built with a wide beam, a narrow one is enough: what others find besides would hardly be chosen.
+//!    row was inserted, and known to three digits: together with the row's links, these are its candidates. The wider the
+//!    beam that the graph was built with, the narrower one is enough: what others find besides would hardly be chosen.
 //! 2. Of them, neighbours are chosen ([`super::choose`]).
 //! 3. Rows that chose a row become candidates of that row in turn, and each one chooses again; places left over go to
 //!    the nearest that were passed over.
@@ -12,15 +12,17 @@
 
 use super::choose::{Back, Choice};
 use super::halves::Halves;
-use super::share::share;
 use crate::graph::{FlatGraph, FlatLevel, NO_LINK, attach_all};
+use crate::sealed::share::share;
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
 use nearstone_kernels::{InlineQuery, InlineRows, InlineScratch, InlineStart, inline_walk, kernels};
 
-/// The beam of the walks that look for candidates, in a graph that was built with a narrow beam, or nobody knows with which.
+/// The beam of the walks that look for candidates, where the graph was built with a very narrow beam, or nobody knows with which.
 const WIDE: usize = 96;
-/// The narrowest in any other; wider where a row has more places than two thirds of this.
+/// The beam where it was built with two thirds of [`WIDE`] at least (bulk loads). Wider where a row has more than half as many places.
+const MIDDLE: usize = 72;
+/// The beam where it was built with one twice as wide as [`WIDE`]. Wider where a row has more than two thirds as many places.
 const NARROW: usize = 48;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 256;
@@ -35,7 +37,11 @@ pub(super) fn refine(
 ) -> Result<FlatGraph> {
     let Some(ground) = graph.levels.first() else { return Ok(FlatGraph::default()) };
     let places = ground.stride;
-    let beam = if graph.beam >= 2 * WIDE { (places * 3 / 2).clamp(NARROW, WIDE) } else { WIDE };
+    let beam = match graph.beam {
+        beam if beam >= 2 * WIDE => (places * 3 / 2).clamp(NARROW, WIDE),
+        beam if beam >= WIDE * 2 / 3 => (places * 2).clamp(MIDDLE, WIDE),
+        _ => WIDE,
+    };
     let mut chosen = vec![NO_LINK; ground.links.len()];
     share(&mut chosen, PIECE * places, threads, cancel, |place, piece, work: &mut Work| {
         for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {

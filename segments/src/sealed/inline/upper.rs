@@ -5,8 +5,8 @@
 
 use super::halves::Halves;
 use super::join::Join;
-use super::share::share;
 use crate::graph::{FlatLevel, Graph, Links, NO_LINK, VectorSource};
+use crate::sealed::share::share;
 use crate::topk::Scratch;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::kernels;

@@ -19,18 +19,19 @@ use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
 use super::refine::refine;
-use super::share::share;
 use super::upper::upper;
 use super::{ENTRY_LINKS, ENTRY_SHARE};
 use crate::graph::{FlatGraph, FlatLevel, attach_all};
 use crate::quantize::space::{Space, padded};
 use crate::sealed::format;
-use crate::sealed::writer::{Stream, step, vector};
+use crate::sealed::share::share;
+use crate::sealed::stream::{Stream, step};
+use crate::sealed::writer::vector;
 use crate::segment::RowSource;
 use crate::topk::Scratch;
 use half::f16;
 use nearstone_base::vfs::Pages;
-use nearstone_base::{Profile, Result, Schema};
+use nearstone_base::{Metric, Profile, Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
 
 /// Fewer rows are scanned nearly as fast.
@@ -243,7 +244,9 @@ fn rotate_all(
             step(cancel)?;
         }
         let vector = vector(schema, rows, row)?;
-        longest = longest.max(kernels().dot_precise(vector, vector));
+        if schema.metric() == Metric::InnerProduct {
+            longest = longest.max(kernels().dot_precise(vector, vector));
+        }
         all.push(vector);
     }
     let (metric, dimension) = (schema.metric(), schema.dimension());

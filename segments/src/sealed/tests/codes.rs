@@ -51,3 +51,24 @@ fn a_row_without_a_code_is_corruption() {
     scorer.prefetch(&[60, u32::MAX]);
     assert!(scorer.score(&[0, 1, 2, 3, 59], &mut distances).is_ok() && distances.len() == 5);
 }
+
+/// Codes are made in batches, of which threads take pieces: wherever these end, each row has its own code.
+#[test]
+fn codes_are_those_of_their_rows_whichever_thread_made_them() {
+    let schema = Schema::new(8_000, Metric::Cosine).m(4).ef_construction(8);
+    let made = make(&schema, 600);
+    let segment = made.open();
+    let stride = segment.params.row_bytes();
+    // More than one batch, and more than one piece of the first one.
+    assert!(stride * 600 > 4 << 20 && stride * 256 < 4 << 20);
+    let (mut code, mut work) = (vec![0; stride], Vec::new());
+    for (row, original) in (0..).zip(&made.rows.rows) {
+        segment.params.encode(&original.vector, &mut code, &mut work);
+        assert!(segment.row(&segment.places.codes, row).unwrap() == code, "row {row}");
+    }
+    let alone = folder();
+    let (_, graph) = graph_of(&schema, &rows_of(&schema, 600, 5));
+    let one_thread = SealTarget { threads: 1, ..target(&alone) };
+    write_segment(&one_thread, &schema, &made.rows, &graph, &|| false).unwrap();
+    assert!(alone.bytes(&file(), made.meta.len, Residency::Heap).unwrap()[..] == made.bytes());
+}
