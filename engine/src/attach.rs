@@ -248,7 +248,7 @@ impl Engine {
             let view = self.core.view.load_full();
             let oldest = view.lists.collections.get(&id).and_then(|collection| collection.frozen.first());
             let Some(frozen) = oldest else { return Ok(()) };
-            self.link_frozen(frozen)?;
+            self.link_frozen(frozen, None)?;
             let sealed = self.write_frozen(frozen, &view.lists.get(id, "of a bulk load")?.schema, None)?;
             self.commit_seal(catalog, id, frozen, sealed, || inside.sync())?;
         }

@@ -125,6 +125,8 @@ impl Engine {
         let inputs: Vec<Arc<SealedHandle>> =
             collection.sealed.iter().filter(|h| chosen.contains(&h.id())).cloned().collect();
         let merged = self.write_merge(collection, &inputs, work, progress)?;
+        // The last moment at which it can be cancelled.
+        report(progress, "write", 1, 1)?;
         failpoint("compact-verified");
         let replacement = Replacement::new(inputs, merged);
         let mut catalog = self.catalog()?;
@@ -134,8 +136,7 @@ impl Engine {
         let generation = self.commit_replacements(&mut catalog, id, &[replacement], None)?;
         drop(catalog);
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
-        self.tell_log(generation)?;
-        report(progress, "write", 1, 1)
+        self.tell_log(generation)
     }
 
     fn write_merge(

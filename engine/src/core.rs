@@ -58,7 +58,7 @@ pub(crate) struct Pending {
 }
 
 impl Core {
-    #[expect(clippy::too_many_arguments, reason = "each is a seam, and there is one caller")]
+    #[expect(clippy::too_many_arguments, reason = "each is a seam")]
     pub(crate) fn new(
         uuid: Uuid,
         dir: PathBuf,

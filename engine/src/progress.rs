@@ -14,7 +14,8 @@ pub struct Step {
     pub total: u64,
 }
 
-/// Called between pieces of work; `Break` cancels, and the call returns `Cancelled`.
+/// Called between pieces of work; `Break` cancels, and the call returns `Cancelled`. It must not call the store: the call that
+/// reports may hold what that waits for.
 pub type Progress<'a> = &'a mut (dyn FnMut(Step) -> ControlFlow<()> + Send);
 
 /// For calls without progress.

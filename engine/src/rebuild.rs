@@ -22,7 +22,7 @@ use nearstone_base::{CollectionId, Profile, Result, Schema};
 
 /// Rows in memory that are frozen when the schema changes, rather than sealed and built anew before: their new graph is built
 /// by one thread.
-const ROWS_LEFT: u32 = 1_000;
+const ROWS_LEFT: u64 = 1_000;
 /// Under steady writes there is always something left.
 const ROUNDS: u32 = 3;
 
@@ -104,10 +104,12 @@ impl Rebuilt {
         total: u64,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let before = self.rows;
-        // Of all segments together.
-        let mut progress =
-            |step: Step| progress(Step { done: before + step.done.min(total - before), total, ..step });
+        let (before, mut reached) = (self.rows, 0);
+        // Of all segments together; each is linked and then written, which counts no rows.
+        let mut progress = |step: Step| {
+            reached = step.done.min(total - before).max(reached);
+            progress(Step { done: before + reached, total, ..step })
+        };
         let inputs = vec![handle.clone()];
         let output = {
             let merge = engine.plan_merge(self.id, &inputs, self.schema)?;
@@ -139,7 +141,11 @@ impl Engine {
             self.flush_collection(id, None)?;
             rebuilt.follow(self, name, progress)?;
             let view = self.core.view.load();
-            let left: u32 = view.lists.get(id, name)?.unsealed().map(|segment| segment.rows()).sum();
+            let collection = view.lists.get(id, name)?;
+            // What was sealed meanwhile is not built anew yet either.
+            let sealed = collection.sealed.iter().filter(|handle| !rebuilt.has(handle));
+            let sealed = sealed.map(|handle| u64::from(handle.segment.rows())).sum::<u64>();
+            let left = collection.unsealed().map(|segment| u64::from(segment.rows())).sum::<u64>() + sealed;
             if left <= ROWS_LEFT {
                 break;
             }
@@ -158,6 +164,10 @@ impl Engine {
         drop(catalog);
         self.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
         self.workers.wake(self);
-        self.tell_log(generation)
+        // It has happened: what fails from here on is told, and is no failure of it.
+        if let Err(error) = self.tell_log(generation) {
+            self.note_error(error);
+        }
+        Ok(())
     }
 }

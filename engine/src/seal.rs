@@ -50,7 +50,7 @@ impl Engine {
             // What was frozen since is not waited for: under steady writes that would never end.
             let oldest = view.lists.collections.get(&id).and_then(|c| c.frozen.first());
             let Some(frozen) = oldest.filter(|frozen| frozen.last <= until) else { return Ok(()) };
-            self.link_frozen(frozen)?;
+            self.link_frozen(frozen, work)?;
             self.seal_oldest(id, &turn, work)?;
         }
     }
@@ -61,10 +61,11 @@ impl Engine {
         turn.lock()
     }
 
-    /// Links the rows of a frozen segment on all cores, if the store may use them; returns when none is left.
-    pub(crate) fn link_frozen(&self, frozen: &Frozen) -> Result<()> {
-        on_threads(self.core.threads(), || {
+    /// Links the rows of a frozen segment, for a call on all cores that the store may use; returns when none is left.
+    pub(crate) fn link_frozen(&self, frozen: &Frozen, work: Option<Work>) -> Result<()> {
+        on_threads(if work.is_some() { 1 } else { self.core.threads() }, || {
             while !frozen.segment.all_linked() {
+                work.map_or(Ok(()), |work| self.pace.step(work))?;
                 if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
                     // The last rows are being linked by others.
                     thread::yield_now();
@@ -88,12 +89,8 @@ impl Engine {
         let Some(collection) = view.lists.collections.get(&id) else { return Ok(false) };
         let Some(frozen) = collection.frozen.first() else { return Ok(false) };
         failpoint("seal-frozen");
-        while !frozen.segment.all_linked() {
-            if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
-                // The last rows are being linked by others.
-                thread::yield_now();
-            }
-            self.check_healthy()?;
+        if !frozen.segment.all_linked() {
+            self.link_frozen(frozen, work)?;
         }
         let log = self.log()?;
         if !seeded("seal-before-log-sync") {
