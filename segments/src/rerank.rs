@@ -25,7 +25,7 @@ pub(crate) fn rerank(
 ) -> Result<Vec<Hit>> {
     let first = limit.max(TRIED);
     let (mut hits, mut wrong, mut last) =
-        (Vec::with_capacity(candidates.len().min(2 * first)), 0f32, f32::INFINITY);
+        (Vec::with_capacity(candidates.len().min(first.saturating_mul(2))), 0f32, f32::INFINITY);
     candidates.iter().take(AHEAD).for_each(|candidate| soon(candidate.ordinal));
     for (place, candidate) in candidates.iter().enumerate() {
         if place == first {

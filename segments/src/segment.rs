@@ -66,10 +66,10 @@ impl Accept for AcceptAll {
     }
 }
 
-/// Rows that are visible at an lsn and accepted. `births` is `None` for sealed segments, where every row was born
-/// before any snapshot that sees the segment.
+/// Rows that are visible at an lsn and accepted. In sealed segments every row was born before any snapshot that sees the
+/// segment; in those in memory, the first ones were.
 pub struct Visible<'a, B> {
-    /// When each row was born.
+    /// When each row was born, as far as it matters to the snapshot.
     pub births: B,
     /// When each row died.
     pub deaths: &'a Deaths,

@@ -27,14 +27,12 @@ use zerocopy::IntoBytes;
 
 /// Rows shown to the condition to estimate its share.
 const SAMPLE: u32 = if CHECKED { 2 } else { 64 };
-/// Nobody asks for a sample when all rows were born but the last of so many parts.
-const BORN_SHARE: u32 = 8;
 /// Scans keep so many rows more than are wanted, and an eighth, to be measured exactly.
 const SCAN_MORE: usize = 16;
 /// Rows measured at a time by a scan.
 const SCAN_ROWS: usize = 64;
 /// How many rows a scan passes over in the time of one distance.
-const CHECKS_PER_DISTANCE: f32 = 8.0;
+const CHECKS_PER_DISTANCE: u32 = 8;
 
 impl MutableSegment {
     /// The nearest visible rows: `min(limit, visible rows)` hits by ascending distance, ties by key. Rows that a
@@ -53,13 +51,13 @@ impl MutableSegment {
         // Before the rows: a row that is linked later than this is scanned.
         let floor = self.progress.floor();
         let rows = self.rows();
-        if options.limit == 0 || rows == 0 {
+        let born = self.born_at(options.at, rows);
+        if options.limit == 0 || born == 0 {
             return Ok(Vec::new());
         }
-        let born = self.born_at(options.at, rows);
         let visible = self.visible(options, born);
         if options.exact {
-            let mut lists = self.scan_exactly(&[query], rows, options.limit, &visible)?;
+            let mut lists = self.scan_exactly(&[query], born, options.limit, &visible)?;
             return Ok(lists.pop().unwrap_or_default());
         }
 
@@ -70,20 +68,20 @@ impl MutableSegment {
         let scorer = FromQuery::new(self, query);
         let mut found = std::mem::take(&mut scratch.found);
         found.clear();
-        let shown = (&visible as &dyn Accept, options.accept.accepts_all());
-        let mostly_born = born >= rows - rows / BORN_SHARE;
-        let asked = (!options.accept.accepts_all() || !mostly_born).then_some(&visible as &dyn Accept);
-        let all = self.scan_is_cheaper(rows, ef, asked);
+        // Where nearly every row is visible, it costs less to measure them all than to ask for each.
+        let ask_first = !options.accept.accepts_all() || self.deaths.count() > born / CHECKS_PER_DISTANCE;
+        let shown = (&visible as &dyn Accept, ask_first);
+        let all = self.scan_is_cheaper(rows, born, ef, shown);
         if all {
-            self.scan(&scorer, 0..rows, kept, shown, scratch, &mut found)?;
+            self.scan(&scorer, 0..born, kept, shown, scratch, &mut found)?;
         } else {
             walk(&self.graph, &scorer, &visible, NO_LINK, ef, scratch, &mut found)?;
             found.retain(|candidate| candidate.ordinal < floor);
-            self.scan(&scorer, floor..rows, kept, shown, scratch, &mut found)?;
+            self.scan(&scorer, floor.min(born)..born, kept, shown, scratch, &mut found)?;
         }
-        if !all && found.len() < options.limit && found.len() < rows as usize {
+        if !all && found.len() < options.limit && found.len() < born as usize {
             found.clear();
-            self.scan(&scorer, 0..rows, kept, shown, scratch, &mut found)?;
+            self.scan(&scorer, 0..born, kept, shown, scratch, &mut found)?;
         }
         // Of what walk and scan kept.
         found.sort_unstable();
@@ -110,13 +108,9 @@ impl MutableSegment {
             });
         }
         queries.iter().for_each(|query| self.assert_dimension(query));
-        let rows = self.rows();
-        let lists = self.scan_exactly(
-            queries,
-            rows,
-            options.limit,
-            &self.visible(options, self.born_at(options.at, rows)),
-        )?;
+        let born = self.born_at(options.at, self.rows());
+        let visible = self.visible(options, born);
+        let lists = self.scan_exactly(queries, born, options.limit, &visible)?;
         lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits))
     }
 
@@ -161,20 +155,19 @@ impl MutableSegment {
         born
     }
 
-    /// Appends to `found` the nearest `ef` visible rows of a range.
+    /// Appends to `found` the nearest `kept` visible rows of a range, of rows that were born. Whether each is asked for before it
+    /// is measured, or only if it is near enough, says `ask_first`.
     fn scan(
         &self,
         scorer: &FromQuery<'_>,
         mut range: Range<u32>,
         kept: usize,
-        (visible, accepts_all): (&dyn Accept, bool),
+        (visible, ask_first): (&dyn Accept, bool),
         scratch: &mut Scratch,
         found: &mut Vec<Candidate>,
     ) -> Result<()> {
         let Scratch { nearest, batch, distances, .. } = scratch;
         nearest.reset(kept);
-        // Where nearly every row is visible, it costs less to measure them all than to ask for each.
-        let ask_first = !accepts_all;
         loop {
             batch.clear();
             batch.extend(range.by_ref().filter(|&row| !ask_first || visible.accept(row)).take(SCAN_ROWS));
@@ -220,25 +213,31 @@ impl MutableSegment {
         Ranked { distance: distance + 0.0, key: self.key(ordinal), ordinal }
     }
 
-    /// Whether a scan of all rows is expected to cost less than a walk. A walk measures about `m` new rows for each
-    /// result, and `1 / share` times as many when only a share of the rows may be results, but never more than all. Without
-    /// a condition to be asked, those are the rows that are alive.
-    fn scan_is_cheaper(&self, rows: u32, ef: usize, visible: Option<&dyn Accept>) -> bool {
-        let per_result = self.graph.m() as f32;
+    /// Whether a scan of the rows that were born, of all `rows`, is expected to cost less than a walk, which goes through all of
+    /// them. A walk measures about `m` new rows for each result, and `1 / share` times as many when only a share of the rows may
+    /// be results, but never more than all. A scan measures what may be a result, or everything if nobody asks before.
+    fn scan_is_cheaper(
+        &self,
+        rows: u32,
+        born: u32,
+        ef: usize,
+        (visible, ask_first): (&dyn Accept, bool),
+    ) -> bool {
+        let wanted = ef as f32 * self.graph.m() as f32;
         // Not even if every sampled row matches.
-        if rows as f32 <= ef as f32 * per_result {
+        if born as f32 <= wanted {
             return true;
         }
-        let share = match visible {
-            None => rows.saturating_sub(self.deaths.count()).max(1) as f32 / rows as f32,
-            Some(visible) => {
-                let mut rng = SplitMix64::new(u64::from(rows));
-                let hits = (0..SAMPLE).filter(|_| visible.accept(rng.below(rows.into()) as u32)).count();
-                (hits as f32).max(0.5) / SAMPLE as f32
-            }
+        let (share, scan) = if ask_first {
+            let mut rng = SplitMix64::new(u64::from(rows));
+            let hits = (0..SAMPLE).filter(|_| visible.accept(rng.below(born.into()) as u32)).count();
+            let share = (hits as f32).max(0.5) / SAMPLE as f32;
+            (share, born as f32 * (share + (CHECKS_PER_DISTANCE as f32).recip()))
+        } else {
+            (1.0, born as f32)
         };
-        let scan = rows as f32 * (share + CHECKS_PER_DISTANCE.recip());
-        scan <= (ef as f32 * per_result / share).min(rows as f32)
+        let of_all = share * born as f32 / rows as f32;
+        scan <= (wanted / of_all).min(rows as f32)
     }
 }
 

@@ -174,6 +174,22 @@ fn rows_are_seen_from_birth_to_death() {
     }
 }
 
+/// Twice the limit once was more than a number holds.
+#[test]
+fn every_row_is_found_with_the_largest_limit_and_none_before_the_first_was_born() {
+    let segment = MutableSegment::new(SegmentId(1), Schema::new(2, Metric::L2));
+    for row in 0..50 {
+        let key = Key::U64(row);
+        segment.append(key.as_ref(), key.as_ref().hash64(), &[row as f32, 1.0], b"", 10 + row);
+    }
+    for exact in [false, true] {
+        for (at, seen) in [(Lsn::MAX, 50), (30, 21), (9, 0)] {
+            let hits = run(&segment, &[0.0, 0.0], &SearchOptions { at, ..options(usize::MAX, 1, exact) });
+            assert!(hits.iter().map(|hit| hit.ordinal).eq(0..seen), "{hits:?}");
+        }
+    }
+}
+
 #[test]
 fn rows_born_at_an_lsn_are_the_first_ones() {
     let segment = MutableSegment::new(SegmentId(1), Schema::new(2, Metric::L2));

@@ -182,9 +182,16 @@ impl Blocks {
         Ok(())
     }
 
-    /// Checks one block again, also when it was found right before.
+    /// Checks one block of the file again, also when it was found right before, and what is held of it in memory.
     pub(crate) fn recheck(&self, block: u64) -> Result<()> {
-        self.check(block, &self.block_bytes(block)?, true)
+        let held = self.block_bytes(block)?;
+        self.check(block, &held, true)?;
+        let offset = block * BLOCK;
+        if self.pins.iter().any(|pin| (pin.start..pin.end).contains(&offset)) {
+            let file = self.bytes.get(offset as usize..(offset + BLOCK) as usize);
+            self.check(block, file.ok_or_else(|| self.beyond(offset, BLOCK))?, true)?;
+        }
+        Ok(())
     }
 
     #[cold]

@@ -1,6 +1,6 @@
 //! What searches touch of a segment's file, and how it is kept in memory.
 //!
-//! - With inline rows: these, and the entry. Without: the codes and the links of all levels.
+//! - With inline rows: these, and the entry. Without: the codes and the links of the ground.
 //! - What names a row and finds it by its key: keys, their order, index and filter, and versions.
 //!
 //! The rest is cold: vectors, payloads, and codes and links beside inline rows (which filtered searches walk on).
@@ -12,7 +12,6 @@
 use super::SealedSegment;
 use super::blocks::{Blocks, Pin};
 use super::format::{self, BLOCK, Layout};
-use crate::graph::LEVEL_MAX;
 use nearstone_base::vfs::{FileBytes, OpenMode, Residency, Vfs, read_exact_at};
 use nearstone_base::{Error, Profile, Result};
 use std::io;
@@ -62,11 +61,10 @@ pub(super) fn hot(layout: &Layout) -> Vec<Range<u64>> {
         format::VERSIONS,
     ];
     let inline = [format::INLINE_ROWS, format::INLINE_ENTRY];
-    let levels = format::LINKS..=format::LINKS + LEVEL_MAX as u32;
     let has_inline = layout.section(format::INLINE_ROWS).is_some();
     let walked = |id: u32| match has_inline {
         true => inline.contains(&id),
-        false => id == format::CODES || levels.contains(&id),
+        false => id == format::CODES || id == format::LINKS,
     };
     let mut parts: Vec<Range<u64>> = Vec::new();
     let sections = layout.footer.sections.iter().filter(|section| section.len > 0);

@@ -307,7 +307,7 @@ impl<'a> CodeScorer<'a> {
     #[inline(always)]
     fn touch(&self, ordinal: u32) -> Result<()> {
         let codes = &self.segment.places.codes;
-        if u64::from(ordinal) >= codes.count || self.row_bytes > self.stride {
+        if u64::from(ordinal) >= codes.count {
             return Err(self.missing(ordinal));
         }
         self.segment.blocks.touch_again(codes.offset + u64::from(ordinal) * codes.stride, codes.stride)

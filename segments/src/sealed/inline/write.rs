@@ -176,8 +176,9 @@ pub(in crate::sealed) fn refined_lean(
     Ok(Better::than(graph, shape, schema, rows, threads, cancel)?.map(|better| better.graph))
 }
 
-/// Whether the graph of a segment with so many rows is refined when it is written, unless half precision does not hold
-/// its distances: [`crate::SealedSegment::has_inline_rows`] says so afterwards.
+/// Whether a segment with so many rows gets inline rows, and with them a refined graph, unless half precision does not hold
+/// its distances: [`crate::SealedSegment::has_inline_rows`] says so afterwards. (Lean ones are refined where memory allows;
+/// nobody counts on that.)
 pub(crate) fn is_refined(schema: &Schema, rows: u32) -> bool {
     shape_of(schema, rows).is_some()
 }

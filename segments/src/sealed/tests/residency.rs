@@ -123,6 +123,29 @@ fn what_is_pinned_was_checked_at_the_open_and_is_not_looked_at_in_the_file_again
     }
 }
 
+/// Whoever verifies asks about the file, not about the copy of it that was checked at the open.
+#[cfg(unix)]
+#[test]
+fn a_file_that_was_damaged_after_its_rows_were_pinned_does_not_pass_a_verification() {
+    use std::os::unix::fs::FileExt;
+    let on_disk = OnDisk::new(&schema(Profile::Speed), 2_000);
+    let inline = layout(&on_disk.made.bytes()).section(format::INLINE_ROWS).unwrap();
+    let segment = on_disk.open(Residency::Pinned).unwrap();
+    segment.verify(&mut |_, _| true).unwrap();
+    let place = inline.offset + inline.len / 2;
+    let wrong = on_disk.made.bytes()[place as usize] ^ 1;
+    let disk = std::fs::OpenOptions::new().write(true).open(on_disk.path()).unwrap();
+    disk.write_all_at(&[wrong], place).unwrap();
+    let error = segment.verify(&mut |_, _| true).unwrap_err();
+    assert_eq!(error.place().map(|place| place.offset), Some(place / BLOCK * BLOCK));
+    assert_eq!(
+        segment.search(&on_disk.made.rows.rows[7].vector, &options(1, 16), &mut Scratch::default()).unwrap()
+            [0]
+        .ordinal,
+        7
+    );
+}
+
 #[test]
 fn damage_in_what_is_cold_is_no_matter_of_the_open() {
     for profile in [Profile::Speed, Profile::Memory] {
