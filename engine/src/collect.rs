@@ -83,8 +83,10 @@ impl<'p> Collector<'p> {
         let growing = self
             .growing
             .get_or_insert_with(|| MutableSegment::unversioned(core.take_segment_id(), self.schema));
-        // All rows of a segment get one lsn, which can't be lower than this one.
-        let lowest = growing.lsn_max().unwrap_or_else(|| core.view.load().lsn + 1);
+        // All rows of a segment get one lsn, which can't be lower than this one. That of a build is 0, which no store
+        // writes: by it `attach` knows files that were never a store's.
+        let of_store = || if self.engine.is_some() { core.view.load().lsn + 1 } else { 0 };
+        let lowest = growing.lsn_max().unwrap_or_else(of_store);
         growing.append(key.as_ref(), hash, vector, &payload, lowest);
         self.rows += 1;
         if is_full(core, growing) || growing.bytes() >= core.options.memory_budget {

@@ -80,7 +80,7 @@ impl Collection {
     /// # Errors
     ///
     /// Each names the file and the reason, and nothing has changed. `InvalidArgument`: no file, a file given twice, one of
-    /// another schema, one of an unfinished build or out of a store, a key in two files. `AlreadyExists`: it is part of the store already, or a
+    /// another schema, one of an unfinished build or out of a store (also one that a bulk load has written), a key in two files. `AlreadyExists`: it is part of the store already, or a
     /// key is there, with [`OnCollision::Refuse`]. `Corruption`, `NotFound`, `UnsupportedVersion`, `DiskFull`. Else as
     /// [`BulkLoad::finish`](crate::BulkLoad::finish).
     pub fn attach(&self, files: &[impl AsRef<Path>], options: AttachOptions) -> Result<BulkLoaded> {
@@ -153,6 +153,13 @@ fn inspect(engine: &Engine, file: &Path, schema: &Schema) -> Result<SegmentMeta>
     let mut there = view.lists.collections.values().flat_map(|collection| &collection.sealed);
     if there.any(|handle| handle.segment.meta().uuid == meta.uuid) {
         return Err(already_attached(file));
+    }
+    if meta.lsn_max != 0 {
+        return Err(Error::invalid(format!(
+            "it comes out of a store, where its rows have versions from {} on: versions, and which rows are deleted, \
+             mean nothing without that store; only files that were built without one are attached",
+            meta.lsn_min
+        )));
     }
     Ok(meta)
 }

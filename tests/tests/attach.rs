@@ -8,6 +8,7 @@ use nearstone::{
     SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
 };
 use nearstone_tests::disks::Around;
+use nearstone_tests::forge::{put_u64, segment};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -413,4 +414,73 @@ fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
 fn build_and_check(disk: &SimVfs) {
     let built = build(disk, "/built", 0..50, 1.0);
     assert_eq!((built.len(), files(disk, "/built").len()), (3, 3));
+}
+
+/// The bytes of a file.
+fn read(disk: &SimVfs, path: &Path) -> Vec<u8> {
+    let file = disk.open(path, OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Its file has no versions either. But its rows may be deleted, which only that store knows, and they may be of a later
+/// moment than any of this store.
+#[test]
+fn what_a_bulk_load_wrote_in_another_store_was_attached_without_its_deletes() {
+    for writes in [0, 1_000u64] {
+        let (disk, store, rows) = begin();
+        rows.upsert(100u64, &[100.0, 0.0], ()).unwrap();
+        let elsewhere = options(&disk).open("/elsewhere").unwrap();
+        let there = elsewhere.create_collection("rows", schema()).unwrap();
+        for _ in 0..writes {
+            there.upsert(5u64, &[5.0, 0.0], ()).unwrap();
+        }
+        let mut load = there.bulk_load().unwrap();
+        (0..10u64).for_each(|key| load.push(key, &[key as f32, 1.0], ()).unwrap());
+        let lsn = load.finish().unwrap().lsn;
+        assert!(lsn > writes);
+        assert!(there.delete(3u64).unwrap());
+        let segment = elsewhere.stats().unwrap().collections[0].segments.last().unwrap().id;
+        let file = Path::new("/elsewhere/segments").join(format!("{segment:016x}.seg"));
+        elsewhere.close().unwrap();
+        drop((elsewhere, there));
+        let before = (marks(&rows), store.snapshot().lsn(), files(&disk, "/store"));
+        for take in [TakeFiles::Copy, TakeFiles::Link, TakeFiles::Move] {
+            let error = rows.attach(&[&file], AttachOptions::new().take(take)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("/elsewhere") && text.contains("out of a store"), "{text}");
+            assert_eq!((marks(&rows), store.snapshot().lsn(), files(&disk, "/store")), before);
+        }
+        // Both go on.
+        rows.upsert(101u64, &[101.0, 0.0], ()).unwrap();
+        no_litter(&disk, &store);
+        let elsewhere = options(&disk).open("/elsewhere").unwrap();
+        assert_eq!(elsewhere.collection("rows").unwrap().len().unwrap(), 9);
+        elsewhere.verify().unwrap();
+    }
+}
+
+/// It must not end the process in the middle of a commit.
+#[test]
+fn a_forged_file_of_a_version_above_all_others_is_refused() {
+    let (disk, store, rows) = begin();
+    let built = build(&disk, "/built", 0..10, 1.0);
+    for (lowest, highest) in [(u64::MAX, u64::MAX), (1 << 40, 1 << 40), (1, 1), (0, u64::MAX), (7, 3)] {
+        let mut forged = segment::Segment::open(&read(&disk, &built[0]));
+        put_u64(&mut forged.blocks, segment::header::LSN_MIN, lowest);
+        put_u64(&mut forged.blocks, segment::header::LSN_MAX, highest);
+        let path = Path::new("/built/forged.seg");
+        disk.open(path, OpenMode::Truncate).unwrap().write_at(&forged.seal().0, 0).unwrap();
+        let error = rows.attach(&[path], AttachOptions::new()).unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Corruption)
+                && error.to_string().contains("forged.seg"),
+            "{lowest}..={highest}: {error}"
+        );
+        assert_eq!((rows.len().unwrap(), store.snapshot().lsn()), (0, 0), "{lowest}..={highest}");
+        no_litter(&disk, &store);
+    }
+    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 10);
 }
