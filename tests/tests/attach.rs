@@ -12,7 +12,7 @@ use nearstone_tests::forge::{put_u64, segment};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 fn schema() -> Schema {
     Schema::new(2, Metric::L2).m(4).ef_construction(16)
@@ -483,4 +483,119 @@ fn a_forged_file_of_a_version_above_all_others_is_refused() {
         no_litter(&disk, &store);
     }
     assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 10);
+}
+
+/// Two stores, one after the other, gave the same id to a file each: the second file was replaced by the first one's.
+#[test]
+fn an_attach_that_outlived_its_store_replaced_a_segment_of_the_next_one() {
+    for (take, call, name) in [
+        (TakeFiles::Copy, "open", ".tmp"),
+        (TakeFiles::Copy, "rename", ".seg"),
+        (TakeFiles::Copy, "bytes", ".seg"),
+        (TakeFiles::Move, "link", ".seg"),
+    ] {
+        let (disk, store, rows) = begin();
+        store.close().unwrap();
+        drop((store, rows));
+        let built = build(&disk, "/built", 0..10, 1.0);
+        let next: Arc<Mutex<Option<Store>>> = Arc::default();
+        let closing: Arc<Mutex<Option<Store>>> = Arc::default();
+        let watched = {
+            let (disk, next, closing) = (disk.clone(), next.clone(), closing.clone());
+            Around::watched(disk.clone(), move |made, path| {
+                let is_it = made == call && path.starts_with("/store/segments");
+                if !is_it || !path.to_string_lossy().ends_with(name) {
+                    return;
+                }
+                let Some(store) = closing.lock().unwrap().take() else { return };
+                store.close().unwrap();
+                let other = open(&disk);
+                let rows = other.collection("rows").unwrap();
+                // As many segments as there are ids that could be the same.
+                for key in 100..110u64 {
+                    rows.upsert(key, &[key as f32, 2.0], ()).unwrap();
+                    rows.flush().unwrap();
+                }
+                *next.lock().unwrap() = Some(other);
+            })
+        };
+        let store = options(&disk).vfs(Arc::new(watched)).open("/store").unwrap();
+        let rows = store.collection("rows").unwrap();
+        *closing.lock().unwrap() = Some(store);
+        let error = rows.attach(&built, AttachOptions::new().take(take)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{take:?}, {call}: {error}");
+        drop(rows);
+        let store = next.lock().unwrap().take().expect("the store was closed meanwhile");
+        let expected: Vec<u64> = (100..110).collect();
+        let check = |store: &Store| {
+            store.verify().unwrap();
+            assert!(
+                marks(&store.collection("rows").unwrap()).into_keys().eq(expected.clone()),
+                "{take:?}, {call}"
+            );
+        };
+        check(&store);
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk);
+        check(&store);
+        no_litter(&disk, &store);
+        assert_eq!(files(&disk, "/built").len(), 1);
+    }
+}
+
+#[test]
+fn a_file_that_has_the_name_already_is_never_replaced() {
+    for take in [TakeFiles::Copy, TakeFiles::Link, TakeFiles::Move] {
+        for ending in ["seg", "tmp"] {
+            let (disk, store, rows) = begin();
+            let built = build(&disk, "/built", 0..10, 1.0);
+            let names: Vec<PathBuf> =
+                (0..20).map(|id| Path::new("/store/segments").join(format!("{id:016x}.{ending}"))).collect();
+            for path in &names {
+                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
+            }
+            let attached = rows.attach(&built, AttachOptions::new().take(take));
+            if ending == "tmp" && take != TakeFiles::Copy {
+                // Nothing is copied.
+                assert_eq!(attached.unwrap().inserted, 10);
+            } else {
+                let error = attached.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+                assert_eq!((rows.len().unwrap(), files(&disk, "/built").len()), (0, 1));
+            }
+            assert!(names.iter().all(|path| read(&disk, path) == b"mine"), "{take:?}, {ending}");
+            store.verify().unwrap();
+        }
+    }
+}
+
+/// The store had a symbolic link among its segments: who removed or changed the file it led to damaged the store.
+#[test]
+#[cfg(unix)]
+fn a_symbolic_link_became_a_segment_of_the_store() {
+    for take in [TakeFiles::Link, TakeFiles::Move] {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        let options = Store::builder().background(Background::Manual);
+        let mut build = options.build_segments(path("built"), schema()).unwrap();
+        push(&mut build, 0..10, 1.0);
+        let built = build.finish().unwrap().remove(0);
+        let link = path("link.seg");
+        std::os::unix::fs::symlink(&built, &link).unwrap();
+        let store = Store::builder().background(Background::Manual).open(path("store")).unwrap();
+        let rows = store.create_collection("rows", schema()).unwrap();
+        rows.attach(&[&link], AttachOptions::new().take(take)).unwrap();
+        for entry in std::fs::read_dir(path("store/segments")).unwrap() {
+            assert!(entry.unwrap().file_type().unwrap().is_file(), "{take:?}");
+        }
+        // Of what was given, the name goes; not the file that it leads to.
+        assert_eq!((link.is_symlink(), built.exists()), (take == TakeFiles::Link, true));
+        std::fs::remove_file(&built).unwrap();
+        store.close().unwrap();
+        drop((store, rows));
+        let store = Store::builder().background(Background::Manual).open(path("store")).unwrap();
+        assert_eq!(marks(&store.collection("rows").unwrap()).len(), 10);
+        store.verify().unwrap();
+    }
 }
