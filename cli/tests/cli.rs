@@ -184,6 +184,13 @@ fn what_is_built_without_a_store_is_attached_to_one() {
     assert_eq!(files.len(), 2);
     place.json(&build("built", &[])).refused(4, "already_exists", &["built"]);
     place.json(&build("other", &["--m", "3"])).refused(2, "invalid_argument", &["m is 3"]);
+    let lean = place.ok(&build("lean", &["--profile", "memory"]));
+    let into = ["attach", "other", "docs", lean["files"][0].as_str().unwrap()];
+    place.ok(&["create", "other", "docs", "--dim", "3", "--metric", "cosine", "--keys", "str"]);
+    assert_eq!(place.ok(&into)["inserted"], 10);
+    let stats = place.ok(&["stats", "other"]);
+    let docs = &stats["collections"][0];
+    assert_eq!((&docs["profile"], &docs["segments"][0]["profile"]), (&"auto".into(), &"memory".into()));
     let attach = |more: &[&'static str]| -> Vec<String> {
         let words = ["attach", "s", "docs"].iter().chain(&files).chain(more);
         words.map(|word| (*word).to_owned()).collect()

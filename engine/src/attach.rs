@@ -69,7 +69,7 @@ impl Known {
 
     /// Since the files were made, the collection may have been rebuilt, and others may have attached the same ones.
     fn check_against(&self, state: &CatalogState, schema: &Schema) -> Result<()> {
-        if self.loaded.iter().any(|handle| handle.segment.meta().schema != *schema) {
+        if self.loaded.iter().any(|handle| !handle.segment.meta().schema.fits(schema)) {
             return Err(Error::new(
                 ErrorKind::Cancelled,
                 "the collection was rebuilt with other parameters meanwhile: nothing of the load is there",

@@ -72,7 +72,7 @@ impl AttachOptions {
 
 impl Collection {
     /// Makes the rows of built files part of the collection, all at one lsn: as a bulk load of them would, without linking a
-    /// row. The files come from [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine
+    /// row. Their profile may be another: they serve as they are until they are merged. The files come from [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine
     /// or another one.
     ///
     /// Cost: reading each file twice (once, when it is linked) and writing it, and a look-up of each key, besides what
@@ -145,7 +145,7 @@ impl Collection {
 fn inspect(engine: &Engine, file: &Path, schema: &Schema) -> Result<SegmentMeta> {
     let vfs = &*engine.core.vfs;
     let meta = SealedSegment::inspect(vfs, file)?;
-    if meta.schema != *schema {
+    if !meta.schema.fits(schema) {
         return Err(Error::invalid(format!("it is of {:?}, and the collection of {schema:?}", meta.schema)));
     }
     let folder = file.parent().unwrap_or(Path::new(""));

@@ -4,8 +4,8 @@
 use nearstone::random::SplitMix64;
 use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimVfs, Vfs};
 use nearstone::{
-    AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Schema,
-    SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
+    AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Profile,
+    Schema, SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
 };
 use nearstone_tests::disks::Around;
 use nearstone_tests::forge::{put_u64, segment};
@@ -597,5 +597,34 @@ fn a_symbolic_link_became_a_segment_of_the_store() {
         let store = Store::builder().background(Background::Manual).open(path("store")).unwrap();
         assert_eq!(marks(&store.collection("rows").unwrap()).len(), 10);
         store.verify().unwrap();
+    }
+}
+
+/// A file is a segment like those that a merge of another time has left: it serves as it is.
+#[test]
+fn files_of_another_profile_were_refused() {
+    for profile in Profile::ALL {
+        let disk = SimVfs::new(1);
+        let store = open(&disk);
+        let rows = store.create_collection("rows", schema().profile(profile)).unwrap();
+        for (number, built_for) in (0..).zip(Profile::ALL) {
+            let folder = format!("/{}", built_for.name());
+            let mut build = options(&disk).build_segments(folder, schema().profile(built_for)).unwrap();
+            push(&mut build, number * 10..number * 10 + 10, 1.0);
+            let built = build.finish().unwrap();
+            assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 10);
+        }
+        let expected = marks(&rows);
+        assert_eq!(expected.len(), 30);
+        store.close().unwrap();
+        drop((store, rows));
+        let store = open(&disk);
+        let rows = store.collection("rows").unwrap();
+        assert_eq!(marks(&rows), expected);
+        rows.compact().unwrap();
+        assert_eq!(marks(&rows), expected);
+        let segments = &store.stats().unwrap().collections[0].segments;
+        assert_eq!((segments.len(), segments[0].profile), (1, profile));
+        no_litter(&disk, &store);
     }
 }
