@@ -65,6 +65,7 @@ impl<V: Vfs> Vfs for Around<V> {
         if self.links { self.disk.hard_link(from, to) } else { Ok(false) }
     }
     fn lock(&self, path: &Path, kind: LockKind) -> nearstone::Result<Option<Box<dyn VfsLock>>> {
+        (self.watch)("lock", path);
         self.disk.lock(path, kind)
     }
 }

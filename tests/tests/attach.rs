@@ -628,3 +628,53 @@ fn files_of_another_profile_were_refused() {
         no_litter(&disk, &store);
     }
 }
+
+#[test]
+fn two_builds_in_one_folder_destroyed_each_other() {
+    let disk = SimVfs::new(1);
+    let mut first = options(&disk).build_segments("/built", schema()).unwrap();
+    push(&mut first, 0..50, 1.0);
+    let before = files(&disk, "/built");
+    let busy = || {
+        let error = options(&disk).build_segments("/built", schema()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert!(error.to_string().contains("/built"), "{error}");
+    };
+    busy();
+    assert_eq!(files(&disk, "/built"), before);
+    let built = first.finish().unwrap();
+    assert_eq!(files(&disk, "/built").len(), 3);
+    let error = options(&disk).build_segments("/built", schema()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let store = open(&disk);
+    let rows = store.create_collection("rows", schema()).unwrap();
+    assert_eq!(rows.attach(&built, AttachOptions::new().take(TakeFiles::Move)).unwrap().inserted, 50);
+    // Dropped, it lets go as well.
+    let second = options(&disk).build_segments("/built", schema()).unwrap();
+    busy();
+    drop(second);
+    drop(options(&disk).build_segments("/built", schema()).unwrap());
+}
+
+/// The second one saw the mark of the first, and waited for nothing: when it had the lock, the files were whole.
+#[test]
+fn a_build_that_ends_while_another_begins_keeps_its_files() {
+    let disk = SimVfs::new(1);
+    let mut first = options(&disk).build_segments("/built", schema()).unwrap();
+    push(&mut first, 0..50, 1.0);
+    let first = Mutex::new(Some(first));
+    let late = Around::watched(disk.clone(), move |call, _| {
+        if call == "lock"
+            && let Some(first) = first.lock().unwrap().take()
+        {
+            assert_eq!(first.finish().unwrap().len(), 3);
+        }
+    });
+    let error = options(&disk).vfs(Arc::new(late)).build_segments("/built", schema()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let left = files(&disk, "/built");
+    assert!(
+        left.len() == 3 && left.iter().all(|path| path.extension().is_some_and(|e| e == "seg")),
+        "{left:?}"
+    );
+}
