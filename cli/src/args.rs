@@ -253,7 +253,7 @@ pub(crate) struct BuildArgs {
     /// Rows per segment, at most
     #[arg(long)]
     pub(crate) seal_rows: Option<u32>,
-    /// Threads that link; all cores otherwise
+    /// Threads that link, 1024 at most; all cores otherwise
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 }

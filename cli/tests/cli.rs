@@ -337,6 +337,14 @@ fn bad_input_is_refused_by_name_and_loses_nothing() {
     assert_ne!(import("missing.npy").code, 0);
     place.ok(&["create", "s", "numbers", "--dim", "3", "--metric", "l2"]);
     place.json(&["import", "s", "numbers", "rows.jsonl"]).refused(2, "invalid_argument", &["k0", "u64"]);
+    // The last number is a key; behind it there is none, and the count must not begin anew.
+    place.write("unnamed.jsonl", &"{\"vector\":[1,2,3]}\n".repeat(2));
+    let words = ["--first-key 18446744073709551615", "row 1"];
+    let last = ["unnamed.jsonl", "--first-key", "18446744073709551615"];
+    let unnamed = |before: &[&str], more: &[&str]| place.json(&[before, &last, more].concat());
+    unnamed(&["import", "s", "numbers"], &[]).refused(2, "invalid_argument", &words);
+    unnamed(&["import", "s", "numbers"], &["--bulk"]).refused(2, "invalid_argument", &words);
+    unnamed(&["build", "built"], &["--metric", "l2"]).refused(2, "invalid_argument", &words);
     place.json(&["get", "s", "numbers", "seven"]).refused(2, "invalid_argument", &["seven", "u64"]);
     place.json(&["search", "s", "docs", "--vector", "[1]"]).refused(
         2,
