@@ -5,7 +5,7 @@
 //! it. Its file has no versions: which lsn the rows get is not known yet. Nothing names the file: it goes with its
 //! handle.
 
-use crate::background::on_threads;
+use crate::background::{THREADS_MAX, on_threads};
 use crate::batch::encode_payload;
 use crate::core::Core;
 use crate::engine::Engine;
@@ -129,7 +129,8 @@ impl<'p> Collector<'p> {
             Some(progress) => &mut **progress,
             None => &mut ignore,
         };
-        match write(&self.core, self.engine.as_ref(), &growing, self.threads, progress) {
+        let threads = self.threads.min(THREADS_MAX);
+        match write(&self.core, self.engine.as_ref(), &growing, threads, progress) {
             Ok(handle) => {
                 self.written.push(handle);
                 failpoint("load-segment-written");

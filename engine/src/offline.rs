@@ -57,7 +57,7 @@ impl<'p> SegmentBuild<'p> {
         Ok(SegmentBuild { collector, core, finished: false, _lock: lock })
     }
 
-    /// Links rows on so many threads, the calling one among them.
+    /// Links rows on so many threads, the calling one among them, 1024 at most.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> SegmentBuild<'p> {
         self.collector.threads = threads;

@@ -678,3 +678,23 @@ fn a_build_that_ends_while_another_begins_keeps_its_files() {
         "{left:?}"
     );
 }
+
+#[test]
+fn a_build_or_a_load_on_too_many_threads_ended_the_process() {
+    let (disk, store, rows) = begin();
+    let mut build = options(&disk).build_segments("/built", schema()).unwrap().threads(usize::MAX);
+    push(&mut build, 0..30, 1.0);
+    let built = build.finish().unwrap();
+    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 30);
+    let mut load = rows.bulk_load().unwrap().threads(usize::MAX);
+    (30..40u64).for_each(|key| load.push(key, &[key as f32, 1.0], ()).unwrap());
+    assert_eq!(load.finish().unwrap().inserted, 10);
+    rows.upsert(40u64, &[40.0, 1.0], ()).unwrap();
+    rows.link(usize::MAX).unwrap();
+    assert_eq!(marks(&rows).len(), 41);
+    store.verify().unwrap();
+    // None at all is no number of threads.
+    let mut build = options(&disk).build_segments("/none", schema()).unwrap().threads(0);
+    let error = build.push(1u64, &[1.0, 1.0], ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("0 threads"), "{error}");
+}
