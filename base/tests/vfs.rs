@@ -86,6 +86,21 @@ fn names_are_listed_in_order_and_replaced_by_renaming() {
     });
 }
 
+/// A link of a symbolic link is a symbolic link.
+#[test]
+#[cfg(unix)]
+fn a_symbolic_link_was_taken_for_the_file_it_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("file"), b"rows").unwrap();
+    for (name, target) in [("link", "file"), ("nowhere", "missing")] {
+        std::os::unix::fs::symlink(path(target), path(name)).unwrap();
+        assert!(!DiskVfs::new().hard_link(&path(name), &path("new")).unwrap());
+        assert!(!path("new").is_symlink() && !path("new").exists());
+    }
+    assert!(DiskVfs::new().hard_link(&path("file"), &path("new")).unwrap());
+}
+
 #[test]
 fn published_bytes_have_the_expected_length_and_survive_their_name() {
     on_each(|vfs, dir| {

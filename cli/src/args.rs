@@ -247,10 +247,13 @@ pub(crate) struct BuildArgs {
     /// Beam width while linking
     #[arg(long, default_value_t = 200)]
     pub(crate) ef_construction: usize,
+    /// What the segments are made for
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) profile: ProfileArg,
     /// Rows per segment, at most
     #[arg(long)]
     pub(crate) seal_rows: Option<u32>,
-    /// Threads that link; all cores otherwise
+    /// Threads that link, 1024 at most; all cores otherwise
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 }
@@ -262,7 +265,7 @@ pub(crate) struct BuildArgs {
 pub(crate) struct AttachArgs {
     /// The store's folder
     pub(crate) store: PathBuf,
-    /// The collection's name; its schema must be that of the files
+    /// The collection's name; its schema must be that of the files, whatever their profile
     pub(crate) collection: String,
     /// Files that build has made
     #[arg(required = true)]

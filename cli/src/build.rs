@@ -17,7 +17,8 @@ pub(crate) fn build(args: &BuildArgs, out: &Output) -> Outcome {
     let schema = Schema::new(dimension, args.metric.metric())
         .keys(args.key_type.key_type())
         .m(args.m)
-        .ef_construction(args.ef_construction);
+        .ef_construction(args.ef_construction)
+        .profile(args.profile.profile());
     let mut options = Store::builder();
     if let Some(rows) = args.seal_rows {
         options = options.seal_rows(rows);

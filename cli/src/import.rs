@@ -119,7 +119,15 @@ pub(crate) fn each_row(
         let record = record?;
         let key = match record.key {
             Some(key) => to_key(key_type, &key, rows)?,
-            None => number_key(key_type, input.first_key + rows),
+            None => {
+                let number = input.first_key.checked_add(rows).ok_or_else(|| {
+                    let (first, max) = (input.first_key, u64::MAX);
+                    Failure::Usage(format!(
+                        "--first-key {first} and row {rows} make a key above {max}, the largest there is"
+                    ))
+                })?;
+                number_key(key_type, number)
+            }
         };
         let payload = match record.payload {
             Some(text) => {

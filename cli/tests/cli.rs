@@ -184,6 +184,13 @@ fn what_is_built_without_a_store_is_attached_to_one() {
     assert_eq!(files.len(), 2);
     place.json(&build("built", &[])).refused(4, "already_exists", &["built"]);
     place.json(&build("other", &["--m", "3"])).refused(2, "invalid_argument", &["m is 3"]);
+    let lean = place.ok(&build("lean", &["--profile", "memory"]));
+    let into = ["attach", "other", "docs", lean["files"][0].as_str().unwrap()];
+    place.ok(&["create", "other", "docs", "--dim", "3", "--metric", "cosine", "--keys", "str"]);
+    assert_eq!(place.ok(&into)["inserted"], 10);
+    let stats = place.ok(&["stats", "other"]);
+    let docs = &stats["collections"][0];
+    assert_eq!((&docs["profile"], &docs["segments"][0]["profile"]), (&"auto".into(), &"memory".into()));
     let attach = |more: &[&'static str]| -> Vec<String> {
         let words = ["attach", "s", "docs"].iter().chain(&files).chain(more);
         words.map(|word| (*word).to_owned()).collect()
@@ -330,6 +337,14 @@ fn bad_input_is_refused_by_name_and_loses_nothing() {
     assert_ne!(import("missing.npy").code, 0);
     place.ok(&["create", "s", "numbers", "--dim", "3", "--metric", "l2"]);
     place.json(&["import", "s", "numbers", "rows.jsonl"]).refused(2, "invalid_argument", &["k0", "u64"]);
+    // The last number is a key; behind it there is none, and the count must not begin anew.
+    place.write("unnamed.jsonl", &"{\"vector\":[1,2,3]}\n".repeat(2));
+    let words = ["--first-key 18446744073709551615", "row 1"];
+    let last = ["unnamed.jsonl", "--first-key", "18446744073709551615"];
+    let unnamed = |before: &[&str], more: &[&str]| place.json(&[before, &last, more].concat());
+    unnamed(&["import", "s", "numbers"], &[]).refused(2, "invalid_argument", &words);
+    unnamed(&["import", "s", "numbers"], &["--bulk"]).refused(2, "invalid_argument", &words);
+    unnamed(&["build", "built"], &["--metric", "l2"]).refused(2, "invalid_argument", &words);
     place.json(&["get", "s", "numbers", "seven"]).refused(2, "invalid_argument", &["seven", "u64"]);
     place.json(&["search", "s", "docs", "--vector", "[1]"]).refused(
         2,

@@ -69,7 +69,7 @@ impl Known {
 
     /// Since the files were made, the collection may have been rebuilt, and others may have attached the same ones.
     fn check_against(&self, state: &CatalogState, schema: &Schema) -> Result<()> {
-        if self.loaded.iter().any(|handle| handle.segment.meta().schema != *schema) {
+        if self.loaded.iter().any(|handle| !handle.segment.meta().schema.fits(schema)) {
             return Err(Error::new(
                 ErrorKind::Cancelled,
                 "the collection was rebuilt with other parameters meanwhile: nothing of the load is there",
@@ -135,6 +135,14 @@ impl Known {
                 self.rows()
             ),
         )
+    }
+
+    /// The rows are of this lsn.
+    fn set_version(&mut self, lsn: Lsn) -> Result<()> {
+        self.loaded.iter_mut().try_for_each(|handle| {
+            let handle = Arc::get_mut(handle).expect("nobody has seen it");
+            handle.segment.set_version(lsn).map_err(|error| error.with_outcome(Outcome::NotApplied))
+        })
     }
 
     /// Leaves out segments of which no row would live.
@@ -272,6 +280,8 @@ impl Engine {
         let (mut dying, collisions) = known.dying(policy)?;
         known.drop_dead(&mut dying);
 
+        // A file that allows only higher versions is refused before anything is logged.
+        known.set_version(view.lsn + 1)?;
         let lsn = if seeded("load-lsn-not-logged") {
             view.lsn + 1
         } else {
@@ -279,10 +289,7 @@ impl Engine {
             logged.map_err(|error| error.with_outcome(Outcome::NotApplied))?
         };
         failpoint("load-lsn-taken");
-        for handle in &mut known.loaded {
-            let handle = Arc::get_mut(handle).expect("nobody has seen it");
-            handle.segment.set_version(lsn).expect("it is higher than all lsns before");
-        }
+        known.set_version(lsn)?;
         let floor = self.core.live.lock().floor(None);
         catalog.commit(|next| {
             if let Some(row) = next.collections.get_mut(&id) {

@@ -172,15 +172,18 @@ impl std::fmt::Debug for BackgroundPause {
     }
 }
 
+/// More threads than any machine has cores: no call starts more, whatever it is told.
+pub(crate) const THREADS_MAX: usize = 1024;
+
 /// Cores this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs `f` on so many threads, this one among them, until each has returned.
+/// Runs `f` on so many threads, this one among them and at most [`THREADS_MAX`], until each has returned.
 pub(crate) fn on_threads(threads: usize, f: impl Fn() -> Result<()> + Sync) -> Result<()> {
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&f)).collect();
+        let others: Vec<_> = (1..threads.min(THREADS_MAX)).map(|_| scope.spawn(&f)).collect();
         let mut result = f();
         for other in others {
             let joined = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

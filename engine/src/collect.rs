@@ -5,7 +5,7 @@
 //! it. Its file has no versions: which lsn the rows get is not known yet. Nothing names the file: it goes with its
 //! handle.
 
-use crate::background::on_threads;
+use crate::background::{THREADS_MAX, on_threads};
 use crate::batch::encode_payload;
 use crate::core::Core;
 use crate::engine::Engine;
@@ -83,8 +83,10 @@ impl<'p> Collector<'p> {
         let growing = self
             .growing
             .get_or_insert_with(|| MutableSegment::unversioned(core.take_segment_id(), self.schema));
-        // All rows of a segment get one lsn, which can't be lower than this one.
-        let lowest = growing.lsn_max().unwrap_or_else(|| core.view.load().lsn + 1);
+        // All rows of a segment get one lsn, which can't be lower than this one. That of a build is 0, which no store
+        // writes: by it `attach` knows files that were never a store's.
+        let of_store = || if self.engine.is_some() { core.view.load().lsn + 1 } else { 0 };
+        let lowest = growing.lsn_max().unwrap_or_else(of_store);
         growing.append(key.as_ref(), hash, vector, &payload, lowest);
         self.rows += 1;
         if is_full(core, growing) || growing.bytes() >= core.options.memory_budget {
@@ -127,7 +129,8 @@ impl<'p> Collector<'p> {
             Some(progress) => &mut **progress,
             None => &mut ignore,
         };
-        match write(&self.core, self.engine.as_ref(), &growing, self.threads, progress) {
+        let threads = self.threads.min(THREADS_MAX);
+        match write(&self.core, self.engine.as_ref(), &growing, threads, progress) {
             Ok(handle) => {
                 self.written.push(handle);
                 failpoint("load-segment-written");

@@ -210,7 +210,7 @@ impl Collection {
         Ok(CollectionAt { handle: self.handle.clone(), view: view.clone(), at: snapshot.view.lsn })
     }
 
-    /// Puts every row that is not in a graph yet into it, on `threads` threads (this one among them), and returns
+    /// Puts every row that is not in a graph yet into it, on `threads` threads (this one among them, 1024 at most), and returns
     /// when none is left. Searches are right without it, and scan such rows.
     ///
     /// # Errors

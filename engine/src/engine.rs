@@ -40,6 +40,8 @@ pub(crate) struct Engine {
     room: Mutex<()>,
     room_made: Condvar,
     lock: Mutex<Option<Box<dyn VfsLock>>>,
+    /// The next segment id when the store was opened.
+    first_segment: u64,
     pub(crate) counters: Counters,
     /// The last failure of work behind, for `stats`.
     pub(crate) last_error: Mutex<Option<Error>>,
@@ -65,6 +67,7 @@ impl Engine {
         let workers = Workers::new(core.options.background);
         let pace = Pace::new(core.clock.clone(), core.options.background_bytes_per_second);
         Engine {
+            first_segment: core.next_segment(),
             core,
             log,
             catalog: Mutex::new(catalog),
@@ -244,10 +247,13 @@ impl Engine {
         let mut guard = self.catalog.lock();
         let Some(catalog) = guard.as_mut() else { return Ok(()) };
         let mut next = (**catalog.state()).clone();
-        if next.clean == Some(mark) {
+        let next_segment = self.core.next_segment();
+        // An id that was taken may be that of a file which still comes: the next open must not give it to another.
+        let known = next_segment == next.next_segment || next_segment == self.first_segment;
+        if next.clean == Some(mark) && known {
             return Ok(());
         }
-        next.next_segment = self.core.next_segment();
+        next.next_segment = next_segment;
         next.last_lsn = next.last_lsn.max(mark.lsn);
         next.clean = Some(mark);
         catalog.commit(next)

@@ -17,7 +17,7 @@ use crate::view::SealedHandle;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, Ordering};
 use nearstone_base::vfs::{OpenMode, read_exact_at};
-use nearstone_base::{Error, Result, Schema, SegmentId};
+use nearstone_base::{Error, ErrorKind, Result, Schema, SegmentId};
 use nearstone_compaction::gc::segment_file;
 use nearstone_segments::{SealedSegment, SegmentMeta};
 use std::collections::BTreeSet;
@@ -33,10 +33,11 @@ pub enum TakeFiles {
     /// It is copied.
     #[default]
     Copy,
-    /// It gets a second name (a hard link) where the file system has such, and is copied elsewhere. Whoever changes it under
-    /// the old name damages the store.
+    /// It gets a second name (a hard link) where the file system has such, and is copied elsewhere, as is what a symbolic
+    /// link leads to. Whoever changes it under the old name damages the store.
     Link,
-    /// As `Link`, and the old name is removed when the rows are there. A name that can't be removed stays, and is told by
+    /// As `Link`, and the old name is removed when the rows are there: of a symbolic link that one, not the file it leads
+    /// to. A name that can't be removed stays, and is told by
     /// [`StoreStats::last_error`](crate::StoreStats::last_error).
     Move,
 }
@@ -71,7 +72,7 @@ impl AttachOptions {
 
 impl Collection {
     /// Makes the rows of built files part of the collection, all at one lsn: as a bulk load of them would, without linking a
-    /// row. The files come from [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine
+    /// row. Their profile may be another: they serve as they are until they are merged. The files come from [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine
     /// or another one.
     ///
     /// Cost: reading each file twice (once, when it is linked) and writing it, and a look-up of each key, besides what
@@ -80,7 +81,7 @@ impl Collection {
     /// # Errors
     ///
     /// Each names the file and the reason, and nothing has changed. `InvalidArgument`: no file, a file given twice, one of
-    /// another schema, one of an unfinished build or out of a store, a key in two files. `AlreadyExists`: it is part of the store already, or a
+    /// another schema, one of an unfinished build or out of a store (also one that a bulk load has written), a key in two files. `AlreadyExists`: it is part of the store already, or a
     /// key is there, with [`OnCollision::Refuse`]. `Corruption`, `NotFound`, `UnsupportedVersion`, `DiskFull`. Else as
     /// [`BulkLoad::finish`](crate::BulkLoad::finish).
     pub fn attach(&self, files: &[impl AsRef<Path>], options: AttachOptions) -> Result<BulkLoaded> {
@@ -114,8 +115,10 @@ impl Collection {
         }
         let mut taken = Vec::new();
         for (file, meta) in files.iter().zip(&metas) {
-            let handle = take(&engine.core, file, meta, options.take, progress);
-            taken.push(handle.map_err(|error| error.context(of(file)))?);
+            let handle = take(engine, file, meta, options.take, progress);
+            // After `close`, the next open takes away files under way.
+            let cause = |error| engine.core.check_open().err().unwrap_or(error);
+            taken.push(handle.map_err(|error| cause(error).context(of(file)))?);
         }
         engine.core.vfs.sync_dir(&engine.core.segments)?;
         check_keys(&taken, &files)?;
@@ -142,7 +145,7 @@ impl Collection {
 fn inspect(engine: &Engine, file: &Path, schema: &Schema) -> Result<SegmentMeta> {
     let vfs = &*engine.core.vfs;
     let meta = SealedSegment::inspect(vfs, file)?;
-    if meta.schema != *schema {
+    if !meta.schema.fits(schema) {
         return Err(Error::invalid(format!("it is of {:?}, and the collection of {schema:?}", meta.schema)));
     }
     let folder = file.parent().unwrap_or(Path::new(""));
@@ -154,28 +157,31 @@ fn inspect(engine: &Engine, file: &Path, schema: &Schema) -> Result<SegmentMeta>
     if there.any(|handle| handle.segment.meta().uuid == meta.uuid) {
         return Err(already_attached(file));
     }
+    if meta.lsn_max != 0 {
+        return Err(Error::invalid(format!(
+            "it comes out of a store, where its rows have versions from {} on: versions, and which rows are deleted, \
+             mean nothing without that store; only files that were built without one are attached",
+            meta.lsn_min
+        )));
+    }
     Ok(meta)
 }
 
 /// Brings a file into the folder of segments, and checks all of it there. The folder is still to be synced.
 fn take(
-    core: &Core,
+    engine: &Engine,
     file: &Path,
     meta: &SegmentMeta,
     how: TakeFiles,
     progress: Progress<'_>,
 ) -> Result<Arc<SealedHandle>> {
-    let id = core.take_segment_id();
+    let core = &engine.core;
+    let id = take_id(engine)?;
     let path = core.segments.join(segment_file(id));
-    let brought = bring(core, file, (id, &path), meta.len, how, progress);
+    bring(core, file, (id, &path), meta.len, how, progress)?;
     failpoint("attach-file-brought");
-    let opened = brought.and_then(|()| core.open_segment(&SegmentMeta { id, ..meta.clone() }));
-    let handle = opened.inspect_err(|_| {
-        // Best effort: an open sweeps what stays.
-        if !core.keep_files.load(Ordering::Acquire) {
-            let _ = core.vfs.remove(&path);
-        }
-    })?;
+    let opened = core.open_segment(&SegmentMeta { id, ..meta.clone() });
+    let handle = opened.inspect_err(|_| remove(core, &path))?;
     // Nothing names the file yet.
     handle.set_obsolete();
     if !handle.segment.is_unversioned() {
@@ -189,6 +195,15 @@ fn take(
     Ok(handle)
 }
 
+/// An id that the store opened after this one never gives to another file: `close` tells the catalog of all that were
+/// taken, under the same lock, once the store says that it is closed.
+fn take_id(engine: &Engine) -> Result<SegmentId> {
+    let _catalog = engine.catalog()?;
+    engine.core.check_open()?;
+    Ok(engine.core.take_segment_id())
+}
+
+/// Copies or links a file to its new name. After an error nothing is there that was not there before.
 fn bring(
     core: &Core,
     file: &Path,
@@ -199,30 +214,46 @@ fn bring(
 ) -> Result<()> {
     let vfs = &*core.vfs;
     let source = vfs.open(file, OpenMode::Read)?;
+    check_free(core, path)?;
     if how != TakeFiles::Copy && vfs.hard_link(file, path)? {
         // Who wrote it may not have waited for the disk.
-        return source.sync_all();
+        return source.sync_all().inspect_err(|_| remove(core, path));
     }
     let tmp = core.segments.join(segment_file(id).replace(".seg", ".tmp"));
+    let target = vfs.open(&tmp, OpenMode::CreateNew)?;
     let mut copy = || -> Result<()> {
-        let target = vfs.open(&tmp, OpenMode::Truncate)?;
         let mut buffer = vec![0; COPY_BYTES];
         let mut at = 0;
         while at < len {
             report(progress, "copy", at, len)?;
+            core.check_open()?;
             let piece = buffer.len().min((len - at) as usize);
             read_exact_at(&*source, file, &mut buffer[..piece], at)?;
             target.write_at(&buffer[..piece], at)?;
             at += piece as u64;
         }
         target.sync_all()?;
+        check_free(core, path)?;
         vfs.rename(&tmp, path)
     };
-    copy().inspect_err(|_| {
-        if !core.keep_files.load(Ordering::Acquire) {
-            let _ = vfs.remove(&tmp);
-        }
-    })
+    copy().inspect_err(|_| remove(core, &tmp))
+}
+
+/// Whether a file may get this name: after `close` the folder is that of whoever opens the store next, and a rename would
+/// replace what is there.
+fn check_free(core: &Core, path: &Path) -> Result<()> {
+    core.check_open()?;
+    match core.vfs.info(path)? {
+        None => Ok(()),
+        Some(_) => Err(Error::new(ErrorKind::AlreadyExists, format!("{} is there already", path.display()))),
+    }
+}
+
+/// Best effort: an open sweeps what stays.
+fn remove(core: &Core, path: &Path) {
+    if !core.keep_files.load(Ordering::Acquire) {
+        let _ = core.vfs.remove(path);
+    }
 }
 
 /// No key in two files.

@@ -94,7 +94,7 @@ impl<'p> BulkLoad<'p> {
         self
     }
 
-    /// Links rows on so many threads, the calling one among them. Default: all cores; one with
+    /// Links rows on so many threads, the calling one among them, 1024 at most. Default: all cores; one with
     /// [`Background::Manual`](crate::Background::Manual).
     #[must_use]
     pub fn threads(mut self, threads: usize) -> BulkLoad<'p> {

@@ -1,7 +1,8 @@
 //! Building sealed segments without a store: rows become files in a folder, and whoever has these files attaches them.
 //!
 //! A mark is put into the folder before the first file and goes when all of them are whole and durable: what a dying
-//! process leaves is not taken for all rows. The next build in that folder starts over.
+//! process leaves is not taken for all rows. The next build in that folder starts over. The mark is locked while the build
+//! lives, so that no other takes it for a dead one.
 
 use crate::collect::Collector;
 use crate::core::{Core, Live};
@@ -10,12 +11,15 @@ use crate::options::StoreBuilder;
 use crate::progress::Progress;
 use crate::view::Lists;
 use nearstone_base::sync::{Arc, AtomicBool};
-use nearstone_base::vfs::{OpenMode, Vfs};
+use nearstone_base::vfs::{LockKind, OpenMode, Vfs, VfsLock};
 use nearstone_base::{Error, ErrorKind, Key, Result, Schema};
 use nearstone_compaction::gc::parse_segment_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// In the mark. One without it was made by locking it, a moment ago.
+const BEGUN: &[u8] = b"a build that was not finished\n";
 
 /// Sealed segments on their way, in a folder of their own; made by [`StoreBuilder::build_segments`]. Dropping it discards
 /// everything.
@@ -25,12 +29,14 @@ pub struct SegmentBuild<'p> {
     core: Arc<Core>,
     collector: Collector<'p>,
     finished: bool,
+    /// Goes last: when the mark is gone.
+    _lock: Box<dyn VfsLock>,
 }
 
 impl<'p> SegmentBuild<'p> {
     pub(crate) fn new(builder: &StoreBuilder, folder: &Path, schema: Schema) -> Result<SegmentBuild<'p>> {
         let vfs = builder.vfs_or_default();
-        make_folder(&*vfs, folder)?;
+        let lock = make_folder(&*vfs, folder)?;
         // A heart without log and catalog: nobody reads, and nothing is committed.
         let live = Live { lsn: 0, lists: Arc::new(Lists::default()), pending: BTreeMap::new() };
         let random = builder.random_or_default();
@@ -47,10 +53,11 @@ impl<'p> SegmentBuild<'p> {
         );
         core.segments = folder.to_path_buf();
         let core = Arc::new(core);
-        Ok(SegmentBuild { collector: Collector::new(core.clone(), None, schema), core, finished: false })
+        let collector = Collector::new(core.clone(), None, schema);
+        Ok(SegmentBuild { collector, core, finished: false, _lock: lock })
     }
 
-    /// Links rows on so many threads, the calling one among them.
+    /// Links rows on so many threads, the calling one among them, 1024 at most.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> SegmentBuild<'p> {
         self.collector.threads = threads;
@@ -121,13 +128,8 @@ impl std::fmt::Debug for SegmentBuild<'_> {
     }
 }
 
-/// Makes the folder, or empties it of an unfinished build, and marks it.
-fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
-    let holds_something = |name: &str| {
-        let text =
-            format!("{} holds {name:?}: segments are built in a missing or empty folder", folder.display());
-        Error::new(ErrorKind::AlreadyExists, text)
-    };
+/// Makes the folder, or empties it of an unfinished build, and marks it; the lock on the mark.
+fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<Box<dyn VfsLock>> {
     match vfs.info(folder)? {
         None => {
             vfs.create_dir(folder)?;
@@ -138,19 +140,45 @@ fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
             let text = format!("{} is a file: segments are built in a folder", folder.display());
             return Err(Error::new(ErrorKind::AlreadyExists, text));
         }
-        Some(_) => {
-            let mut names = vfs.list(folder)?;
-            if let Some(mark) = names.iter().position(|name| name == UNFINISHED_BUILD) {
-                names.remove(mark);
-                if let Some(foreign) = names.iter().find(|name| parse_segment_file(name).is_none()) {
-                    return Err(holds_something(foreign));
-                }
-                names.iter().try_for_each(|name| vfs.remove(&folder.join(name)))?;
-            } else if let Some(name) = names.first() {
-                return Err(holds_something(name));
-            }
-        }
+        // Nothing comes into a folder that is somebody's.
+        Some(_) => drop(leftovers(vfs, folder)?),
     }
-    drop(vfs.open(&folder.join(UNFINISHED_BUILD), OpenMode::Truncate)?);
-    vfs.sync_dir(folder)
+    let mark = folder.join(UNFINISHED_BUILD);
+    let lock = vfs.lock(&mark, LockKind::Exclusive)?.ok_or_else(|| {
+        let text =
+            format!("another build in {} is under way: it holds the lock on its mark", folder.display());
+        Error::new(ErrorKind::Busy, text)
+    })?;
+    // As it is now that no other build can change it.
+    let names = leftovers(vfs, folder)?;
+    let info = vfs.info(&mark)?;
+    if let (Some(name), Some(0)) = (names.first(), info.map(|info| info.len)) {
+        // The files of a build that was finished meanwhile, under a mark that locking has made.
+        vfs.remove(&mark)?;
+        return Err(holds_something(folder, name));
+    }
+    names.iter().try_for_each(|name| vfs.remove(&folder.join(name)))?;
+    let file = vfs.open(&mark, OpenMode::Truncate)?;
+    file.write_at(BEGUN, 0)?;
+    file.sync_all()?;
+    vfs.sync_dir(folder)?;
+    Ok(lock)
+}
+
+/// The files of an unfinished build; an error if anything else is there.
+fn leftovers(vfs: &dyn Vfs, folder: &Path) -> Result<Vec<String>> {
+    let mut names = vfs.list(folder)?;
+    let mark = names.iter().position(|name| name == UNFINISHED_BUILD);
+    if let Some(mark) = mark {
+        names.remove(mark);
+    }
+    let foreign = names.iter().find(|name| mark.is_none() || parse_segment_file(name).is_none());
+    foreign.map_or(Ok(()), |name| Err(holds_something(folder, name)))?;
+    Ok(names)
+}
+
+fn holds_something(folder: &Path, name: &str) -> Error {
+    let text =
+        format!("{} holds {name:?}: segments are built in a missing or empty folder", folder.display());
+    Error::new(ErrorKind::AlreadyExists, text)
 }

@@ -265,7 +265,8 @@ impl StoreBuilder {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a bad schema or option; `AlreadyExists` when the folder holds something; `NotFound`, `Io`.
+    /// `InvalidArgument` for a bad schema or option; `AlreadyExists` when the folder holds something; `Busy` while another
+    /// build in it lives; `NotFound`, `Io`.
     pub fn build_segments<'p>(self, folder: impl AsRef<Path>, schema: Schema) -> Result<SegmentBuild<'p>> {
         self.validate()?;
         schema.validate()?;

@@ -4,7 +4,7 @@
 //! the answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first. Many queries at
 //! once are asked of each segment together, a part of them per thread.
 
-use crate::background::{cores, on_threads};
+use crate::background::{THREADS_MAX, cores, on_threads};
 use crate::core::Core;
 use crate::row::Hit;
 use crate::view::{CollectionView, Segment};
@@ -17,8 +17,6 @@ use std::slice;
 const LIMIT_DEFAULT: usize = 10;
 /// Beam width when the caller sets none.
 const EF_DEFAULT: usize = 64;
-/// More threads than any machine has cores.
-const THREADS_MAX: usize = 1024;
 /// Queries that a thread takes at a time.
 const TOGETHER_MIN: usize = 16;
 const TOGETHER_MAX: usize = 256;

@@ -61,9 +61,11 @@ impl<V: Vfs> Vfs for Around<V> {
         self.disk.sync_dir(path)
     }
     fn hard_link(&self, from: &Path, to: &Path) -> nearstone::Result<bool> {
+        (self.watch)("link", to);
         if self.links { self.disk.hard_link(from, to) } else { Ok(false) }
     }
     fn lock(&self, path: &Path, kind: LockKind) -> nearstone::Result<Option<Box<dyn VfsLock>>> {
+        (self.watch)("lock", path);
         self.disk.lock(path, kind)
     }
 }

@@ -4,14 +4,15 @@
 use nearstone::random::SplitMix64;
 use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimVfs, Vfs};
 use nearstone::{
-    AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Schema,
-    SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
+    AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Profile,
+    Schema, SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
 };
 use nearstone_tests::disks::Around;
+use nearstone_tests::forge::{put_u64, segment};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 fn schema() -> Schema {
     Schema::new(2, Metric::L2).m(4).ef_construction(16)
@@ -413,4 +414,287 @@ fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
 fn build_and_check(disk: &SimVfs) {
     let built = build(disk, "/built", 0..50, 1.0);
     assert_eq!((built.len(), files(disk, "/built").len()), (3, 3));
+}
+
+/// The bytes of a file.
+fn read(disk: &SimVfs, path: &Path) -> Vec<u8> {
+    let file = disk.open(path, OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Its file has no versions either. But its rows may be deleted, which only that store knows, and they may be of a later
+/// moment than any of this store.
+#[test]
+fn what_a_bulk_load_wrote_in_another_store_was_attached_without_its_deletes() {
+    for writes in [0, 1_000u64] {
+        let (disk, store, rows) = begin();
+        rows.upsert(100u64, &[100.0, 0.0], ()).unwrap();
+        let elsewhere = options(&disk).open("/elsewhere").unwrap();
+        let there = elsewhere.create_collection("rows", schema()).unwrap();
+        for _ in 0..writes {
+            there.upsert(5u64, &[5.0, 0.0], ()).unwrap();
+        }
+        let mut load = there.bulk_load().unwrap();
+        (0..10u64).for_each(|key| load.push(key, &[key as f32, 1.0], ()).unwrap());
+        let lsn = load.finish().unwrap().lsn;
+        assert!(lsn > writes);
+        assert!(there.delete(3u64).unwrap());
+        let segment = elsewhere.stats().unwrap().collections[0].segments.last().unwrap().id;
+        let file = Path::new("/elsewhere/segments").join(format!("{segment:016x}.seg"));
+        elsewhere.close().unwrap();
+        drop((elsewhere, there));
+        let before = (marks(&rows), store.snapshot().lsn(), files(&disk, "/store"));
+        for take in [TakeFiles::Copy, TakeFiles::Link, TakeFiles::Move] {
+            let error = rows.attach(&[&file], AttachOptions::new().take(take)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("/elsewhere") && text.contains("out of a store"), "{text}");
+            assert_eq!((marks(&rows), store.snapshot().lsn(), files(&disk, "/store")), before);
+        }
+        // Both go on.
+        rows.upsert(101u64, &[101.0, 0.0], ()).unwrap();
+        no_litter(&disk, &store);
+        let elsewhere = options(&disk).open("/elsewhere").unwrap();
+        assert_eq!(elsewhere.collection("rows").unwrap().len().unwrap(), 9);
+        elsewhere.verify().unwrap();
+    }
+}
+
+/// It must not end the process in the middle of a commit.
+#[test]
+fn a_forged_file_of_a_version_above_all_others_is_refused() {
+    let (disk, store, rows) = begin();
+    let built = build(&disk, "/built", 0..10, 1.0);
+    for (lowest, highest) in [(u64::MAX, u64::MAX), (1 << 40, 1 << 40), (1, 1), (0, u64::MAX), (7, 3)] {
+        let mut forged = segment::Segment::open(&read(&disk, &built[0]));
+        put_u64(&mut forged.blocks, segment::header::LSN_MIN, lowest);
+        put_u64(&mut forged.blocks, segment::header::LSN_MAX, highest);
+        let path = Path::new("/built/forged.seg");
+        disk.open(path, OpenMode::Truncate).unwrap().write_at(&forged.seal().0, 0).unwrap();
+        let error = rows.attach(&[path], AttachOptions::new()).unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Corruption)
+                && error.to_string().contains("forged.seg"),
+            "{lowest}..={highest}: {error}"
+        );
+        assert_eq!((rows.len().unwrap(), store.snapshot().lsn()), (0, 0), "{lowest}..={highest}");
+        no_litter(&disk, &store);
+    }
+    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 10);
+}
+
+/// Two stores, one after the other, gave the same id to a file each: the second file was replaced by the first one's.
+#[test]
+fn an_attach_that_outlived_its_store_replaced_a_segment_of_the_next_one() {
+    for (take, call, name) in [
+        (TakeFiles::Copy, "open", ".tmp"),
+        (TakeFiles::Copy, "rename", ".seg"),
+        (TakeFiles::Copy, "bytes", ".seg"),
+        (TakeFiles::Move, "link", ".seg"),
+    ] {
+        let (disk, store, rows) = begin();
+        store.close().unwrap();
+        drop((store, rows));
+        let built = build(&disk, "/built", 0..10, 1.0);
+        let next: Arc<Mutex<Option<Store>>> = Arc::default();
+        let closing: Arc<Mutex<Option<Store>>> = Arc::default();
+        let watched = {
+            let (disk, next, closing) = (disk.clone(), next.clone(), closing.clone());
+            Around::watched(disk.clone(), move |made, path| {
+                let is_it = made == call && path.starts_with("/store/segments");
+                if !is_it || !path.to_string_lossy().ends_with(name) {
+                    return;
+                }
+                let Some(store) = closing.lock().unwrap().take() else { return };
+                store.close().unwrap();
+                let other = open(&disk);
+                let rows = other.collection("rows").unwrap();
+                // As many segments as there are ids that could be the same.
+                for key in 100..110u64 {
+                    rows.upsert(key, &[key as f32, 2.0], ()).unwrap();
+                    rows.flush().unwrap();
+                }
+                *next.lock().unwrap() = Some(other);
+            })
+        };
+        let store = options(&disk).vfs(Arc::new(watched)).open("/store").unwrap();
+        let rows = store.collection("rows").unwrap();
+        *closing.lock().unwrap() = Some(store);
+        let error = rows.attach(&built, AttachOptions::new().take(take)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{take:?}, {call}: {error}");
+        drop(rows);
+        let store = next.lock().unwrap().take().expect("the store was closed meanwhile");
+        let expected: Vec<u64> = (100..110).collect();
+        let check = |store: &Store| {
+            store.verify().unwrap();
+            assert!(
+                marks(&store.collection("rows").unwrap()).into_keys().eq(expected.clone()),
+                "{take:?}, {call}"
+            );
+        };
+        check(&store);
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk);
+        check(&store);
+        no_litter(&disk, &store);
+        assert_eq!(files(&disk, "/built").len(), 1);
+    }
+}
+
+#[test]
+fn a_file_that_has_the_name_already_is_never_replaced() {
+    for take in [TakeFiles::Copy, TakeFiles::Link, TakeFiles::Move] {
+        for ending in ["seg", "tmp"] {
+            let (disk, store, rows) = begin();
+            let built = build(&disk, "/built", 0..10, 1.0);
+            let names: Vec<PathBuf> =
+                (0..20).map(|id| Path::new("/store/segments").join(format!("{id:016x}.{ending}"))).collect();
+            for path in &names {
+                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
+            }
+            let attached = rows.attach(&built, AttachOptions::new().take(take));
+            if ending == "tmp" && take != TakeFiles::Copy {
+                // Nothing is copied.
+                assert_eq!(attached.unwrap().inserted, 10);
+            } else {
+                let error = attached.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+                assert_eq!((rows.len().unwrap(), files(&disk, "/built").len()), (0, 1));
+            }
+            assert!(names.iter().all(|path| read(&disk, path) == b"mine"), "{take:?}, {ending}");
+            store.verify().unwrap();
+        }
+    }
+}
+
+/// The store had a symbolic link among its segments: who removed or changed the file it led to damaged the store.
+#[test]
+#[cfg(unix)]
+fn a_symbolic_link_became_a_segment_of_the_store() {
+    for take in [TakeFiles::Link, TakeFiles::Move] {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        let options = Store::builder().background(Background::Manual);
+        let mut build = options.build_segments(path("built"), schema()).unwrap();
+        push(&mut build, 0..10, 1.0);
+        let built = build.finish().unwrap().remove(0);
+        let link = path("link.seg");
+        std::os::unix::fs::symlink(&built, &link).unwrap();
+        let store = Store::builder().background(Background::Manual).open(path("store")).unwrap();
+        let rows = store.create_collection("rows", schema()).unwrap();
+        rows.attach(&[&link], AttachOptions::new().take(take)).unwrap();
+        for entry in std::fs::read_dir(path("store/segments")).unwrap() {
+            assert!(entry.unwrap().file_type().unwrap().is_file(), "{take:?}");
+        }
+        // Of what was given, the name goes; not the file that it leads to.
+        assert_eq!((link.is_symlink(), built.exists()), (take == TakeFiles::Link, true));
+        std::fs::remove_file(&built).unwrap();
+        store.close().unwrap();
+        drop((store, rows));
+        let store = Store::builder().background(Background::Manual).open(path("store")).unwrap();
+        assert_eq!(marks(&store.collection("rows").unwrap()).len(), 10);
+        store.verify().unwrap();
+    }
+}
+
+/// A file is a segment like those that a merge of another time has left: it serves as it is.
+#[test]
+fn files_of_another_profile_were_refused() {
+    for profile in Profile::ALL {
+        let disk = SimVfs::new(1);
+        let store = open(&disk);
+        let rows = store.create_collection("rows", schema().profile(profile)).unwrap();
+        for (number, built_for) in (0..).zip(Profile::ALL) {
+            let folder = format!("/{}", built_for.name());
+            let mut build = options(&disk).build_segments(folder, schema().profile(built_for)).unwrap();
+            push(&mut build, number * 10..number * 10 + 10, 1.0);
+            let built = build.finish().unwrap();
+            assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 10);
+        }
+        let expected = marks(&rows);
+        assert_eq!(expected.len(), 30);
+        store.close().unwrap();
+        drop((store, rows));
+        let store = open(&disk);
+        let rows = store.collection("rows").unwrap();
+        assert_eq!(marks(&rows), expected);
+        rows.compact().unwrap();
+        assert_eq!(marks(&rows), expected);
+        let segments = &store.stats().unwrap().collections[0].segments;
+        assert_eq!((segments.len(), segments[0].profile), (1, profile));
+        no_litter(&disk, &store);
+    }
+}
+
+#[test]
+fn two_builds_in_one_folder_destroyed_each_other() {
+    let disk = SimVfs::new(1);
+    let mut first = options(&disk).build_segments("/built", schema()).unwrap();
+    push(&mut first, 0..50, 1.0);
+    let before = files(&disk, "/built");
+    let busy = || {
+        let error = options(&disk).build_segments("/built", schema()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert!(error.to_string().contains("/built"), "{error}");
+    };
+    busy();
+    assert_eq!(files(&disk, "/built"), before);
+    let built = first.finish().unwrap();
+    assert_eq!(files(&disk, "/built").len(), 3);
+    let error = options(&disk).build_segments("/built", schema()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let store = open(&disk);
+    let rows = store.create_collection("rows", schema()).unwrap();
+    assert_eq!(rows.attach(&built, AttachOptions::new().take(TakeFiles::Move)).unwrap().inserted, 50);
+    // Dropped, it lets go as well.
+    let second = options(&disk).build_segments("/built", schema()).unwrap();
+    busy();
+    drop(second);
+    drop(options(&disk).build_segments("/built", schema()).unwrap());
+}
+
+/// The second one saw the mark of the first, and waited for nothing: when it had the lock, the files were whole.
+#[test]
+fn a_build_that_ends_while_another_begins_keeps_its_files() {
+    let disk = SimVfs::new(1);
+    let mut first = options(&disk).build_segments("/built", schema()).unwrap();
+    push(&mut first, 0..50, 1.0);
+    let first = Mutex::new(Some(first));
+    let late = Around::watched(disk.clone(), move |call, _| {
+        if call == "lock"
+            && let Some(first) = first.lock().unwrap().take()
+        {
+            assert_eq!(first.finish().unwrap().len(), 3);
+        }
+    });
+    let error = options(&disk).vfs(Arc::new(late)).build_segments("/built", schema()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let left = files(&disk, "/built");
+    assert!(
+        left.len() == 3 && left.iter().all(|path| path.extension().is_some_and(|e| e == "seg")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_build_or_a_load_on_too_many_threads_ended_the_process() {
+    let (disk, store, rows) = begin();
+    let mut build = options(&disk).build_segments("/built", schema()).unwrap().threads(usize::MAX);
+    push(&mut build, 0..30, 1.0);
+    let built = build.finish().unwrap();
+    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 30);
+    let mut load = rows.bulk_load().unwrap().threads(usize::MAX);
+    (30..40u64).for_each(|key| load.push(key, &[key as f32, 1.0], ()).unwrap());
+    assert_eq!(load.finish().unwrap().inserted, 10);
+    rows.upsert(40u64, &[40.0, 1.0], ()).unwrap();
+    rows.link(usize::MAX).unwrap();
+    assert_eq!(marks(&rows).len(), 41);
+    store.verify().unwrap();
+    // None at all is no number of threads.
+    let mut build = options(&disk).build_segments("/none", schema()).unwrap().threads(0);
+    let error = build.push(1u64, &[1.0, 1.0], ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("0 threads"), "{error}");
 }

@@ -113,7 +113,9 @@ impl Vfs for DiskVfs {
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
-        Ok(fs::hard_link(from, to).is_ok())
+        // The link of a symbolic link would be one more symbolic link, to a file that others move and change.
+        let is_file = fs::symlink_metadata(from).is_ok_and(|data| data.is_file());
+        Ok(is_file && fs::hard_link(from, to).is_ok())
     }
 
     fn lock(&self, path: &Path, kind: LockKind) -> Result<Option<Box<dyn VfsLock>>> {

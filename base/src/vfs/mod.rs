@@ -107,7 +107,7 @@ pub trait Vfs: Send + Sync + Debug {
     fn sync_dir(&self, path: &Path) -> Result<()>;
 
     /// Gives a file a second name if the file system can and reports whether it did (never an error of its own:
-    /// `false` means "copy instead").
+    /// `false` means "copy instead"). Never that of a symbolic link, and never a name that is taken.
     fn hard_link(&self, from: &Path, to: &Path) -> Result<bool>;
 
     /// Locks an existing file, or creates it to lock it (only when `kind` is exclusive or the file is there).

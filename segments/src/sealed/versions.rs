@@ -2,7 +2,7 @@
 //!
 //! Rows that were never in a log become part of a collection all at one lsn, which is known when their file is named and not
 //! when it is written. Such a file has no versions: whoever names it (the catalog) knows the one, and the header has the
-//! lowest that it can be.
+//! lowest that it can be: 0, which no store writes, when the file was built without a store.
 
 use super::SealedSegment;
 use super::format::{self, Layout, Section};
