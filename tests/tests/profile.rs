@@ -113,7 +113,8 @@ fn a_rebuild_makes_a_fast_collection_lean_and_fast_again() {
     for (profile, written) in
         [(Profile::Memory, ROWS + 10), (Profile::Memory, ROWS + 10), (Profile::Speed, 2 * ROWS)]
     {
-        vectors.put(&rows, ROWS..written);
+        vectors.put(&rows, 0..written);
+        (0..written).step_by(3).for_each(|key| assert!(rows.delete(key).unwrap()));
         rows.rebuild(RebuildOptions::new().profile(profile)).unwrap();
         rows.flush().unwrap();
         assert_eq!(rows.schema(), schema(profile));
@@ -153,14 +154,13 @@ fn a_segment_of_another_profile_serves_and_a_merge_writes_it_anew_by_the_collect
 }
 
 #[test]
-fn another_profile_is_another_schema_and_the_error_names_both() {
+fn who_asks_for_a_collection_with_another_profile_gets_it_as_it_is() {
     let store = Store::in_memory().unwrap();
     store.create_collection("rows", schema(Profile::Memory)).unwrap();
-    let error = store.collection_or_create("rows", schema(Profile::Speed)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-    let text = error.to_string();
-    assert!(text.contains("profile memory") && text.contains("profile speed"), "{text}");
-    assert!(store.collection_or_create("rows", schema(Profile::Memory)).is_ok());
+    for profile in Profile::ALL {
+        let rows = store.collection_or_create("rows", schema(profile)).unwrap();
+        assert_eq!(rows.schema().chosen_profile(), Profile::Memory, "a rebuild changes it, nothing else");
+    }
 }
 
 #[test]
