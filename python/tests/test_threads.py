@@ -144,17 +144,21 @@ def test_long_calls_release_the_interpreter_lock(path: Path, rng: np.random.Gene
                 wide.search(big[0], 10, exact=True)
         ticker.check("search")
         store.drop_collection("wide")
-        rows.upsert(np.arange(n), matrix)
+        few = 400  # More rows than that are linked by whoever puts them.
         with Ticker() as ticker:
-            rows.link(1)
+            while time.monotonic() < ticker.begin + 0.3:
+                rows.upsert(np.arange(few), matrix[:few])
+                rows.link(1)
         ticker.check("link")
-        rows.flush()
-        rows.upsert(np.arange(n, 2 * n), matrix)
         with Ticker() as ticker:
-            rows.flush()
+            while time.monotonic() < ticker.begin + 0.3:
+                rows.upsert(np.arange(n), matrix)
+                rows.flush()
         ticker.check("flush")
         with Ticker() as ticker:
-            store.compact()
+            while time.monotonic() < ticker.begin + 0.3:
+                rows.upsert(np.arange(n), matrix)
+                store.compact()
         ticker.check("compact")
         with Ticker() as ticker:
             while time.monotonic() < ticker.begin + 0.3:
