@@ -2,7 +2,6 @@
 //! from one segment to the next.
 
 use crate::deaths::Deaths;
-use nearstone_base::faults::seeded;
 use nearstone_base::{KeyRef, Lsn, Result};
 
 /// One search of one segment.
@@ -81,7 +80,7 @@ pub struct Visible<'a, B> {
 
 impl<B: Fn(u32) -> Lsn + Sync> Accept for Visible<'_, B> {
     fn accept(&self, ordinal: u32) -> bool {
-        ((self.births)(ordinal) <= self.at || seeded("snapshots-see-later-rows"))
+        (self.births)(ordinal) <= self.at
             && !self.deaths.is_dead_at(ordinal, self.at)
             && self.accept.accept(ordinal)
     }

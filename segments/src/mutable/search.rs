@@ -17,6 +17,7 @@ use crate::graph::{NO_LINK, Scorer, walk};
 use crate::rerank::rerank;
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
+use nearstone_base::faults::seeded;
 use nearstone_base::random::SplitMix64;
 use nearstone_base::sync::CHECKED;
 use nearstone_base::{KeyRef, Lsn, Result};
@@ -141,6 +142,9 @@ impl MutableSegment {
     /// How many of the first so many rows were born at an lsn. Births ascend, so that these are the first ones; mostly they are
     /// all, or all but a few.
     pub(super) fn born_at(&self, at: Lsn, rows: u32) -> u32 {
+        if seeded("snapshots-see-later-rows") {
+            return rows;
+        }
         let (mut born, mut step) = (rows, 1);
         // Backwards by doubled steps, to a row that was; then what lies between is halved.
         while born > 0 && self.birth(born - 1) > at {
