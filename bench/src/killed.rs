@@ -3,6 +3,7 @@
 //! The child says one line, in JSON, when all rows are acknowledged (and linked, if that was asked for), and waits for
 //! the end. Nothing is sealed in it, whatever the size.
 
+use crate::child::{obeying, ordered};
 use crate::data::Data;
 use crate::recall::ask;
 use nearstone::{Durability, Metric, Schema, Store};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 const FLAG: &str = "--ingest-until-killed";
@@ -49,10 +50,7 @@ pub(crate) fn write_and_kill(order: &Order<'_>) -> Result<Said, Box<dyn Error>> 
         "synced": order.synced,
         "linked": order.linked,
     });
-    let mut child = Command::new(std::env::current_exe()?)
-        .args([FLAG, &text.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut child = ordered(FLAG, &text)?.spawn()?;
     let output = child.stdout.take().ok_or("the child has no output")?;
     let line = BufReader::new(output).lines().next();
     child.kill()?;
@@ -66,17 +64,7 @@ pub(crate) fn write_and_kill(order: &Order<'_>) -> Result<Said, Box<dyn Error>> 
 
 /// In the child: does what it was told, says so, and waits. `None` in the parent.
 pub(crate) fn child(args: &[String]) -> Option<ExitCode> {
-    let [flag, order] = args else { return None };
-    if flag != FLAG {
-        return None;
-    }
-    Some(match obey(order) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    })
+    obeying(args, FLAG, obey)
 }
 
 fn obey(order: &str) -> Result<(), Box<dyn Error>> {

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod child;
 mod churn;
 mod data;
 mod exact;

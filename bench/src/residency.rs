@@ -4,6 +4,7 @@
 //! Each figure is of a process of its own ([`child`]), which finds a finished store and nothing else in its memory. Before a
 //! cold run the operating system is asked to forget the store's files.
 
+use crate::child::{obeying, ordered};
 use crate::data::Data;
 use crate::process::resident;
 use crate::report::{Report, Wanted};
@@ -13,7 +14,7 @@ use nearstone_datasets::{Percentiles, recall};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Instant;
 
 const FLAG: &str = "--ask-a-store";
@@ -169,11 +170,7 @@ fn ask(store: &Path, dimension: usize, residency: &str) -> Result<Value, Box<dyn
         "dimension": dimension,
         "residency": residency,
     });
-    let child = Command::new(std::env::current_exe()?)
-        .args([FLAG, &order.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()?
-        .wait_with_output()?;
+    let child = ordered(FLAG, &order)?.spawn()?.wait_with_output()?;
     if !child.status.success() {
         return Err("the child that asks the store failed".into());
     }
@@ -182,17 +179,7 @@ fn ask(store: &Path, dimension: usize, residency: &str) -> Result<Value, Box<dyn
 
 /// In the child: asks the store and says what it saw. `None` in the parent.
 pub(crate) fn child(args: &[String]) -> Option<ExitCode> {
-    let [flag, order] = args else { return None };
-    if flag != FLAG {
-        return None;
-    }
-    Some(match obey(order) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    })
+    obeying(args, FLAG, obey)
 }
 
 fn obey(order: &str) -> Result<(), Box<dyn Error>> {

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearstone::vfs::Residency;
-use nearstone::{Durability, KeyType, Metric, OnCollision, Profile, TakeFiles};
+use nearstone::{Durability, KeyType, Metric, OnCollision, Profile, Schema, TakeFiles};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -161,12 +161,19 @@ pub(crate) struct CreateArgs {
     /// Numbers per vector, 1 to 65536
     #[arg(long)]
     pub(crate) dim: usize,
-    /// The distance
-    #[arg(long, value_enum)]
-    pub(crate) metric: MetricArg,
     /// The type of the keys
     #[arg(long, value_enum, default_value = "u64")]
     pub(crate) keys: KeysArg,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+}
+
+/// What a schema says beside dimension and keys.
+#[derive(Args, Debug)]
+pub(crate) struct ShapeArgs {
+    /// The distance
+    #[arg(long, value_enum)]
+    pub(crate) metric: MetricArg,
     /// Links per row on the upper layers, 4 to 64; twice as many on the ground layer
     #[arg(long, default_value_t = 16)]
     pub(crate) m: usize,
@@ -176,6 +183,16 @@ pub(crate) struct CreateArgs {
     /// What sealed segments are made for
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) profile: ProfileArg,
+}
+
+impl ShapeArgs {
+    pub(crate) fn schema(&self, dimension: usize, keys: KeysArg) -> Schema {
+        Schema::new(dimension, self.metric.metric())
+            .keys(keys.key_type())
+            .m(self.m)
+            .ef_construction(self.ef_construction)
+            .profile(self.profile.profile())
+    }
 }
 
 /// A file of rows.
@@ -235,21 +252,11 @@ pub(crate) struct BuildArgs {
     pub(crate) folder: PathBuf,
     #[command(flatten)]
     pub(crate) input: InputArgs,
-    /// The distance
-    #[arg(long, value_enum)]
-    pub(crate) metric: MetricArg,
     /// The type of the keys
     #[arg(long, value_enum, default_value = "u64")]
     pub(crate) key_type: KeysArg,
-    /// Links per row on the upper layers, 4 to 64; twice as many on the ground layer
-    #[arg(long, default_value_t = 16)]
-    pub(crate) m: usize,
-    /// Beam width while linking
-    #[arg(long, default_value_t = 200)]
-    pub(crate) ef_construction: usize,
-    /// What the segments are made for
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) profile: ProfileArg,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
     /// Rows per segment, at most
     #[arg(long)]
     pub(crate) seal_rows: Option<u32>,

@@ -3,22 +3,21 @@
 use crate::args::{AttachArgs, BuildArgs};
 use crate::bars;
 use crate::import::{each_row, read};
-use crate::output::{Outcome, Output, grouped, print_line};
+use crate::output::{Failure, Outcome, Output, grouped, print_line};
 use crate::rows::open;
-use nearstone::{AttachOptions, Schema, Store};
+use nearstone::{AttachOptions, Store};
 use serde_json::json;
 use std::time::Instant;
 
 pub(crate) fn build(args: &BuildArgs, out: &Output) -> Outcome {
+    if args.threads == Some(0) {
+        return Err(Failure::Usage("--threads is 0: it must be at least 1".to_owned()));
+    }
     let start = Instant::now();
     let records = read(&args.input)?;
     let bar = bars::bar(out, "build", records.rows());
     let dimension = records.dimension();
-    let schema = Schema::new(dimension, args.metric.metric())
-        .keys(args.key_type.key_type())
-        .m(args.m)
-        .ef_construction(args.ef_construction)
-        .profile(args.profile.profile());
+    let schema = args.shape.schema(dimension, args.key_type);
     let mut options = Store::builder();
     if let Some(rows) = args.seal_rows {
         options = options.seal_rows(rows);

@@ -2,7 +2,7 @@
 
 use crate::args::{CreateArgs, DeleteArgs, GetArgs, SearchArgs};
 use crate::output::{Failure, Outcome, Output, grouped, print_line, table};
-use nearstone::{Collection, Key, KeyType, Row, Schema, Store};
+use nearstone::{Collection, Key, KeyType, Row, Store};
 use nearstone_datasets::RecordReader;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -43,11 +43,7 @@ pub(crate) fn payload_json(text: &str) -> Value {
 }
 
 pub(crate) fn create(args: &CreateArgs, out: &Output) -> Outcome {
-    let schema = Schema::new(args.dim, args.metric.metric())
-        .keys(args.keys.key_type())
-        .m(args.m)
-        .ef_construction(args.ef_construction)
-        .profile(args.profile.profile());
+    let schema = args.shape.schema(args.dim, args.keys);
     let store = Store::open(&args.store)?;
     store.create_collection(&args.collection, schema)?;
     store.close()?;

@@ -184,6 +184,7 @@ fn what_is_built_without_a_store_is_attached_to_one() {
     assert_eq!(files.len(), 2);
     place.json(&build("built", &[])).refused(4, "already_exists", &["built"]);
     place.json(&build("other", &["--m", "3"])).refused(2, "invalid_argument", &["m is 3"]);
+    place.json(&build("other", &["--threads", "0"])).refused(2, "invalid_argument", &["--threads is 0"]);
     let lean = place.ok(&build("lean", &["--profile", "memory"]));
     let into = ["attach", "other", "docs", lean["files"][0].as_str().unwrap()];
     place.ok(&["create", "other", "docs", "--dim", "3", "--metric", "cosine", "--keys", "str"]);

@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::layout::UNFINISHED_BUILD;
 use crate::load::{BulkLoaded, OnCollision};
 use crate::progress::{Progress, Step, no_progress, report};
+use crate::store::describe;
 use crate::view::SealedHandle;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, Ordering};
@@ -72,8 +73,8 @@ impl AttachOptions {
 
 impl Collection {
     /// Makes the rows of built files part of the collection, all at one lsn: as a bulk load of them would, without linking a
-    /// row. Their profile may be another: they serve as they are until they are merged. The files come from [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine
-    /// or another one.
+    /// row. Their profile may be another: they serve as they are until they are merged. The files come from
+    /// [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine or another one.
     ///
     /// Cost: reading each file twice (once, when it is linked) and writing it, and a look-up of each key, besides what
     /// [`BulkLoad::finish`](crate::BulkLoad::finish) takes.
@@ -81,8 +82,8 @@ impl Collection {
     /// # Errors
     ///
     /// Each names the file and the reason, and nothing has changed. `InvalidArgument`: no file, a file given twice, one of
-    /// another schema, one of an unfinished build or out of a store (also one that a bulk load has written), a key in two files. `AlreadyExists`: it is part of the store already, or a
-    /// key is there, with [`OnCollision::Refuse`]. `Corruption`, `NotFound`, `UnsupportedVersion`, `DiskFull`. Else as
+    /// another schema, one of an unfinished build or out of a store (also one that a bulk load has written), a key in two
+    /// files. `AlreadyExists`: it is part of the store already, or a key is there, with [`OnCollision::Refuse`]. `Corruption`, `NotFound`, `UnsupportedVersion`, `DiskFull`. Else as
     /// [`BulkLoad::finish`](crate::BulkLoad::finish).
     pub fn attach(&self, files: &[impl AsRef<Path>], options: AttachOptions) -> Result<BulkLoaded> {
         self.attach_with(files, options, &mut no_progress)
@@ -146,7 +147,10 @@ fn inspect(engine: &Engine, file: &Path, schema: &Schema) -> Result<SegmentMeta>
     let vfs = &*engine.core.vfs;
     let meta = SealedSegment::inspect(vfs, file)?;
     if !meta.schema.fits(schema) {
-        return Err(Error::invalid(format!("it is of {:?}, and the collection of {schema:?}", meta.schema)));
+        let (its, wanted) = (describe(&meta.schema), describe(schema));
+        return Err(Error::invalid(format!(
+            "it is of another schema ({its}) than the collection ({wanted})"
+        )));
     }
     let folder = file.parent().unwrap_or(Path::new(""));
     if vfs.info(&folder.join(UNFINISHED_BUILD))?.is_some() {

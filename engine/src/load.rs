@@ -143,7 +143,8 @@ impl<'p> BulkLoad<'p> {
     /// # Errors
     ///
     /// `AlreadyExists` for a key that is there, with [`OnCollision::Refuse`]; `NotFound` (the collection was dropped),
-    /// `Closed`, `Cancelled`, `DiskFull`: nothing is loaded. `Io` and `Poisoned`: see [`Error::outcome`](nearstone_base::Error::outcome).
+    /// `Closed`, `Cancelled`, `DiskFull`: nothing is loaded. `Io` and `Poisoned`: see
+    /// [`Error::outcome`](nearstone_base::Error::outcome).
     pub fn finish(mut self) -> Result<BulkLoaded> {
         self.check()?;
         let written = self.collector.finish()?;

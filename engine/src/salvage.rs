@@ -2,8 +2,8 @@
 //!
 //! 1. The catalog is read if it can be: it says what the collections are called, which segments count, which of their
 //!    rows are dead, and from where the log matters. Without it, every segment file speaks for itself (its schema and
-//!    its rows are in it), collections get new names, one for each dimension, metric and type of keys, and rows that were deleted or
-//!    replaced may come back: of rows with one key, the highest version counts. (Rows of a bulk load count there as of the
+//!    its rows are in it), collections get new names, one for each dimension, metric and type of keys, and rows that
+//!    were deleted or replaced may come back: of rows with one key, the highest version counts. (Rows of a bulk load count there as of the
 //!    moment at which they were collected, and attached ones as older than all others: their version is in the catalog.)
 //! 2. Each row of each segment is read by itself, so that a damaged block costs only the rows on it.
 //! 3. The log's intact batches are applied over that, in their order; what is missing between them is told.

@@ -412,7 +412,8 @@ fn exists(name: &str, is: &Schema, wanted: &Schema) -> Error {
     Error::new(ErrorKind::AlreadyExists, format!("the collection {name:?} exists already, {how}"))
 }
 
-fn describe(schema: &Schema) -> String {
+/// A schema in words, for messages.
+pub(crate) fn describe(schema: &Schema) -> String {
     format!(
         "dimension {}, metric {}, keys {}, m {}, ef_construction {}, profile {}",
         schema.dimension(),

@@ -239,9 +239,9 @@ fn what_does_not_belong_there_is_refused_and_changes_nothing() {
     use OnCollision::{Refuse, Replace};
     let first = good[0].as_path();
     refused(&[], Replace, InvalidArgument, &["no file"]);
-    refused(&[first, &wider], Replace, InvalidArgument, &["/wider", "dimension: 3"]);
-    refused(&[&metric], Replace, InvalidArgument, &["/metric", "Cosine"]);
-    refused(&[&links], Replace, InvalidArgument, &["/links", "m: 5"]);
+    refused(&[first, &wider], Replace, InvalidArgument, &["/wider", "dimension 3"]);
+    refused(&[&metric], Replace, InvalidArgument, &["/metric", "metric cosine"]);
+    refused(&[&links], Replace, InvalidArgument, &["/links", "m 5"]);
     refused(&[first, first], Replace, InvalidArgument, &["/good", "twice"]);
     refused(&[first, &same], Replace, InvalidArgument, &["same.seg", "twice"]);
     refused(&[first, &cut], Replace, Corruption, &["cut.seg"]);

@@ -8,7 +8,8 @@
 //!
 //! A file that is held in memory whole ([`Residency::Heap`]) has its vectors there, and nothing is read.
 //!
-//! The file stays open for as long as the segment is. Beside it: a disk that fails under such a read gives an error, where it would end the process under a map.
+//! The file stays open for as long as the segment is. A disk that fails under such a read gives an error, where it would end
+//! the process under a map.
 
 use super::SealedSegment;
 use super::format::{BLOCK, Layout, Section};
