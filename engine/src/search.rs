@@ -216,8 +216,12 @@ impl Wishes<'_> {
     ) -> Result<()> {
         let mut found: Vec<Vec<Found<'_>>> = vec![Vec::new(); queries.len()];
         search_segments(core, view, queries, options, self.filter, &mut found)?;
-        for (found, list) in found.into_iter().zip(lists) {
-            *list = found.into_iter().map(|found| self.hit(&found)).collect::<Result<_>>()?;
+        for (found, list) in found.iter().zip(lists) {
+            // Collecting results would not know how many there are.
+            list.reserve_exact(found.len());
+            for found in found {
+                list.push(self.hit(found)?);
+            }
         }
         Ok(())
     }
@@ -296,8 +300,10 @@ fn search_segments<'v>(
     found: &mut [Vec<Found<'v>>],
 ) -> Result<()> {
     let mut segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
-    // Rows may be appended meanwhile: each is asked once.
-    segments.sort_by_cached_key(|s| std::cmp::Reverse(s.rows()));
+    if segments.len() > 1 {
+        // Rows may be appended meanwhile: each is asked once.
+        segments.sort_by_cached_key(|s| std::cmp::Reverse(s.rows()));
+    }
     let rows: u64 = segments.iter().map(|segment| u64::from(segment.rows())).sum();
     core.with_scratch(|scratch| {
         for segment in &segments {

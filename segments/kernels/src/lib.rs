@@ -29,8 +29,8 @@ mod vector;
 
 pub use dispatch::{Kernels, kernels};
 pub use inline::{
-    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineQuery,
-    InlineRows, InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk,
+    BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineBits,
+    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk,
 };
 pub use many::{Bar, QueryPanels, roundings};
 pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};

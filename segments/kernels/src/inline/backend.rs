@@ -1,5 +1,5 @@
 //! What a walk is made of: distances, estimates, and operations on what it met. Each instruction set has its own
-//! ([`super::portable`], [`super::x86`]); all of them find the same.
+//! ([`super::portable`], [`super::avx2`], [`super::avx512`]); all of them find the same.
 
 use super::pool::REGISTER;
 use super::{BLOCK_LINKS, InlineQuery};
@@ -13,17 +13,31 @@ pub(super) trait Backend {
     /// bytes.
     unsafe fn centre(centre: *const u8, query: *const f32, dimension: usize, next: *const u8) -> f32;
 
+    /// A number for each of the 32 neighbours of a block.
+    type Sums: Copy;
+
+    /// For codes of one bit: the sums of the entries of the query's tables that the codes name, while the lines at `next` travel.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `codes` and the query's tables have `4 * dimension` bytes.
+    unsafe fn signs(codes: *const u8, query: &InlineQuery, next: *const u8) -> Self::Sums;
+
+    /// For codes of four bits: the sums of the products of levels and the query's steps, while the lines at `next` travel.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `codes` have `16 * dimension` bytes and the query has `dimension` steps.
+    unsafe fn levels(codes: *const u8, query: &InlineQuery, next: *const u8) -> Self::Sums;
+
     /// Estimates of the 32 neighbours of a block, and which of them are below `worst`.
     ///
     /// # Safety
-    /// The processor has the instruction set; `codes` and `tables` have `4 * dimension` bytes, `factors` 128.
+    /// The processor has the instruction set; `factors` have 128 bytes.
     unsafe fn estimate(
-        codes: *const u8,
+        sums: Self::Sums,
         factors: *const u8,
         query: &InlineQuery,
         base: f32,
         worst: f32,
-        next: *const u8,
         out: &mut [f32; BLOCK_LINKS],
     ) -> u32;
 

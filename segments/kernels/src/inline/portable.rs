@@ -2,7 +2,7 @@
 
 use super::backend::Backend;
 use super::pool::{NONE, REGISTER};
-use super::{BLOCK_LINKS, InlineQuery};
+use super::{BLOCK_LINKS, InlineQuery, LINE};
 use half::f16;
 
 pub(super) struct Portable;
@@ -21,16 +21,10 @@ impl Backend for Portable {
         sums.iter().sum()
     }
 
+    type Sums = [f32; BLOCK_LINKS];
+
     #[inline(always)]
-    unsafe fn estimate(
-        codes: *const u8,
-        factors: *const u8,
-        query: &InlineQuery,
-        base: f32,
-        worst: f32,
-        _: *const u8,
-        out: &mut [f32; BLOCK_LINKS],
-    ) -> u32 {
+    unsafe fn signs(codes: *const u8, query: &InlineQuery, _: *const u8) -> [f32; BLOCK_LINKS] {
         let mut sums = [0u16; BLOCK_LINKS];
         for group in 0..query.dimension / 4 {
             for lane in 0..16 {
@@ -43,11 +37,40 @@ impl Backend for Portable {
                 }
             }
         }
+        sums.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn levels(codes: *const u8, query: &InlineQuery, _: *const u8) -> [f32; BLOCK_LINKS] {
+        let mut sums = [0i32; BLOCK_LINKS];
+        for four in 0..query.dimension / 4 {
+            for place in 0..LINE {
+                // SAFETY: 64 bytes of codes for every four dimensions, and a step for each of these.
+                let (code, step) = unsafe {
+                    let step = *query.steps().add(four * 4 + place % 4);
+                    (i32::from(*codes.add(four * LINE + place)), i32::from(step))
+                };
+                sums[place / 4] += (code & 15) * step;
+                sums[16 + place / 4] += (code >> 4) * step;
+            }
+        }
+        sums.map(|sum| sum as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn estimate(
+        sums: [f32; BLOCK_LINKS],
+        factors: *const u8,
+        query: &InlineQuery,
+        base: f32,
+        worst: f32,
+        out: &mut [f32; BLOCK_LINKS],
+    ) -> u32 {
         let mut better = 0;
         for lane in 0..BLOCK_LINKS {
             // SAFETY: 64 numbers lie there.
             let (add, rescale) = unsafe { (half_at(factors, lane), half_at(factors, BLOCK_LINKS + lane)) };
-            let along = f32::from(sums[lane]) * query.delta + query.offset;
+            let along = sums[lane] * query.delta + query.offset;
             let estimate = along * rescale + (base + add);
             // Written so that NaN stays NaN, which is below nothing, and -0 becomes 0.
             let estimate = if estimate <= 0.0 { 0.0 } else { estimate };

@@ -1,7 +1,7 @@
 //! A query as the rows want it: its numbers, and for each four of them the table of their partial sums.
 
 use super::pool::{distance_of, key_of};
-use super::{DIMENSION_MAX, DIMENSION_STEP};
+use super::{DIMENSION_MAX, DIMENSION_STEP, InlineBits, LINE};
 use crate::Kernels;
 
 /// One cache line, so that whole vectors load from one.
@@ -15,7 +15,10 @@ pub struct InlineQuery {
     numbers: Vec<Line<[f32; 16]>>,
     /// Four tables of 16 entries to a line.
     tables: Vec<Line<[[u8; 16]; 4]>>,
+    /// The numbers in steps of one length, for codes of more than a bit.
+    steps: Vec<Line<[i8; LINE]>>,
     pub(super) dimension: usize,
+    pub(super) bits: InlineBits,
     /// What one step of a table is worth.
     pub(super) delta: f32,
     /// What a sum of table entries is short of: the lowest sums, less half the sum of the query.
@@ -32,9 +35,9 @@ const SMALLEST_STEP: f32 = 1.0 / 33_554_432.0;
 
 impl InlineQuery {
     /// Takes a rotated query. Panics when its length is no multiple of [`DIMENSION_STEP`] or over [`DIMENSION_MAX`].
-    pub fn prepare(&mut self, kernels: Kernels, rotated: &[f32]) {
+    pub fn prepare(&mut self, kernels: Kernels, rotated: &[f32], bits: InlineBits) {
         self.numbers_mut(rotated.len()).copy_from_slice(rotated);
-        self.finish(kernels);
+        self.finish(kernels, bits);
     }
 
     /// Room for the numbers of a rotated query, whatever is in it: once they are there, [`InlineQuery::finish`] makes the rest.
@@ -49,16 +52,24 @@ impl InlineQuery {
     }
 
     /// Makes the tables of the numbers that are there. Nothing is known from elsewhere yet.
-    pub fn finish(&mut self, kernels: Kernels) {
+    pub fn finish(&mut self, kernels: Kernels, bits: InlineBits) {
         self.known.clear();
-        match kernels.name() {
+        self.bits = bits;
+        match (kernels.name(), bits) {
             // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
             #[cfg(target_arch = "x86_64")]
-            "avx512" => unsafe { self.fill_avx512() },
+            ("avx512", InlineBits::One) => unsafe { self.fill_avx512() },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            "avx2" => unsafe { self.fill_avx2() },
-            _ => self.fill_portable(),
+            ("avx512", InlineBits::Four) => unsafe { self.step_avx512() },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            ("avx2", InlineBits::One) => unsafe { self.fill_avx2() },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            ("avx2", InlineBits::Four) => unsafe { self.step_avx2() },
+            (_, InlineBits::One) => self.fill_portable(),
+            (_, InlineBits::Four) => self.make_steps(),
         }
         self.dimension = self.numbers.len() * 16;
     }
@@ -74,6 +85,51 @@ impl InlineQuery {
     /// The squared distances of the rows that were found elsewhere.
     pub fn known(&self) -> impl ExactSizeIterator<Item = f32> + '_ {
         self.known.iter().map(|&key| distance_of(key))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
+    fn step_avx512(&mut self) {
+        self.make_steps();
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn step_avx2(&mut self) {
+        self.make_steps();
+    }
+
+    /// Makes the steps of the numbers that are there; compiled for each instruction set.
+    #[inline(always)]
+    fn make_steps(&mut self) {
+        let mut largest = [0f32; 16];
+        for Line(numbers) in &self.numbers {
+            for (largest, x) in largest.iter_mut().zip(numbers) {
+                *largest = largest.max(x.abs());
+            }
+        }
+        let largest = largest.iter().fold(0f32, |a, &b| a.max(b));
+        self.delta = largest / MOST_STEPS;
+        let inverse = if self.delta > 0.0 { 1.0 / self.delta } else { 0.0 };
+        let mut square = [0f32; 16];
+        for Line(numbers) in &self.numbers {
+            for (square, x) in square.iter_mut().zip(numbers) {
+                *square += x * x;
+            }
+        }
+        self.length = square.iter().sum::<f32>().sqrt();
+        self.steps.resize(self.numbers.len() / 4, Line([0; LINE]));
+        let mut sums = [0i32; 16];
+        for (lines, Line(steps)) in self.numbers.as_chunks::<4>().0.iter().zip(&mut self.steps) {
+            for (Line(numbers), steps) in lines.iter().zip(steps.as_chunks_mut::<16>().0) {
+                for ((x, step), sum) in numbers.iter().zip(steps).zip(&mut sums) {
+                    let whole = nearest(x * inverse).clamp(-MOST_STEPS, MOST_STEPS) as i32;
+                    *sum += whole;
+                    *step = whole as i8;
+                }
+            }
+        }
+        self.offset = -MIDDLE * sums.iter().sum::<i32>() as f32 * self.delta;
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -133,9 +189,26 @@ impl InlineQuery {
         self.numbers.as_ptr().cast()
     }
 
+    pub(super) fn steps(&self) -> *const i8 {
+        self.steps.as_ptr().cast()
+    }
+
     pub(super) fn tables(&self) -> *const u8 {
         self.tables.as_ptr().cast()
     }
+}
+
+/// The largest number of steps.
+const MOST_STEPS: f32 = 127.0;
+
+/// The middle of the sixteen levels.
+pub(super) const MIDDLE: f32 = 7.5;
+
+/// The nearest whole number, the even one of two; below 2^22. Without a call where a processor has no instruction for it.
+#[inline(always)]
+pub(super) fn nearest(x: f32) -> f32 {
+    const ONES: f32 = 12_582_912.0;
+    (x + ONES) - ONES
 }
 
 /// What the tables of a query have in common.

@@ -46,7 +46,7 @@ impl Ranked {
 mod tests {
     use super::super::portable::Portable;
     #[cfg(target_arch = "x86_64")]
-    use super::super::x86;
+    use super::super::{avx2, avx512};
     use super::*;
     use crate::Kernels;
     use proptest::prelude::*;
@@ -68,10 +68,10 @@ mod tests {
                     match kernels.name() {
                         // SAFETY: the processor has it.
                         #[cfg(target_arch = "x86_64")]
-                        "avx512" => unsafe { ranked.insert::<x86::Avx512>(distance) },
+                        "avx512" => unsafe { ranked.insert::<avx512::Avx512>(distance) },
                         // SAFETY: as above.
                         #[cfg(target_arch = "x86_64")]
-                        "avx2" => unsafe { ranked.insert::<x86::Avx2>(distance) },
+                        "avx2" => unsafe { ranked.insert::<avx2::Avx2>(distance) },
                         // SAFETY: every processor has this one.
                         _ => unsafe { ranked.insert::<Portable>(distance) },
                     }

@@ -36,8 +36,8 @@ fn link(row: u32, step: u32, rows: u32) -> u32 {
 }
 
 /// Linked rows.
-fn made(dimension: usize, rows: u32, links: u32) -> Made {
-    let shape = InlineShape::new(dimension, links as usize).unwrap();
+fn made(bits: InlineBits, dimension: usize, rows: u32, links: u32) -> Made {
+    let shape = InlineShape::new(dimension, links as usize, bits).unwrap();
     let mut number = numbers(u64::from(rows) << 32 | dimension as u64);
     let vectors: Vec<Vec<f16>> =
         (0..rows).map(|_| (0..shape.dimension()).map(|_| f16::from_f32(number())).collect()).collect();
@@ -54,8 +54,10 @@ fn made(dimension: usize, rows: u32, links: u32) -> Made {
 /// What the module says a row is, number by number.
 #[test]
 fn every_backend_writes_the_row_that_the_layout_describes() {
-    for (dimension, links) in [(64, 0), (64, 1), (65, 31), (128, 32), (384, 33), (1000, 64)] {
-        let Made { shape, vectors, .. } = &made(dimension, 90, links.max(1));
+    let shapes = [(64, 0), (64, 1), (65, 31), (128, 32), (384, 33), (1000, 64)];
+    for (bits, (dimension, links)) in InlineBits::ALL.into_iter().flat_map(|bits| shapes.map(|it| (bits, it)))
+    {
+        let Made { shape, vectors, .. } = &made(bits, dimension, 90, links.max(1));
         let list: Vec<u32> = (1..=links).map(|step| link(4, step, 90)).collect();
         // Equal to its centre, the last one has no direction.
         let mut vectors = vectors.clone();
@@ -74,36 +76,58 @@ fn every_backend_writes_the_row_that_the_layout_describes() {
             }
             let number = |at: usize| f16::from_le_bytes([row[at], row[at + 1]]);
             for place in 0..shape.places() {
-                let (block, lane) = (place / BLOCK_LINKS, place % BLOCK_LINKS);
-                let bit = |i: usize| {
-                    let byte = row[shape.codes_at() + block * shape.dimension * 4 + i / 4 * 16 + lane % 16];
-                    byte >> (i % 4 + if lane < 16 { 0 } else { 4 }) & 1 == 1
-                };
-                let at = shape.factors_at() + block * 128 + lane * 2;
+                let code: Vec<f64> =
+                    (0..shape.dimension()).map(|i| code_at(*shape, &row, place, i)).collect();
+                let at = shape.factors_at() + place / 32 * 128 + place % 32 * 2;
                 let (add, rescale) = (number(at), number(at + 64));
                 let id = u32::from_le_bytes(row[shape.ids_at() + place * 4..][..4].try_into().unwrap());
                 let Some(&other) = list.get(place) else {
                     assert_eq!((add, rescale, id), (f16::INFINITY, f16::ZERO, NO_NEIGHBOUR));
-                    assert!((0..shape.dimension()).all(|i| !bit(i)));
+                    assert!(code.iter().all(|&x| x == 0.0));
                     continue;
                 };
                 let difference: Vec<f64> =
                     vectors[other as usize].iter().zip(&centre).map(|(x, c)| x.to_f64() - c).collect();
-                assert!((0..shape.dimension()).all(|i| bit(i) == (difference[i] > 0.0)), "{place}");
                 let square: f64 = difference.iter().map(|r| r * r).sum();
-                let sum: f64 = difference.iter().map(|r| r.abs()).sum();
-                let along: f64 = difference
-                    .iter()
-                    .zip(&centre)
-                    .map(|(r, c)| if *r > 0.0 { c / 2.0 } else { -c / 2.0 })
-                    .sum();
-                let right = if sum == 0.0 { 0.0 } else { -4.0 * square / sum };
+                let (middle, step) = match bits {
+                    InlineBits::One => (0.5, f64::INFINITY),
+                    InlineBits::Four => (7.5, 0.3352 * (square / difference.len() as f64).sqrt()),
+                };
+                for (x, r) in code.iter().zip(&difference).filter(|_| square > 0.0) {
+                    match bits {
+                        InlineBits::One => assert_eq!(*x == 1.0, *r > 0.0, "{place}"),
+                        // Where it lies between two levels, single precision may say either.
+                        InlineBits::Four => {
+                            let right = (r / step + middle).clamp(0.0, 15.0);
+                            assert!((x - right).abs() < 0.5001, "{place}: {x} for {right}");
+                        }
+                    }
+                }
+                let onto: f64 = code.iter().zip(&difference).map(|(x, r)| (x - middle) * r).sum();
+                let along: f64 = code.iter().zip(&centre).map(|(x, c)| (x - middle) * c).sum();
+                let right = if square == 0.0 { 0.0 } else { -2.0 * square / onto };
                 let near =
                     |found: f16, right: f64| (found.to_f64() - right).abs() <= 0.002 * right.abs() + 0.01;
                 assert_eq!(id, other);
                 assert!(near(rescale, right), "{}: {rescale} for {right}", kernels.name());
                 assert!(near(add, square - right * along), "{}: {add}", kernels.name());
             }
+        }
+    }
+}
+
+/// A number of the code of the neighbour in a place.
+fn code_at(shape: InlineShape, row: &[u8], place: usize, i: usize) -> f64 {
+    let (block, lane) = (place / BLOCK_LINKS, place % BLOCK_LINKS);
+    let codes = &row[shape.codes_at() + block * shape.block_bytes()..];
+    match shape.bits() {
+        InlineBits::One => {
+            let byte = codes[i / 4 * 16 + lane % 16];
+            f64::from(byte >> (i % 4 + lane / 16 * 4) & 1)
+        }
+        InlineBits::Four => {
+            let byte = codes[i / 4 * 64 + lane % 16 * 4 + i % 4];
+            f64::from(byte >> (lane / 16 * 4) & 15)
         }
     }
 }
@@ -119,9 +143,9 @@ fn square(a: &[f32], b: &[f16]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b.to_f32()).powi(2)).sum()
 }
 
-fn query_of(kernels: Kernels, numbers: &[f32]) -> InlineQuery {
+fn query_of(kernels: Kernels, numbers: &[f32], bits: InlineBits) -> InlineQuery {
     let mut query = InlineQuery::default();
-    query.prepare(kernels, numbers);
+    query.prepare(kernels, numbers, bits);
     query
 }
 
@@ -136,20 +160,24 @@ fn estimates(
     let mut out = [0f32; 32];
     // SAFETY: a whole row is there, and the backend was found to be supported.
     unsafe {
-        let codes = start.add(shape.codes_at() + block * shape.dimension * 4);
+        let codes = start.add(shape.codes_at() + block * shape.block_bytes());
         let factors = start.add(shape.factors_at() + block * 128);
         let (numbers, next) = (query.numbers(), start);
         macro_rules! by {
             ($backend:ty) => {{
                 let base = <$backend>::centre(start, numbers, shape.dimension, next);
-                (base, <$backend>::estimate(codes, factors, query, base, 60.0, next, &mut out))
+                let sums = match shape.bits() {
+                    InlineBits::One => <$backend>::signs(codes, query, next),
+                    InlineBits::Four => <$backend>::levels(codes, query, next),
+                };
+                (base, <$backend>::estimate(sums, factors, query, base, 60.0, &mut out))
             }};
         }
         let (base, better) = match backend {
             #[cfg(target_arch = "x86_64")]
-            "avx512" => by!(x86::Avx512),
+            "avx512" => by!(avx512::Avx512),
             #[cfg(target_arch = "x86_64")]
-            "avx2" => by!(x86::Avx2),
+            "avx2" => by!(avx2::Avx2),
             _ => by!(Portable),
         };
         (base, out, better)
@@ -158,11 +186,13 @@ fn estimates(
 
 #[test]
 fn every_backend_estimates_the_same() {
-    for (dimension, links) in [(64, 32), (65, 7), (384, 32), (1000, 40), (4160, 32)] {
-        let made = made(dimension, 50, links);
+    let shapes = [(64, 32), (65, 7), (384, 32), (1000, 40), (4160, 32)];
+    for (bits, (dimension, links)) in InlineBits::ALL.into_iter().flat_map(|bits| shapes.map(|it| (bits, it)))
+    {
+        let made = made(bits, dimension, 50, links);
         let mut number = numbers(3);
         let numbers: Vec<f32> = (0..made.shape.dimension()).map(|_| number()).collect();
-        let query = query_of(crate::kernels(), &numbers);
+        let query = query_of(crate::kernels(), &numbers, bits);
         for block in 0..made.shape.blocks {
             let (base, wanted, _) = estimates(&made, 4, block, &query, "portable");
             for kernels in Kernels::supported() {
@@ -184,22 +214,27 @@ fn every_backend_estimates_the_same() {
 /// lengths.
 #[test]
 fn estimates_are_unbiased_and_within_their_bound() {
-    for dimension in [128, 512] {
-        let made = made(dimension, 400, 32);
+    let dimensions = [128, 512];
+    for (bits, dimension) in InlineBits::ALL.into_iter().flat_map(|bits| dimensions.map(|it| (bits, it))) {
+        let made = made(bits, dimension, 400, 32);
         let rotation = Rotation::new(dimension, 5);
         let (mut sum, mut count, mut outside) = (0f64, 0, 0);
         for row in 0..400 {
             let mut number = numbers(row as u64 + 77);
             let mut numbers: Vec<f32> = (0..dimension).map(|_| number()).collect();
             rotation.apply(crate::kernels(), &mut numbers);
-            let query = query_of(crate::kernels(), &numbers);
+            let query = query_of(crate::kernels(), &numbers, bits);
             let (base, found, _) = estimates(&made, row, 0, &query, crate::kernels().name());
             for (lane, estimate) in found.iter().enumerate() {
                 let other = &made.vectors[link(row as u32, lane as u32 + 1, 400) as usize];
                 let centre: Vec<f32> = made.vectors[row].iter().map(|x| x.to_f32()).collect();
                 let error = estimate - square(&numbers, other);
-                // The cosine of r and its signs is sqrt(2 / pi) for normal numbers.
-                let cosine = std::f32::consts::FRAC_2_PI;
+                // For normal numbers: the square of the cosine of r and its signs is 2 / pi; and of r and its sixteen levels, 1 less
+                // the square of the error that these leave.
+                let cosine = match bits {
+                    InlineBits::One => std::f32::consts::FRAC_2_PI,
+                    InlineBits::Four => 1.0 - 0.01154,
+                };
                 let bound = 2.0 * (square(&centre, other) * base * (1.0 - cosine) / cosine).sqrt() * 1.9
                     / (dimension as f32 - 1.0).sqrt();
                 sum += f64::from(error / bound);
@@ -207,7 +242,8 @@ fn estimates_are_unbiased_and_within_their_bound() {
                 count += 1;
             }
         }
-        // 1.9 standard deviations: about one in seventeen is outside.
+        // 1.9 standard deviations: about one in seventeen is outside. (The steps of the query and half precision, for which the bound
+        // leaves no room, add a tenth to the error of four bits.)
         assert!(f64::from(outside) < 0.09 * f64::from(count), "{dimension}: {outside} of {count}");
         assert!((sum / f64::from(count)).abs() < 0.02, "{dimension}: bias {}", sum / f64::from(count));
     }
@@ -215,37 +251,38 @@ fn estimates_are_unbiased_and_within_their_bound() {
 
 #[test]
 fn a_duplicate_is_as_far_as_its_centre() {
-    let shape = InlineShape::new(64, 32).unwrap();
-    let vector = vec![f16::from_f32(0.5); 64];
-    let mut bytes = vec![0; shape.stride()];
-    shape.encode(crate::kernels(), &vector, &[0], |_| &vector, &mut bytes, &mut EncodeWork::default());
-    let made = Made { shape, vectors: vec![vector], bytes };
-    let query = query_of(crate::kernels(), &[0.75; 64]);
-    let (base, found, better) = estimates(&made, 0, 0, &query, crate::kernels().name());
-    assert_eq!((base, found[0], better), (4.0, 4.0, 1));
+    for bits in InlineBits::ALL {
+        let shape = InlineShape::new(64, 32, bits).unwrap();
+        let vector = vec![f16::from_f32(0.5); 64];
+        let mut bytes = vec![0; shape.stride()];
+        shape.encode(crate::kernels(), &vector, &[0], |_| &vector, &mut bytes, &mut EncodeWork::default());
+        let made = Made { shape, vectors: vec![vector], bytes };
+        let query = query_of(crate::kernels(), &[0.75; 64], bits);
+        let (base, found, better) = estimates(&made, 0, 0, &query, crate::kernels().name());
+        assert_eq!((base, found[0], better), (4.0, 4.0, 1));
+    }
 }
 
 /// A product too small for single precision rounds to -0, whose bits make the largest key: the neighbour was lost.
 #[test]
 fn an_estimate_that_rounds_to_minus_zero_is_zero() {
-    let shape = InlineShape::new(64, 32).unwrap();
-    let vector = vec![f16::ZERO; 64];
-    let mut bytes = vec![0; shape.stride()];
-    shape.encode(crate::kernels(), &vector, &[0], |_| &vector, &mut bytes, &mut EncodeWork::default());
-    let rescale = shape.factors_at() + 64;
-    for tiny in [f16::from_bits(0x8001), f16::from_bits(0x0001)] {
-        bytes[rescale..rescale + 2].copy_from_slice(&tiny.to_le_bytes());
-        let made = Made { shape, vectors: vec![vector.clone()], bytes: bytes.clone() };
-        for number in [1e-40f32, -1e-40] {
-            for kernels in Kernels::supported() {
-                let query = query_of(kernels, &[number; 64]);
-                let (base, found, better) = estimates(&made, 0, 0, &query, kernels.name());
-                assert_eq!(
-                    (base, found[0].to_bits(), better & 1),
-                    (0.0, 0, 1),
-                    "{} {number}",
-                    kernels.name()
-                );
+    for bits in InlineBits::ALL {
+        let shape = InlineShape::new(64, 32, bits).unwrap();
+        let vector = vec![f16::ZERO; 64];
+        let mut bytes = vec![0; shape.stride()];
+        shape.encode(crate::kernels(), &vector, &[0], |_| &vector, &mut bytes, &mut EncodeWork::default());
+        let rescale = shape.factors_at() + 64;
+        for tiny in [f16::from_bits(0x8001), f16::from_bits(0x0001)] {
+            bytes[rescale..rescale + 2].copy_from_slice(&tiny.to_le_bytes());
+            let made = Made { shape, vectors: vec![vector.clone()], bytes: bytes.clone() };
+            for number in [1e-40f32, -1e-40] {
+                for kernels in Kernels::supported() {
+                    let query = query_of(kernels, &[number; 64], bits);
+                    let (base, found, better) = estimates(&made, 0, 0, &query, kernels.name());
+                    // Nearly zero, and not below it.
+                    assert!(found[0].to_bits() < 8, "{} {number}: {}", kernels.name(), found[0]);
+                    assert_eq!((base, better & 1), (0.0, 1), "{} {number}", kernels.name());
+                }
             }
         }
     }
@@ -253,66 +290,70 @@ fn an_estimate_that_rounds_to_minus_zero_is_zero() {
 
 #[test]
 fn a_walk_finds_the_nearest_with_every_backend() {
-    // Every row leads to every other one in two steps.
-    let made = made(128, 300, 32);
-    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
-    assert!(rows.places(299).eq((1..=32).map(|step| link(299, step, 300))));
-    for kernels in Kernels::supported() {
-        let mut scratch = InlineScratch::default();
-        let mut right = 0;
-        for turn in 0..50 {
-            let mut number = numbers(1000 + turn);
-            let numbers: Vec<f32> = (0..128).map(|_| number()).collect();
-            let query = query_of(kernels, &numbers);
-            inline_walk(kernels, &rows, &query, 100, InlineStart::Row(150), there, &mut scratch).unwrap();
-            let mut ids: Vec<u32> = scratch.expanded().map(|row| row.id).collect();
-            let found = scratch.expanded().min_by(|a, b| a.distance.total_cmp(&b.distance)).unwrap();
-            let nearest = (0..300).min_by(|&a, &b| {
-                square(&numbers, &made.vectors[a]).total_cmp(&square(&numbers, &made.vectors[b]))
-            });
-            right += u32::from(nearest == Some(found.id as usize));
-            assert!((found.distance - square(&numbers, &made.vectors[found.id as usize])).abs() < 1e-3);
-            let count = ids.len();
-            ids.sort_unstable();
-            ids.dedup();
-            assert_eq!(ids.len(), count, "a row was expanded twice");
+    for bits in InlineBits::ALL {
+        // Every row leads to every other one in two steps.
+        let made = made(bits, 128, 300, 32);
+        let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+        assert!(rows.places(299).eq((1..=32).map(|step| link(299, step, 300))));
+        for kernels in Kernels::supported() {
+            let mut scratch = InlineScratch::default();
+            let mut right = 0;
+            for turn in 0..50 {
+                let mut number = numbers(1000 + turn);
+                let numbers: Vec<f32> = (0..128).map(|_| number()).collect();
+                let query = query_of(kernels, &numbers, bits);
+                inline_walk(kernels, &rows, &query, 100, InlineStart::Row(150), there, &mut scratch).unwrap();
+                let mut ids: Vec<u32> = scratch.expanded().map(|row| row.id).collect();
+                let found = scratch.expanded().min_by(|a, b| a.distance.total_cmp(&b.distance)).unwrap();
+                let nearest = (0..300).min_by(|&a, &b| {
+                    square(&numbers, &made.vectors[a]).total_cmp(&square(&numbers, &made.vectors[b]))
+                });
+                right += u32::from(nearest == Some(found.id as usize));
+                assert!((found.distance - square(&numbers, &made.vectors[found.id as usize])).abs() < 1e-3);
+                let count = ids.len();
+                ids.sort_unstable();
+                ids.dedup();
+                assert_eq!(ids.len(), count, "a row was expanded twice");
+            }
+            assert!(right >= 45, "{}: {right} of 50", kernels.name());
         }
-        assert!(right >= 45, "{}: {right} of 50", kernels.name());
     }
 }
 
 #[test]
 fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
-    // Many words of marks, so that no row's mark goes away with another one's.
-    let made = made(64, 2_000, 32);
-    let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
-    let query = query_of(crate::kernels(), &[0.1; 64]);
-    let mut scratch = InlineScratch::default();
-    let mut walk = |refused: usize| {
-        let mut touched = 0;
-        let touch = |row| {
-            touched += 1;
-            if touched == refused { Err(row) } else { Ok(()) }
+    for bits in InlineBits::ALL {
+        // Many words of marks, so that no row's mark goes away with another one's.
+        let made = made(bits, 64, 2_000, 32);
+        let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+        let query = query_of(crate::kernels(), &[0.1; 64], bits);
+        let mut scratch = InlineScratch::default();
+        let mut walk = |refused: usize| {
+            let mut touched = 0;
+            let touch = |row| {
+                touched += 1;
+                if touched == refused { Err(row) } else { Ok(()) }
+            };
+            let walked =
+                inline_walk(crate::kernels(), &rows, &query, 200, InlineStart::Row(0), touch, &mut scratch);
+            (walked, scratch.expanded().len())
         };
-        let walked =
-            inline_walk(crate::kernels(), &rows, &query, 200, InlineStart::Row(0), touch, &mut scratch);
-        (walked, scratch.expanded().len())
-    };
-    let (walked, all) = walk(usize::MAX);
-    assert_eq!(walked, Ok(()));
-    assert!(all > 100, "{all} rows");
-    for refused in [1, 2, 7, 50, all] {
-        assert!(walk(refused).0.is_err());
-        assert_eq!(walk(usize::MAX), (Ok(()), all), "after row {refused} of a walk was refused");
+        let (walked, all) = walk(usize::MAX);
+        assert_eq!(walked, Ok(()));
+        assert!(all > 100, "{all} rows");
+        for refused in [1, 2, 7, 50, all] {
+            assert!(walk(refused).0.is_err());
+            assert_eq!(walk(usize::MAX), (Ok(()), all), "after row {refused} of a walk was refused");
+        }
     }
 }
 
 #[test]
 fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
-    let made = made(64, 2_000, 32);
+    let made = made(InlineBits::One, 64, 2_000, 32);
     let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
     let mut scratch = InlineScratch::default();
-    let mut query = query_of(crate::kernels(), &[0.1; 64]);
+    let mut query = query_of(crate::kernels(), &[0.1; 64], InlineBits::One);
     let mut expanded = |query: &InlineQuery, enough: Enough| {
         let beam = InlineBeam { enough, ..InlineBeam::from(200) };
         inline_walk(crate::kernels(), &rows, query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
@@ -329,16 +370,16 @@ fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
     assert!(expanded(&query, early) < fewer / 2);
     assert!((30..all).contains(&expanded(&query, Enough { least: 30, ..early })));
     assert_eq!(expanded(&query, Enough::NEVER), all);
-    query.prepare(crate::kernels(), &[0.1; 64]);
+    query.prepare(crate::kernels(), &[0.1; 64], InlineBits::One);
     assert_eq!(expanded(&query, early), fewer, "what was known is forgotten with the query");
 }
 
 #[test]
 fn a_walk_that_finds_nothing_nearer_for_long_is_over() {
-    let made = made(64, 2_000, 32);
+    let made = made(InlineBits::One, 64, 2_000, 32);
     let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
     let mut scratch = InlineScratch::default();
-    let query = query_of(crate::kernels(), &[0.1; 64]);
+    let query = query_of(crate::kernels(), &[0.1; 64], InlineBits::One);
     let mut expanded = |patience: usize| {
         let beam = InlineBeam { patience, ..InlineBeam::from(20) };
         inline_walk(crate::kernels(), &rows, &query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
@@ -363,23 +404,26 @@ fn a_walk_that_finds_nothing_nearer_for_long_is_over() {
 /// Every row seems to be at the query itself, so nothing that was expanded is ever nearer than what is left.
 #[test]
 fn a_walk_does_not_follow_forged_estimates_through_all_rows() {
-    let mut made = made(64, 4_000, 32);
-    let (shape, stride) = (made.shape, made.shape.stride());
-    for row in made.bytes.chunks_exact_mut(stride) {
-        for add in row[shape.factors_at()..][..64].chunks_exact_mut(2) {
-            add.copy_from_slice(&f16::MIN.to_le_bytes());
+    for bits in InlineBits::ALL {
+        let mut made = made(bits, 64, 4_000, 32);
+        let (shape, stride) = (made.shape, made.shape.stride());
+        for row in made.bytes.chunks_exact_mut(stride) {
+            for add in row[shape.factors_at()..][..64].chunks_exact_mut(2) {
+                add.copy_from_slice(&f16::MIN.to_le_bytes());
+            }
         }
-    }
-    let rows = InlineRows::new(shape, &made.bytes).unwrap();
-    let mut scratch = InlineScratch::default();
-    for kernels in Kernels::supported() {
-        let query = query_of(kernels, &[0.1; 64]);
-        for ef in [10, 40] {
-            // The same again, since marks may have stayed.
-            for _ in 0..2 {
-                inline_walk(kernels, &rows, &query, ef, InlineStart::Row(0), there, &mut scratch).unwrap();
-                let expanded = scratch.expanded().len();
-                assert!(expanded <= 2 * ef + BLOCK_LINKS, "{expanded} rows with a beam of {ef}");
+        let rows = InlineRows::new(shape, &made.bytes).unwrap();
+        let mut scratch = InlineScratch::default();
+        for kernels in Kernels::supported() {
+            let query = query_of(kernels, &[0.1; 64], bits);
+            for ef in [10, 40] {
+                // The same again, since marks may have stayed.
+                for _ in 0..2 {
+                    inline_walk(kernels, &rows, &query, ef, InlineStart::Row(0), there, &mut scratch)
+                        .unwrap();
+                    let expanded = scratch.expanded().len();
+                    assert!(expanded <= 2 * ef + BLOCK_LINKS, "{expanded} rows with a beam of {ef}");
+                }
             }
         }
     }
@@ -389,22 +433,24 @@ fn a_walk_does_not_follow_forged_estimates_through_all_rows() {
 /// what is out of reach, and the walk was over after a few.
 #[test]
 fn a_walk_goes_on_among_equal_rows() {
-    let shape = InlineShape::new(64, 32).unwrap();
-    let vector = vec![f16::from_f32(0.25); 64];
-    let mut bytes = vec![0; shape.stride() * 4_000];
-    let mut work = EncodeWork::default();
-    for (row, out) in bytes.chunks_exact_mut(shape.stride()).enumerate() {
-        let list: Vec<u32> = (1..=32).map(|step| link(row as u32, step * step, 4_000)).collect();
-        shape.encode(crate::kernels(), &vector, &list, |_| &vector, out, &mut work);
-    }
-    let rows = InlineRows::new(shape, &bytes).unwrap();
-    let mut scratch = InlineScratch::default();
-    for kernels in Kernels::supported() {
-        let query = query_of(kernels, &[0.1; 64]);
-        for ef in [10, 64, 128, 256] {
-            inline_walk(kernels, &rows, &query, ef, InlineStart::Row(0), there, &mut scratch).unwrap();
-            let expanded = scratch.expanded().len();
-            assert!(expanded >= ef, "{}: {expanded} rows with a beam of {ef}", kernels.name());
+    for bits in InlineBits::ALL {
+        let shape = InlineShape::new(64, 32, bits).unwrap();
+        let vector = vec![f16::from_f32(0.25); 64];
+        let mut bytes = vec![0; shape.stride() * 4_000];
+        let mut work = EncodeWork::default();
+        for (row, out) in bytes.chunks_exact_mut(shape.stride()).enumerate() {
+            let list: Vec<u32> = (1..=32).map(|step| link(row as u32, step * step, 4_000)).collect();
+            shape.encode(crate::kernels(), &vector, &list, |_| &vector, out, &mut work);
+        }
+        let rows = InlineRows::new(shape, &bytes).unwrap();
+        let mut scratch = InlineScratch::default();
+        for kernels in Kernels::supported() {
+            let query = query_of(kernels, &[0.1; 64], bits);
+            for ef in [10, 64, 128, 256] {
+                inline_walk(kernels, &rows, &query, ef, InlineStart::Row(0), there, &mut scratch).unwrap();
+                let expanded = scratch.expanded().len();
+                assert!(expanded >= ef, "{}: {expanded} rows with a beam of {ef}", kernels.name());
+            }
         }
     }
 }
@@ -413,7 +459,7 @@ fn a_walk_goes_on_among_equal_rows() {
 #[test]
 #[should_panic(expected = "left == right")]
 fn a_query_that_is_not_finished_fits_no_rows() {
-    let made = made(64, 100, 32);
+    let made = made(InlineBits::One, 64, 100, 32);
     let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
     let mut query = InlineQuery::default();
     query.numbers_mut(64).fill(0.1);
@@ -430,11 +476,15 @@ fn a_query_that_is_not_finished_fits_no_rows() {
 
 #[test]
 fn shapes_have_limits() {
-    assert!(InlineShape::new(0, 32).is_none() && InlineShape::new(64, 0).is_none());
     assert!(
-        InlineShape::new(DIMENSION_MAX, 32).is_some() && InlineShape::new(DIMENSION_MAX + 1, 32).is_none()
+        InlineShape::new(0, 32, InlineBits::One).is_none()
+            && InlineShape::new(64, 0, InlineBits::One).is_none()
     );
-    let shape = InlineShape::new(384, 32).unwrap();
+    assert!(
+        InlineShape::new(DIMENSION_MAX, 32, InlineBits::One).is_some()
+            && InlineShape::new(DIMENSION_MAX + 1, 32, InlineBits::One).is_none()
+    );
+    let shape = InlineShape::new(384, 32, InlineBits::One).unwrap();
     assert_eq!((shape.stride(), shape.places()), (768 + 1536 + 128 + 128, 32));
     assert!(InlineRows::new(shape, &vec![0; shape.stride() + 1]).is_none());
 }
@@ -500,8 +550,8 @@ proptest! {
         #[cfg(target_arch = "x86_64")]
         for kernels in Kernels::supported() {
             let found = match kernels.name() {
-                "avx512" => pool_operations::<x86::Avx512>(&keys, &ids, lanes, &taken),
-                "avx2" => pool_operations::<x86::Avx2>(&keys, &ids, lanes, &taken),
+                "avx512" => pool_operations::<avx512::Avx512>(&keys, &ids, lanes, &taken),
+                "avx2" => pool_operations::<avx2::Avx2>(&keys, &ids, lanes, &taken),
                 _ => continue,
             };
             prop_assert_eq!(&found, &wanted, "{}", kernels.name());

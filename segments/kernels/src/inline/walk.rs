@@ -25,7 +25,7 @@
 use super::backend::Backend;
 use super::pool::{Keys, NONE, distance_of, key_of};
 use super::ranked::Ranked;
-use super::{BLOCK_LINKS, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
+use super::{BLOCK_LINKS, InlineBits, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
 
 /// Rows that are taken before they are expanded.
 const LOOK_AHEAD: usize = 2;
@@ -210,18 +210,17 @@ impl InlineScratch {
         distance: f32,
         next: *const u8,
     ) -> u32 {
-        let codes = shape.dimension * 4;
+        let at = shape.codes_at() + block * shape.block_bytes();
+        let next = next.wrapping_add(at);
         // SAFETY: the parts of a row lie where its shape says; prefetching has no demands.
         unsafe {
-            B::estimate(
-                row.add(shape.codes_at() + block * codes),
-                row.add(shape.factors_at() + block * BLOCK_LINKS * 4),
-                query,
-                distance,
-                self.worst,
-                next.wrapping_add(shape.dimension * 2 + block * codes),
-                &mut self.estimates,
-            )
+            let codes = row.add(at);
+            let sums = match shape.bits {
+                InlineBits::One => B::signs(codes, query, next),
+                InlineBits::Four => B::levels(codes, query, next),
+            };
+            let factors = row.add(shape.factors_at() + block * BLOCK_LINKS * 4);
+            B::estimate(sums, factors, query, distance, self.worst, &mut self.estimates)
         }
     }
 
@@ -303,7 +302,7 @@ impl<'a> Walk<'a> {
                 unsafe {
                     let distance = B::centre(row, query.numbers(), rows.shape.dimension, row);
                     // There is no other row yet: the codes two blocks on.
-                    let next = row.wrapping_add(2 * 4 * rows.shape.dimension);
+                    let next = row.wrapping_add(2 * rows.shape.block_bytes());
                     for block in 0..entry.shape.blocks {
                         let better = scratch.estimate::<B>(entry.shape, row, block, query, distance, next);
                         let ids = row.add(entry.shape.ids_at() + block * BLOCK_LINKS * 4);

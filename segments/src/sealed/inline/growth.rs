@@ -33,7 +33,7 @@ impl Growth {
         let mut distances = Vec::new();
         for row in (0..rows.count()).step_by(rows.count().div_ceil(SAMPLES).max(1) as usize) {
             number(row, &mut rotated);
-            query.prepare(kernels(), &rotated);
+            query.prepare(kernels(), &rotated, rows.bits());
             let there = |_| Ok::<(), Error>(());
             inline_walk(kernels(), rows, &query, 2 * FAR, InlineStart::Row(row), there, &mut walk)?;
             distances.clear();

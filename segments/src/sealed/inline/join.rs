@@ -23,7 +23,7 @@ use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicU64, Ordering};
 use nearstone_base::{Lsn, Metric, Result, Schema};
-use nearstone_kernels::{InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
+use nearstone_kernels::{InlineBits, InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
 use std::cmp::Reverse;
 
 /// The beam of a walk, were everything in the input that is walked: one that holds a share of all rows holds that share
@@ -131,6 +131,14 @@ impl<'a> Join<'a> {
     /// How far it is: the rows of the origin whose links are chosen, each of the two times counting half.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed) / 2
+    }
+
+    /// The bits that the input with the most rows found to suit it.
+    pub(super) fn bits(&self) -> InlineBits {
+        let with_rows =
+            self.inputs.iter().filter_map(|input| Some((input.segment, input.segment.inline.as_ref()?)));
+        let largest = with_rows.max_by_key(|(segment, _)| segment.rows());
+        largest.map_or(InlineBits::One, |(_, inline)| inline.rows.shape.bits())
     }
 
     /// How many rows are on level 1, on level 2 and so on.
@@ -250,11 +258,11 @@ impl Work {
             match beside {
                 true => {
                     inline.space.beside(kernels(), vector, &mut self.rotated);
-                    self.query.prepare(kernels(), &self.rotated);
+                    self.query.prepare(kernels(), &self.rotated, rows.bits());
                 }
                 false => {
                     inline.space.query(kernels(), vector, self.query.numbers_mut(inline.space.padded()));
-                    self.query.finish(kernels());
+                    self.query.finish(kernels(), rows.bits());
                 }
             }
             let start = InlineStart::NeighboursOf(entry);

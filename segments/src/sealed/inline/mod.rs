@@ -3,7 +3,8 @@
 //! Each row repeats its links together with everything that a walk wants to know of them
 //! ([`nearstone_kernels::InlineShape`]); the plain links, codes and vectors stay what filters, merges and exact
 //! distances use. A segment has them when it is large enough to be walked and its vectors are long enough for one bit
-//! per dimension to say something; one whose numbers half precision cannot hold goes without.
+//! per dimension to say something; one whose numbers half precision cannot hold goes without. Where one bit says too little, its
+//! codes have four ([`bits`]); the length of a row tells which.
 //!
 //! 1. A walk begins at the *entry*: the middle of all vectors, linked to the first rows, which are those of the highest
 //!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
@@ -11,6 +12,7 @@
 //!    in those that were asked before.
 //! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
+mod bits;
 mod choose;
 mod growth;
 mod halves;
@@ -28,8 +30,8 @@ use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result, Schema};
 use nearstone_kernels::{
-    BLOCK_LINKS, Enough, InlineBeam, InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart,
-    InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
+    BLOCK_LINKS, Enough, InlineBeam, InlineBits, InlineQuery, InlineRows, InlineScratch, InlineShape,
+    InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
 };
 use std::ops::RangeInclusive;
 
@@ -106,6 +108,12 @@ struct Ground<'a> {
     beam: InlineBeam,
 }
 
+/// How far a walk looks that wants so many rows.
+fn beam(near: usize, ef: usize, enough: Enough) -> InlineBeam {
+    let keep = ef.max(near.saturating_mul(KEYS));
+    InlineBeam { ef, keep, enough, patience: PATIENCE + ef / 2, read: near }
+}
+
 impl Inline {
     /// From what the footer says; `None` when there are no inline rows.
     pub(super) fn open(
@@ -125,10 +133,11 @@ impl Inline {
                     });
                 }
             };
-        let shaped = |section: Section, count: u32, links: RangeInclusive<usize>| {
+        let padded = padded(schema.metric(), schema.dimension());
+        let shaped = |section: Section, count: u32, links: RangeInclusive<usize>, bits: &[InlineBits]| {
             let mut shapes = links
                 .step_by(BLOCK_LINKS)
-                .filter_map(|links| InlineShape::new(padded(schema.metric(), schema.dimension()), links));
+                .flat_map(|links| bits.iter().filter_map(move |&bits| InlineShape::new(padded, links, bits)));
             let shape = shapes.find(|shape| {
                 section.stride == shape.stride() as u64
                     && section.count == u64::from(count)
@@ -138,8 +147,8 @@ impl Inline {
             Ok(Rows { section, shape: shape.ok_or_else(found)? })
         };
         let links = 2 * schema.links();
-        let rows = shaped(ground, rows, links..=links)?;
-        let entry = shaped(entry, 1, BLOCK_LINKS..=ENTRY_LINKS_READ)?;
+        let rows = shaped(ground, rows, links..=links, &InlineBits::ALL)?;
+        let entry = shaped(entry, 1, BLOCK_LINKS..=ENTRY_LINKS_READ, &[rows.shape.bits()])?;
         let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
             .ok_or((at, "numbers that no training gives".to_owned()))?;
         let growth = match growth {
@@ -177,7 +186,7 @@ impl Inline {
     fn prepare(&self, query: &[f32], (known, limit): (&[f32], usize), prepared: &mut InlineQuery) {
         let kernels = kernels();
         self.space.query(kernels, query, prepared.numbers_mut(self.space.padded()));
-        prepared.finish(kernels);
+        prepared.finish(kernels, self.rows.shape.bits());
         if !known.is_empty() {
             prepared.know(self.space.squares(kernels, query, known), limit);
         }
@@ -227,9 +236,8 @@ impl SealedSegment {
             share if share > 0.0 => Enough { rows: near, share, least: wish.expected() },
             _ => Enough::NEVER,
         };
-        let keep = ef.max(near.saturating_mul(KEYS));
-        let beam = InlineBeam { ef, keep, enough, patience: PATIENCE + ef / 2, read: near };
-        Ok(Some(Ground { inline, rows, start: InlineStart::NeighboursOf(entry), beam }))
+        let (start, beam) = (InlineStart::NeighboursOf(entry), beam(near, ef, enough));
+        Ok(Some(Ground { inline, rows, start, beam }))
     }
 
     /// Leaves in `near` the visible rows that may be, by bound, among the `limit` nearest of all that is known, and asks for

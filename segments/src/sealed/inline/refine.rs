@@ -85,7 +85,7 @@ impl Work {
     /// Candidates are what a walk towards the row expands.
     fn meet(&mut self, row: u32, rows: &InlineRows<'_>, beam: usize, halves: Halves<'_>) -> Result<()> {
         self.choice.begin(row, rows.count(), halves);
-        self.query.prepare(kernels(), &self.choice.base);
+        self.query.prepare(kernels(), &self.choice.base, rows.bits());
         let there = |_| Ok::<(), Error>(());
         inline_walk(kernels(), rows, &self.query, beam, InlineStart::Row(row), there, &mut self.walk)?;
         for other in self.walk.expanded() {

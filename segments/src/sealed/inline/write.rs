@@ -2,7 +2,8 @@
 //!
 //! 1. All vectors are brought to the space of inline rows and held in half precision.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
-//!    ([`super::refine`]), and encoded again.
+//!    ([`super::refine`]), and encoded again,
+//!    with one bit a dimension or four, whichever suits them ([`super::bits`]).
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
 //!    grow from neighbour to neighbour ([`super::growth`]).
 //!
@@ -15,6 +16,7 @@
 //! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
 //! long as that takes no more than [`LEAN_BYTES_MAX`].
 
+use super::bits::bits_for;
 use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
@@ -32,7 +34,7 @@ use crate::topk::Scratch;
 use half::f16;
 use nearstone_base::vfs::Pages;
 use nearstone_base::{Metric, Profile, Result, Schema};
-use nearstone_kernels::{EncodeWork, InlineRows, InlineShape, kernels};
+use nearstone_kernels::{EncodeWork, InlineBits, InlineRows, InlineShape, kernels};
 
 /// Fewer rows are scanned nearly as fast.
 const ROWS_MIN: u32 = 1024;
@@ -73,9 +75,10 @@ impl Prepared {
         let Some(better) = Better::than(graph, shape, schema, rows, threads, cancel)? else {
             return Ok(None);
         };
-        let Better { graph, space, numbers, bytes } = better;
+        let Better { graph: refined, space, numbers, bytes } = better;
         let halves = numbers.halves();
-        Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
+        let (shape, bytes) = suited(schema, graph, shape, bytes, halves)?;
+        Prepared::along(refined, space, (shape, bytes), halves, threads, cancel)
     }
 
     /// The rows, encoded along the ground of a finished graph, and what walks begin with.
@@ -91,7 +94,7 @@ impl Prepared {
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(rows) = InlineRows::new(shape, &bytes) else { return Ok(None) };
         let growth = Growth::learn(&rows, |row, out| halves.widened(row, out))?;
-        let Some(entry) = encode_entry(ground.rows, halves) else { return Ok(None) };
+        let Some(entry) = encode_entry(ground.rows, shape.bits(), halves) else { return Ok(None) };
         Ok(Some(Prepared { space, shape, ground: bytes, entry, growth, graph }))
     }
 
@@ -113,6 +116,9 @@ impl Prepared {
         let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
         graph.levels.extend(upper(join, schema, halves, threads, cancel)?);
         attach_all(&mut graph, &halves, &mut Scratch::default())?;
+        let shape = shape_with(schema, join.bits())
+            .filter(|&shape| bytes_of(schema, shape, rows.rows()) <= BYTES_MAX)
+            .unwrap_or(shape);
         let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
     }
@@ -161,6 +167,35 @@ impl Better {
     }
 }
 
+/// Rows with the bits that suit the graph as it was built, of which the given ones have one bit, or these as they are.
+fn suited(
+    schema: &Schema,
+    built: &FlatGraph,
+    one: InlineShape,
+    bytes: Pages,
+    halves: Halves<'_>,
+) -> Result<(InlineShape, Pages)> {
+    let (Some(ground), Some(four)) = (built.levels.first(), shape_with(schema, InlineBits::Four)) else {
+        return Ok((one, bytes));
+    };
+    let entries = InlineBits::ALL.map(|bits| encode_entry(ground.rows, bits, halves));
+    let [Some((first, with_one)), Some((second, with_four))] = &entries else { return Ok((one, bytes)) };
+    let entries = (InlineRows::new(*first, with_one), InlineRows::new(*second, with_four));
+    let ((Some(with_one), Some(with_four)), Some(rows)) = (entries, InlineRows::new(one, &bytes)) else {
+        return Ok((one, bytes));
+    };
+    let entries = [with_one, with_four];
+    if bytes_of(schema, four, ground.rows) > BYTES_MAX
+        || bits_for(&rows, ground, entries, (one, four), halves)? == InlineBits::One
+    {
+        return Ok((one, bytes));
+    }
+    Ok(match Pages::zeroed(ground.rows as usize * four.stride()) {
+        Some(longer) => (four, longer),
+        None => (one, bytes),
+    })
+}
+
 /// The graph of a segment of the lean profile, refined by walks over inline rows that are thrown away; `None` for any other
 /// segment, and where it cannot be or would take too much memory.
 pub(in crate::sealed) fn refined_lean(
@@ -196,10 +231,19 @@ fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShap
     if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
         return None;
     }
-    let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
+    let shape = shape_with(schema, InlineBits::One)?;
+    (bytes_of(schema, shape, rows) <= bytes_max).then_some(shape)
+}
+
+/// The shape with so many bits; `None` for dimensions that there are no inline rows of.
+fn shape_with(schema: &Schema, bits: InlineBits) -> Option<InlineShape> {
+    InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links(), bits)
+}
+
+/// What making inline rows holds.
+fn bytes_of(schema: &Schema, shape: InlineShape, rows: u32) -> u64 {
     let links = 3 * 4 * 2 * schema.links() as u64 + 32;
-    let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64 + links;
-    (u64::from(rows) * bytes <= bytes_max).then_some(shape)
+    u64::from(rows) * (shape.dimension() as u64 * 2 + shape.stride() as u64 + links)
 }
 
 /// The rows of one level.
@@ -221,9 +265,9 @@ fn encode(
 }
 
 /// The middle of everything, as a row that leads to the first ones.
-fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
+fn encode_entry(rows: u32, bits: InlineBits, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
     let places = (rows / ENTRY_SHARE).clamp(*ENTRY_LINKS.start(), *ENTRY_LINKS.end());
-    let shape = InlineShape::new(halves.dimension, places as usize)?;
+    let shape = InlineShape::new(halves.dimension, places as usize, bits)?;
     let middle = vec![f16::ZERO; halves.dimension];
     let links: Vec<u32> = (0..rows).take(shape.places()).collect();
     let mut bytes = vec![0; shape.stride()];

@@ -1,6 +1,7 @@
 //! Segments with inline rows: what walks over them find, and what they make of data and files that are out to harm.
 
 use super::*;
+use crate::sealed::{Join, write_joined};
 use crate::segment::Answers;
 
 fn schema(dimension: usize, metric: Metric) -> Schema {
@@ -9,6 +10,13 @@ fn schema(dimension: usize, metric: Metric) -> Schema {
 
 fn has_inline_rows(made: &Made) -> bool {
     layout(&made.bytes()).section(format::INLINE_ROWS).is_some()
+}
+
+/// The bits of each number of the codes in inline rows with 32 places.
+fn bits(made: &Made) -> u64 {
+    let dimension = (made.meta.schema.dimension() as u64).next_multiple_of(64);
+    let stride = layout(&made.bytes()).section(format::INLINE_ROWS).unwrap().stride;
+    (stride - 2 * dimension - 32 * 8) * 8 / (32 * dimension)
 }
 
 /// How many of the `limit` nearest are found, over queries beside the rows; distances must be right for all.
@@ -159,6 +167,65 @@ fn clustered(schema: &Schema, clusters: usize, count: u32) -> Made {
     made.open().verify(&mut |_, _| true).unwrap();
     assert!(has_inline_rows(&made));
     made
+}
+
+/// Rows near a surface of eight dimensions.
+fn near_a_surface(schema: &Schema, count: u32) -> Made {
+    let mut rows = rows_of(schema, count, 5);
+    let mut rng = SplitMix64::new(8);
+    let mut number = || rng.unit_f64() as f32 * 2.0 - 1.0;
+    let axes: Vec<[f32; 8]> = (0..schema.dimension()).map(|_| [(); 8].map(|()| number())).collect();
+    for place in &mut rows.rows {
+        let at = [(); 8].map(|()| number());
+        let along = |axis: &[f32; 8]| axis.iter().zip(at).map(|(a, b)| a * b).sum::<f32>();
+        place.vector = axes.iter().map(|axis| along(axis).sin() + 0.02 * number()).collect();
+    }
+    let (rows, graph) = graph_of(schema, &rows);
+    let vfs = folder();
+    let meta = write_segment(&target(&vfs), schema, &rows, &graph, &|| false).unwrap();
+    Made { vfs, meta, rows }
+}
+
+/// One bit per dimension cannot tell rows of one cluster apart, and reading four costs more than it spares elsewhere.
+#[test]
+fn codes_get_the_bits_that_the_rows_call_for() {
+    let schema = Schema::new(64, Metric::L2).m(16).ef_construction(64);
+    let made = clustered(&schema, 40, 3_000);
+    assert_eq!(bits(&made), 4);
+    let in_clusters = recall(&made, 10, 16);
+    assert!(in_clusters >= 0.95, "{in_clusters}");
+    let made = near_a_surface(&schema, 3_000);
+    assert_eq!(bits(&made), 1);
+    // Longer rows cost so much more that nothing is tried.
+    let wide = Schema::new(200, Metric::L2).m(16).ef_construction(32);
+    assert_eq!(bits(&make(&wide, 1_100)), 1);
+}
+
+/// A join encodes its rows once, and takes what suited the larger part of them.
+#[test]
+fn a_join_has_the_bits_of_its_largest_input() {
+    let schema = Schema::new(64, Metric::L2).m(16).ef_construction(48);
+    let (four, one) = (clustered(&schema, 40, 3_000), near_a_surface(&schema, 2_000));
+    assert_eq!((bits(&four), bits(&one)), (4, 1));
+    let segments = [one.open(), four.open()];
+    let all: Vec<(u32, u32)> =
+        (0..2).flat_map(|input| (0..segments[input].rows()).map(move |row| (input as u32, row))).collect();
+    let inputs: Vec<&SealedSegment> = segments.iter().collect();
+    let join = Join::plan(&schema, &inputs, &all, 1).unwrap();
+    let from = [&one.rows.rows, &four.rows.rows];
+    let joined = join.origin().iter().zip(0u64..).map(|(&(input, row), key)| Row {
+        // Both have the same keys.
+        key: Key::U64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        ..from[input as usize][row as usize].clone()
+    });
+    let rows = Rows { metric: schema.metric(), rows: joined.collect() };
+    let vfs = folder();
+    let meta = write_joined(&target(&vfs), &schema, &rows, &join, &|| false).unwrap().unwrap();
+    let made = Made { vfs, meta, rows };
+    made.open().verify(&mut |_, _| true).unwrap();
+    assert_eq!(bits(&made), 4);
+    let recall = recall(&made, 10, 32);
+    assert!(recall >= 0.95, "{recall}");
 }
 
 /// From one fixed row, a walk stays in that row's cluster.
@@ -473,7 +540,14 @@ fn segments_say_how_distances_grow_and_are_read_without_that_too() {
 
 #[test]
 fn lies_in_inline_rows_are_errors_and_never_panics() {
-    let made = make(&schema(64, Metric::L2), 1_100);
+    let schema = schema(64, Metric::L2);
+    for (made, width) in [(near_a_surface(&schema, 1_100), 1), (clustered(&schema, 20, 1_100), 4)] {
+        assert_eq!(bits(&made), width);
+        lies_are_errors(&made);
+    }
+}
+
+fn lies_are_errors(made: &Made) {
     let good = made.bytes();
     let layout = layout(&good);
     let rows = layout.section(format::INLINE_ROWS).unwrap();

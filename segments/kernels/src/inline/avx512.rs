@@ -1,8 +1,7 @@
-//! AVX2 and AVX-512. A shuffle looks up 32 or 64 partial sums at once; sums of up to four of them fit a byte.
+//! AVX-512. A shuffle looks up 64 partial sums at once; sums of up to four of them fit a byte.
 
 use super::backend::Backend;
 use super::pool::{NONE, REGISTER};
-use super::portable::Portable;
 use super::walk::{InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
@@ -24,23 +23,7 @@ pub(super) unsafe fn walk_avx512<W: InlineWatch>(
     unsafe { walk::<Avx512, W>(rows, query, beam, start, watch, scratch) }
 }
 
-/// # Safety
-/// The processor has what the AVX2 kernels need; query and rows have one dimension.
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn walk_avx2<W: InlineWatch>(
-    rows: &InlineRows<'_>,
-    query: &InlineQuery,
-    beam: InlineBeam,
-    start: InlineStart<'_>,
-    watch: &mut W,
-    scratch: &mut InlineScratch,
-) -> Result<(), W::Error> {
-    // SAFETY: the caller's promise.
-    unsafe { walk::<Avx2, W>(rows, query, beam, start, watch, scratch) }
-}
-
 pub(super) struct Avx512;
-pub(super) struct Avx2;
 
 // SAFETY of all blocks below: the trait's contract gives the instruction set and the lengths; loads are unaligned.
 
@@ -65,16 +48,10 @@ impl Backend for Avx512 {
         }
     }
 
+    type Sums = [__m512; 2];
+
     #[inline(always)]
-    unsafe fn estimate(
-        codes: *const u8,
-        factors: *const u8,
-        query: &InlineQuery,
-        base: f32,
-        worst: f32,
-        next: *const u8,
-        out: &mut [f32; BLOCK_LINKS],
-    ) -> u32 {
+    unsafe fn signs(codes: *const u8, query: &InlineQuery, next: *const u8) -> [__m512; 2] {
         // SAFETY: see above.
         unsafe {
             let nibble = _mm512_set1_epi8(15);
@@ -99,12 +76,50 @@ impl Backend for Avx512 {
                 high_even = _mm512_add_epi16(high_even, _mm512_and_si512(high, byte));
                 high_odd = _mm512_add_epi16(high_odd, _mm512_srli_epi16::<8>(high));
             }
+            let low = in_order(fold(low_even), fold(low_odd));
+            let high = in_order(fold(high_even), fold(high_odd));
+            [_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(low)), _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(high))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn levels(codes: *const u8, query: &InlineQuery, next: *const u8) -> [__m512; 2] {
+        // SAFETY: see above; the dimension is a multiple of 16.
+        unsafe {
+            let nibble = _mm512_set1_epi8(15);
+            // Sums that do not wait for each other.
+            let (mut low, mut high) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+            for i in (0..query.dimension / 4).step_by(4) {
+                for part in 0..4 {
+                    let at = (i + part) * LINE;
+                    prefetch(next.wrapping_add(at));
+                    let code = _mm512_loadu_si512(codes.add(at).cast());
+                    let steps = _mm512_set1_epi32(*query.steps().cast::<i32>().add(i + part));
+                    let first = _mm512_and_si512(code, nibble);
+                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(code), nibble);
+                    low[part] = _mm512_dpbusd_epi32(low[part], first, steps);
+                    high[part] = _mm512_dpbusd_epi32(high[part], second, steps);
+                }
+            }
+            [_mm512_cvtepi32_ps(all(low)), _mm512_cvtepi32_ps(all(high))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn estimate(
+        sums: [__m512; 2],
+        factors: *const u8,
+        query: &InlineQuery,
+        base: f32,
+        worst: f32,
+        out: &mut [f32; BLOCK_LINKS],
+    ) -> u32 {
+        // SAFETY: see above.
+        unsafe {
             let mut better = 0;
-            for (half, (even, odd)) in [(low_even, low_odd), (high_even, high_odd)].into_iter().enumerate() {
-                let sums = in_order(fold(even), fold(odd));
+            for (half, sums) in sums.into_iter().enumerate() {
                 let add = _mm512_cvtph_ps(_mm256_loadu_si256(factors.add(half * 32).cast()));
                 let rescale = _mm512_cvtph_ps(_mm256_loadu_si256(factors.add(64 + half * 32).cast()));
-                let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
                 let along = _mm512_fmadd_ps(sums, _mm512_set1_ps(query.delta), _mm512_set1_ps(query.offset));
                 let base = _mm512_add_ps(_mm512_set1_ps(base), add);
                 // The zero first: where one is NaN the second comes out, and NaN is below nothing. So is -0, whose bits are
@@ -285,6 +300,13 @@ unsafe fn append_fresh(
     }
 }
 
+/// The sum of four registers, 32 bits at a time.
+#[inline(always)]
+unsafe fn all([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    // SAFETY: see above.
+    unsafe { _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)) }
+}
+
 /// The sum of the four quarters, 16 bits at a time.
 #[inline(always)]
 unsafe fn fold(sums: __m512i) -> __m128i {
@@ -300,148 +322,4 @@ unsafe fn fold(sums: __m512i) -> __m128i {
 unsafe fn in_order(even: __m128i, odd: __m128i) -> __m256i {
     // SAFETY: see above.
     unsafe { _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd)) }
-}
-
-impl Backend for Avx2 {
-    #[inline(always)]
-    unsafe fn centre(centre: *const u8, query: *const f32, dimension: usize, next: *const u8) -> f32 {
-        // SAFETY: see above; the dimension is a multiple of 64.
-        unsafe {
-            let mut sums = [_mm256_setzero_ps(); 4];
-            for i in (0..dimension).step_by(32) {
-                prefetch(next.wrapping_add(i * 2));
-                for (part, sum) in sums.iter_mut().enumerate() {
-                    let at = i + part * 8;
-                    let c = _mm256_cvtph_ps(_mm_loadu_si128(centre.add(at * 2).cast()));
-                    let difference = _mm256_sub_ps(_mm256_loadu_ps(query.add(at)), c);
-                    *sum = _mm256_fmadd_ps(difference, difference, *sum);
-                }
-            }
-            let [a, b, c, d] = sums;
-            let sum = _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
-            let sum = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-            let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-            _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn estimate(
-        codes: *const u8,
-        factors: *const u8,
-        query: &InlineQuery,
-        base: f32,
-        worst: f32,
-        next: *const u8,
-        out: &mut [f32; BLOCK_LINKS],
-    ) -> u32 {
-        // SAFETY: see above.
-        unsafe {
-            let nibble = _mm256_set1_epi8(15);
-            let byte = _mm256_set1_epi16(255);
-            let (mut low_even, mut low_odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            let (mut high_even, mut high_odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            for i in (0..query.dimension * 4).step_by(2 * LINE) {
-                let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-                for part in 0..4 {
-                    let at = i + part * 32;
-                    if part % 2 == 0 {
-                        prefetch(next.wrapping_add(at));
-                    }
-                    let code = _mm256_loadu_si256(codes.add(at).cast());
-                    let table = _mm256_load_si256(query.tables().add(at).cast());
-                    let first = _mm256_shuffle_epi8(table, _mm256_and_si256(code, nibble));
-                    let second =
-                        _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(code), nibble));
-                    low = _mm256_add_epi8(low, first);
-                    high = _mm256_add_epi8(high, second);
-                }
-                low_even = _mm256_add_epi16(low_even, _mm256_and_si256(low, byte));
-                low_odd = _mm256_add_epi16(low_odd, _mm256_srli_epi16::<8>(low));
-                high_even = _mm256_add_epi16(high_even, _mm256_and_si256(high, byte));
-                high_odd = _mm256_add_epi16(high_odd, _mm256_srli_epi16::<8>(high));
-            }
-            let mut better = 0;
-            for (half, (even, odd)) in [(low_even, low_odd), (high_even, high_odd)].into_iter().enumerate() {
-                let even = _mm_add_epi16(_mm256_castsi256_si128(even), _mm256_extracti128_si256::<1>(even));
-                let odd = _mm_add_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256::<1>(odd));
-                for quarter in 0..2 {
-                    let sums = match quarter {
-                        0 => _mm_unpacklo_epi16(even, odd),
-                        _ => _mm_unpackhi_epi16(even, odd),
-                    };
-                    let lane = half * 16 + quarter * 8;
-                    let add = _mm256_cvtph_ps(_mm_loadu_si128(factors.add(lane * 2).cast()));
-                    let rescale = _mm256_cvtph_ps(_mm_loadu_si128(factors.add(64 + lane * 2).cast()));
-                    let sums = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums));
-                    let along =
-                        _mm256_fmadd_ps(sums, _mm256_set1_ps(query.delta), _mm256_set1_ps(query.offset));
-                    let base = _mm256_add_ps(_mm256_set1_ps(base), add);
-                    let zero = _mm256_setzero_ps();
-                    let estimate = _mm256_max_ps(zero, _mm256_fmadd_ps(along, rescale, base));
-                    let estimate = _mm256_add_ps(estimate, zero);
-                    _mm256_storeu_ps(out.as_mut_ptr().add(lane), estimate);
-                    let below = _mm256_cmp_ps::<_CMP_LT_OQ>(estimate, _mm256_set1_ps(worst));
-                    better |= (_mm256_movemask_ps(below) as u32) << lane;
-                }
-            }
-            better
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn append(
-        to: *mut u64,
-        distances: &[f32; BLOCK_LINKS],
-        ids: *const u32,
-        lanes: u32,
-        taken: &[u64],
-    ) -> (usize, u64) {
-        // SAFETY: passed on.
-        unsafe { Portable::append(to, distances, ids, lanes, taken) }
-    }
-
-    #[inline(always)]
-    unsafe fn nearest(keys: &[[u64; REGISTER]]) -> u64 {
-        // SAFETY: passed on.
-        unsafe { Portable::nearest(keys) }
-    }
-
-    #[inline(always)]
-    unsafe fn farthest(keys: &[[u64; REGISTER]]) -> u64 {
-        // SAFETY: passed on.
-        unsafe { Portable::farthest(keys) }
-    }
-
-    #[inline(always)]
-    unsafe fn retain(keys: &mut [[u64; REGISTER]], end: u64) -> usize {
-        // SAFETY: passed on.
-        unsafe { Portable::retain(keys, end) }
-    }
-
-    #[inline(always)]
-    unsafe fn remove(keys: &mut [[u64; REGISTER]], id: u32) -> u64 {
-        // SAFETY: passed on.
-        unsafe { Portable::remove(keys, id) }
-    }
-
-    #[inline(always)]
-    unsafe fn below(keys: &[[u64; REGISTER]], end: u64) -> usize {
-        // SAFETY: passed on.
-        unsafe { Portable::below(keys, end) }
-    }
-
-    #[inline(always)]
-    unsafe fn insert(ranked: &mut [f32], distance: f32) {
-        let start = ranked.as_mut_ptr();
-        // SAFETY: see above. From the end on, since each register wants the one before it as it was.
-        unsafe {
-            let x = _mm256_set1_ps(distance);
-            for place in (1..ranked.len()).step_by(8).rev() {
-                let (before, there) =
-                    (_mm256_loadu_ps(start.add(place - 1)), _mm256_loadu_ps(start.add(place)));
-                _mm256_storeu_ps(start.add(place), _mm256_min_ps(there, _mm256_max_ps(before, x)));
-            }
-        }
-    }
 }
