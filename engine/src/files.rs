@@ -237,14 +237,14 @@ fn bring(
             at += piece as u64;
         }
         target.sync_all()?;
-        check_free(core, path)?;
-        vfs.rename(&tmp, path)
+        // After `close` the folder is that of whoever opens the store next.
+        core.check_open()?;
+        vfs.rename_new(&tmp, path)
     };
     copy().inspect_err(|_| remove(core, &tmp))
 }
 
-/// Whether a file may get this name: after `close` the folder is that of whoever opens the store next, and a rename would
-/// replace what is there.
+/// Whether a file may get this name, before anything is copied.
 fn check_free(core: &Core, path: &Path) -> Result<()> {
     core.check_open()?;
     match core.vfs.info(path)? {

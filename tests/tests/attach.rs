@@ -628,6 +628,30 @@ fn files_of_another_profile_were_refused() {
         no_litter(&disk, &store);
     }
 }
+#[test]
+fn a_file_that_came_while_another_was_copied_was_replaced() {
+    let disk = SimVfs::new(1);
+    let came: Arc<Mutex<Option<PathBuf>>> = Arc::default();
+    let watched = {
+        let (disk, came) = (disk.clone(), came.clone());
+        Around::watched(disk.clone(), move |call, path| {
+            if call == "rename" && path.starts_with("/store/segments") && came.lock().unwrap().is_none() {
+                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
+                *came.lock().unwrap() = Some(path.to_path_buf());
+            }
+        })
+    };
+    let store = options(&disk).vfs(Arc::new(watched)).open("/store").unwrap();
+    let rows = store.create_collection("rows", schema()).unwrap();
+    let built = build(&disk, "/built", 0..10, 1.0);
+    let error = rows.attach(&built, AttachOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let came = came.lock().unwrap().take().unwrap();
+    assert!(error.to_string().contains(&came.display().to_string()), "{error}");
+    assert_eq!((rows.len().unwrap(), read(&disk, &came)), (0, b"mine".to_vec()));
+    assert_eq!(files(&disk, "/store/segments").len(), 1);
+}
+
 
 #[test]
 fn two_builds_in_one_folder_destroyed_each_other() {
