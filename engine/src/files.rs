@@ -184,10 +184,7 @@ fn take(
     let path = core.segments.join(segment_file(id));
     bring(core, file, (id, &path), meta.len, how, progress)?;
     failpoint("attach-file-brought");
-    let opened = core.open_segment(&SegmentMeta { id, ..meta.clone() });
-    let handle = opened.inspect_err(|_| remove(core, &path))?;
-    // Nothing names the file yet.
-    handle.set_obsolete();
+    let handle = core.open_new(&SegmentMeta { id, ..meta.clone() })?;
     if !handle.segment.is_unversioned() {
         return Err(Error::invalid(
             "its rows have versions, which mean nothing outside of the store they come from",

@@ -2,7 +2,7 @@
 //! and what a crash leaves.
 
 use nearstone::random::SplitMix64;
-use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimVfs, Vfs};
+use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimFault, SimVfs, Vfs};
 use nearstone::{
     AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Profile,
     Schema, SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
@@ -351,6 +351,60 @@ fn at_every_moment_of_an_attach_it_is_there_whole_or_not_at_all() {
             }
         }
         assert!(seen[0] > 0 && seen[1] > 0, "{take:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_failure_at_every_operation_of_an_attach() {
+    for (take, fault) in [
+        (TakeFiles::Copy, SimFault::DiskFull),
+        (TakeFiles::Link, SimFault::Io),
+        (TakeFiles::Move, SimFault::Io),
+    ] {
+        let mut seen = [0; 3];
+        for operation in 0.. {
+            let (disk, store, rows) = begin();
+            for key in 30..60u64 {
+                rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+            }
+            rows.flush().unwrap();
+            let built = build(&disk, "/built", 0..50, 1.0);
+            let before = (marks(&rows), files(&disk, "/store/segments"));
+            let start = disk.ops();
+            disk.fail_op(operation, fault, false);
+            let attached = rows.attach(&built, AttachOptions::new().take(take));
+            let ended = disk.ops() - start <= operation;
+            disk.heal();
+            let there = marks(&rows);
+            match attached {
+                // Of what is left to do then, a failure is told to those who come next.
+                Ok(attached) => {
+                    assert_eq!((attached.inserted, there.len()), (30, 60), "operation {operation}");
+                    seen[0] += 1;
+                }
+                Err(error) if rows.delete(1000u64).is_ok() => {
+                    let what = format!("{take:?}, operation {operation}: {error}");
+                    assert_eq!((there, files(&disk, "/store/segments")), before, "{what}");
+                    assert_eq!(files(&disk, "/built").len(), 3, "{what}");
+                    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 30, "{what}");
+                    no_litter(&disk, &store);
+                    seen[1] += 1;
+                }
+                Err(error) => {
+                    let image = disk.crash_image(CrashChoice::KeepAll);
+                    let store = open(&image);
+                    let found = marks(&store.collection("rows").unwrap());
+                    let what = format!("{take:?}, operation {operation}: {error}: {found:?}");
+                    assert!(found == before.0 || found.len() == 60, "{what}");
+                    no_litter(&image, &store);
+                    seen[2] += 1;
+                }
+            }
+            if ended {
+                break;
+            }
+        }
+        assert!(seen.iter().all(|&seen| seen > 0), "{take:?}: {seen:?}");
     }
 }
 
