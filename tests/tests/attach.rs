@@ -419,7 +419,9 @@ fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
     let error = first.push(70u64, &[f32::NAN, 1.0], ()).unwrap_err();
     assert!(error.to_string().contains("NaN"), "{error}");
     drop(first);
+    // Nor the folder, which was made for it.
     assert!(files(&disk, "/built").is_empty(), "{:?}", files(&disk, "/built"));
+    assert_eq!(disk.info(Path::new("/built")).unwrap(), None);
     // An empty one.
     assert!(options(&disk).build_segments("/built", schema()).unwrap().finish().unwrap().is_empty());
     assert!(files(&disk, "/built").is_empty());
@@ -430,7 +432,9 @@ fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
     let error = pushed.find_map(Result::err).unwrap();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     drop(build);
+    // One that was there stays.
     assert!(files(&disk, "/built").is_empty());
+    assert!(disk.info(Path::new("/built")).unwrap().is_some_and(|info| info.is_dir));
     // Dead at each moment: never complete and unmarked before it is whole, and begun again it is.
     disk.record();
     build_and_check(&disk);
@@ -624,6 +628,30 @@ fn a_file_that_has_the_name_already_is_never_replaced() {
     }
 }
 
+#[test]
+fn a_file_that_came_while_another_was_copied_was_replaced() {
+    let disk = SimVfs::new(1);
+    let came: Arc<Mutex<Option<PathBuf>>> = Arc::default();
+    let watched = {
+        let (disk, came) = (disk.clone(), came.clone());
+        Around::watched(disk.clone(), move |call, path| {
+            if call == "rename" && path.starts_with("/store/segments") && came.lock().unwrap().is_none() {
+                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
+                *came.lock().unwrap() = Some(path.to_path_buf());
+            }
+        })
+    };
+    let store = options(&disk).vfs(Arc::new(watched)).open("/store").unwrap();
+    let rows = store.create_collection("rows", schema()).unwrap();
+    let built = build(&disk, "/built", 0..10, 1.0);
+    let error = rows.attach(&built, AttachOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let came = came.lock().unwrap().take().unwrap();
+    assert!(error.to_string().contains(&came.display().to_string()), "{error}");
+    assert_eq!((rows.len().unwrap(), read(&disk, &came)), (0, b"mine".to_vec()));
+    assert_eq!(files(&disk, "/store/segments").len(), 1);
+}
+
 /// The store had a symbolic link among its segments: who removed or changed the file it led to damaged the store.
 #[test]
 #[cfg(unix)]
@@ -682,30 +710,6 @@ fn files_of_another_profile_were_refused() {
         no_litter(&disk, &store);
     }
 }
-#[test]
-fn a_file_that_came_while_another_was_copied_was_replaced() {
-    let disk = SimVfs::new(1);
-    let came: Arc<Mutex<Option<PathBuf>>> = Arc::default();
-    let watched = {
-        let (disk, came) = (disk.clone(), came.clone());
-        Around::watched(disk.clone(), move |call, path| {
-            if call == "rename" && path.starts_with("/store/segments") && came.lock().unwrap().is_none() {
-                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
-                *came.lock().unwrap() = Some(path.to_path_buf());
-            }
-        })
-    };
-    let store = options(&disk).vfs(Arc::new(watched)).open("/store").unwrap();
-    let rows = store.create_collection("rows", schema()).unwrap();
-    let built = build(&disk, "/built", 0..10, 1.0);
-    let error = rows.attach(&built, AttachOptions::new()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
-    let came = came.lock().unwrap().take().unwrap();
-    assert!(error.to_string().contains(&came.display().to_string()), "{error}");
-    assert_eq!((rows.len().unwrap(), read(&disk, &came)), (0, b"mine".to_vec()));
-    assert_eq!(files(&disk, "/store/segments").len(), 1);
-}
-
 
 #[test]
 fn two_builds_in_one_folder_destroyed_each_other() {
