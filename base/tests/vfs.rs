@@ -86,6 +86,29 @@ fn names_are_listed_in_order_and_replaced_by_renaming() {
     });
 }
 
+#[test]
+fn a_new_name_is_never_that_of_another_file() {
+    on_each(|vfs, dir| {
+        for name in ["a", "b"] {
+            vfs.open(&dir.join(name), OpenMode::CreateNew).unwrap().write_at(name.as_bytes(), 0).unwrap();
+        }
+        vfs.create_dir(&dir.join("d")).unwrap();
+        for taken in ["a", "b", "d"] {
+            let error = vfs.rename_new(&dir.join("a"), &dir.join(taken)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+            assert!(error.to_string().contains(&format!("{}", dir.join(taken).display())), "{error}");
+        }
+        for name in ["a", "b"] {
+            assert_eq!(read_small(vfs, &dir.join(name), 9).unwrap(), name.as_bytes());
+        }
+        assert_eq!(kind(vfs.rename_new(&dir.join("missing"), &dir.join("c"))), ErrorKind::NotFound);
+        assert_eq!(kind(vfs.rename_new(&dir.join("a"), &dir.join("x/y"))), ErrorKind::NotFound);
+        vfs.rename_new(&dir.join("a"), &dir.join("c")).unwrap();
+        assert_eq!(vfs.list(dir).unwrap(), ["b", "c", "d"]);
+        assert_eq!(read_small(vfs, &dir.join("c"), 9).unwrap(), b"a");
+    });
+}
+
 /// A link of a symbolic link is a symbolic link.
 #[test]
 #[cfg(unix)]

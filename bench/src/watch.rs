@@ -139,6 +139,10 @@ impl Vfs for Watched {
         self.disk.rename(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        self.disk.rename_new(from, to)
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         self.disk.remove(path)
     }

@@ -47,6 +47,10 @@ impl Vfs for Metered {
         self.vfs.rename(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        self.vfs.rename_new(from, to)
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         self.vfs.remove(path)
     }

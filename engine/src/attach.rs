@@ -291,6 +291,8 @@ impl Engine {
         failpoint("load-lsn-taken");
         known.set_version(lsn)?;
         let floor = self.core.live.lock().floor(None);
+        // A transaction that fails keeps all files: it may have happened.
+        known.loaded.iter().for_each(|handle| handle.set_named());
         catalog.commit(|next| {
             if let Some(row) = next.collections.get_mut(&id) {
                 row.sealed_lsn = lsn;
@@ -315,9 +317,6 @@ impl Engine {
                 for row in dying.get(&handle.id()).into_iter().flatten() {
                     handle.segment.deaths().set(row, lsn);
                 }
-            }
-            for handle in &known.loaded {
-                handle.set_named();
             }
             live.change(id, |view| {
                 view.sealed.append(&mut known.loaded);

@@ -14,9 +14,8 @@ use crate::seal::write_sealed;
 use crate::view::SealedHandle;
 use crate::write::is_full;
 use nearstone_base::faults::failpoint;
-use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
+use nearstone_base::sync::{Arc, Mutex, thread};
 use nearstone_base::{Error, ErrorKind, Key, KeyRef, Result, Schema};
-use nearstone_compaction::gc::segment_file;
 use nearstone_segments::MutableSegment;
 use serde::Serialize;
 
@@ -182,18 +181,12 @@ fn write(
     let site = core.site();
     let target = site.target(segment.id(), threads);
     let written = write_sealed(core, segment, segment.schema(), lowest, &target, &cancel);
-    if written.is_err() && !core.keep_files.load(Ordering::Acquire) {
-        // Best effort: an open sweeps what stays.
-        let _ = core.vfs.remove(&core.segments.join(segment_file(segment.id())));
-    }
     if let Some(error) = cancelled.into_inner() {
         return Err(error);
     }
     let Some((handle, _)) = written? else {
         return Err(Error::invalid("a segment without rows was to be written"));
     };
-    // Nothing names the file yet.
-    handle.set_obsolete();
     report(*progress.lock(), "write", total, total)?;
     Ok(handle)
 }

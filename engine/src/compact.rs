@@ -191,7 +191,7 @@ impl Engine {
         };
         let site = self.site(work);
         let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
-        let merged = merge.join(&target, &cancel);
+        let merged = merge.join(&target, &cancel).inspect_err(|_| self.core.remove_new(target.id));
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
@@ -207,17 +207,12 @@ impl Engine {
             Some(merged) => merged,
             None => return Ok(None),
         };
-        let handle = self.core.open_segment(&merged.meta)?;
+        let handle = self.core.open_new(&merged.meta)?;
         match joined_well(&handle, inputs) {
-            Ok(true) => return Ok(Some((handle, merged.origin))),
-            // Nothing names the file.
-            Ok(false) => handle.set_obsolete(),
-            Err(error) => {
-                handle.set_obsolete();
-                unless_damaged(error)?;
-            }
+            Ok(true) => Ok(Some((handle, merged.origin))),
+            Ok(false) => Ok(None),
+            Err(error) => unless_damaged(error).map(|_| None),
         }
-        Ok(None)
     }
 
     /// Links all rows from nothing, and writes them: under another name than a joined file that was thrown away, which goes
@@ -240,11 +235,11 @@ impl Engine {
             failed.borrow_mut().get_or_insert(error);
             true
         };
-        let merged = merge.write(&target, &cancel);
+        let merged = merge.write(&target, &cancel).inspect_err(|_| self.core.remove_new(target.id));
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
-        merged?.map(|merged| Ok((self.core.open_segment(&merged.meta)?, merged.origin))).transpose()
+        merged?.map(|merged| Ok((self.core.open_new(&merged.meta)?, merged.origin))).transpose()
     }
 
     /// Work behind merges with the thread that it has.

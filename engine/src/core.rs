@@ -10,6 +10,7 @@ use nearstone_base::random::Random;
 use nearstone_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Published};
 use nearstone_base::vfs::{Residency, Vfs};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId, Uuid};
+use nearstone_compaction::gc::segment_file;
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{MutableSegment, SealedSegment, SegmentMeta};
 use std::collections::BTreeMap;
@@ -155,9 +156,20 @@ impl Core {
         if self.options.background == Background::Manual { 1 } else { cores() }
     }
 
-    /// Opens a sealed file as a reader would.
-    pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<SealedHandle>> {
-        open_segment(&self.vfs, &self.segments, meta, self.options.residency, &self.keep_files)
+    /// Opens a file that has just been written, as a reader would. Nothing names it yet: it goes at once when that fails,
+    /// and with its handle unless [`SealedHandle::set_named`] is called.
+    pub(crate) fn open_new(&self, meta: &SegmentMeta) -> Result<Arc<SealedHandle>> {
+        let opened = open_segment(&self.vfs, &self.segments, meta, self.options.residency, &self.keep_files);
+        let handle = opened.inspect_err(|_| self.remove_new(meta.id))?;
+        handle.set_obsolete();
+        Ok(handle)
+    }
+
+    /// Removes what is left of a file that nothing names. Best effort: an open sweeps what stays.
+    pub(crate) fn remove_new(&self, id: SegmentId) {
+        if !self.keep_files.load(Ordering::Acquire) {
+            let _ = self.vfs.remove(&self.segments.join(segment_file(id)));
+        }
     }
 }
 
@@ -168,7 +180,7 @@ pub(crate) fn open_segment(
     residency: Residency,
     keep_files: &Arc<AtomicBool>,
 ) -> Result<Arc<SealedHandle>> {
-    let path = segments.join(nearstone_compaction::gc::segment_file(meta.id));
+    let path = segments.join(segment_file(meta.id));
     let segment =
         SealedSegment::open(&**vfs, &path, meta, residency).map_err(|error| match error.kind() {
             // The catalog names it: that it is gone is damage, not the absence of a store.

@@ -184,10 +184,7 @@ fn take(
     let path = core.segments.join(segment_file(id));
     bring(core, file, (id, &path), meta.len, how, progress)?;
     failpoint("attach-file-brought");
-    let opened = core.open_segment(&SegmentMeta { id, ..meta.clone() });
-    let handle = opened.inspect_err(|_| remove(core, &path))?;
-    // Nothing names the file yet.
-    handle.set_obsolete();
+    let handle = core.open_new(&SegmentMeta { id, ..meta.clone() })?;
     if !handle.segment.is_unversioned() {
         return Err(Error::invalid(
             "its rows have versions, which mean nothing outside of the store they come from",
@@ -237,14 +234,14 @@ fn bring(
             at += piece as u64;
         }
         target.sync_all()?;
-        check_free(core, path)?;
-        vfs.rename(&tmp, path)
+        // After `close` the folder is that of whoever opens the store next.
+        core.check_open()?;
+        vfs.rename_new(&tmp, path)
     };
     copy().inspect_err(|_| remove(core, &tmp))
 }
 
-/// Whether a file may get this name: after `close` the folder is that of whoever opens the store next, and a rename would
-/// replace what is there.
+/// Whether a file may get this name, before anything is copied.
 fn check_free(core: &Core, path: &Path) -> Result<()> {
     core.check_open()?;
     match core.vfs.info(path)? {

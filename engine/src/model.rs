@@ -104,7 +104,9 @@ impl Heart {
         let (site, cancel) = (self.core.site(), || false);
         let target = site.target(segment.id(), 1);
         let output = seal::write_sealed(&self.core, segment, segment.schema(), frozen.last, &target, &cancel);
-        Sealed { output: output.unwrap(), frozen }
+        let output = output.unwrap();
+        output.iter().for_each(|(handle, _)| handle.set_named());
+        Sealed { output, frozen }
     }
 
     /// What a seal does after its catalog transaction.
@@ -126,8 +128,10 @@ impl Heart {
         while merge.link_some(1, &mut Scratch::default()).unwrap() > 0 {}
         let site = self.core.site();
         let merged = merge.write(&site.target(self.core.take_segment_id(), 1), &|| false).unwrap();
-        let output = merged.map(|merged| (self.core.open_segment(&merged.meta).unwrap(), merged.origin));
-        Merged(Replacement::new(inputs, output))
+        let output = merged.map(|merged| (self.core.open_new(&merged.meta).unwrap(), merged.origin));
+        let replacement = Replacement::new(inputs, output);
+        replacement.set_named();
+        Merged(replacement)
     }
 
     /// What a compaction does after its catalog transaction.

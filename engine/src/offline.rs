@@ -22,13 +22,15 @@ use std::path::{Path, PathBuf};
 const BEGUN: &[u8] = b"a build that was not finished\n";
 
 /// Sealed segments on their way, in a folder of their own; made by [`StoreBuilder::build_segments`]. Dropping it discards
-/// everything.
+/// everything, and the folder if it was made for the build.
 ///
 /// Memory: one segment's rows and their graph. Disk: the finished segments.
 pub struct SegmentBuild<'p> {
     core: Arc<Core>,
     collector: Collector<'p>,
     finished: bool,
+    /// Whether the folder is there because of it.
+    made_folder: bool,
     /// Goes last: when the mark is gone.
     _lock: Box<dyn VfsLock>,
 }
@@ -36,7 +38,7 @@ pub struct SegmentBuild<'p> {
 impl<'p> SegmentBuild<'p> {
     pub(crate) fn new(builder: &StoreBuilder, folder: &Path, schema: Schema) -> Result<SegmentBuild<'p>> {
         let vfs = builder.vfs_or_default();
-        let lock = make_folder(&*vfs, folder)?;
+        let (lock, made_folder) = make_folder(&*vfs, folder)?;
         // A heart without log and catalog: nobody reads, and nothing is committed.
         let live = Live { lsn: 0, lists: Arc::new(Lists::default()), pending: BTreeMap::new() };
         let random = builder.random_or_default();
@@ -54,7 +56,7 @@ impl<'p> SegmentBuild<'p> {
         core.segments = folder.to_path_buf();
         let core = Arc::new(core);
         let collector = Collector::new(core.clone(), None, schema);
-        Ok(SegmentBuild { collector, core, finished: false, _lock: lock })
+        Ok(SegmentBuild { collector, core, finished: false, made_folder, _lock: lock })
     }
 
     /// Links rows on so many threads, the calling one among them, 1024 at most.
@@ -117,7 +119,11 @@ impl Drop for SegmentBuild<'_> {
         if !self.finished {
             // The files first: what is left of them in a crash between is marked.
             self.collector.discard();
-            let _ = self.core.vfs.remove(&self.core.segments.join(UNFINISHED_BUILD));
+            let (vfs, folder) = (&self.core.vfs, &self.core.segments);
+            let _ = vfs.remove(&folder.join(UNFINISHED_BUILD));
+            if self.made_folder {
+                let _ = vfs.remove_dir(folder);
+            }
         }
     }
 }
@@ -128,9 +134,10 @@ impl std::fmt::Debug for SegmentBuild<'_> {
     }
 }
 
-/// Makes the folder, or empties it of an unfinished build, and marks it; the lock on the mark.
-fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<Box<dyn VfsLock>> {
-    match vfs.info(folder)? {
+/// Makes the folder, or empties it of an unfinished build, and marks it; the lock on the mark, and whether it was made.
+fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<(Box<dyn VfsLock>, bool)> {
+    let there = vfs.info(folder)?;
+    match there {
         None => {
             vfs.create_dir(folder)?;
             let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -162,7 +169,7 @@ fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<Box<dyn VfsLock>> {
     file.write_at(BEGUN, 0)?;
     file.sync_all()?;
     vfs.sync_dir(folder)?;
-    Ok(lock)
+    Ok((lock, there.is_none()))
 }
 
 /// The files of an unfinished build; an error if anything else is there.

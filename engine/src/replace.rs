@@ -24,14 +24,11 @@ pub(crate) struct Replacement {
 }
 
 impl Replacement {
-    /// Nothing names the output's file yet: it goes with the replacement, unless that is committed.
+    /// The output's file goes with the replacement, unless that is committed.
     pub(crate) fn new(
         inputs: Vec<Arc<SealedHandle>>,
         output: Option<(Arc<SealedHandle>, Origin)>,
     ) -> Replacement {
-        if let Some((handle, _)) = &output {
-            handle.set_obsolete();
-        }
         Replacement { inputs, output }
     }
 
@@ -43,6 +40,13 @@ impl Replacement {
     /// Rows of the output.
     pub(crate) fn rows(&self) -> u64 {
         self.output.as_ref().map_or(0, |(_, origin)| origin.len() as u64)
+    }
+
+    /// From now on the output's file stays.
+    pub(crate) fn set_named(&self) {
+        if let Some((handle, _)) = &self.output {
+            handle.set_named();
+        }
     }
 
     fn record(&self, next: &mut CatalogState, id: CollectionId, sealed_lsn: Lsn) {
@@ -81,12 +85,7 @@ impl Replacement {
 
 /// Lets the outputs take the places of their inputs in memory, with all deaths up to this moment.
 pub(crate) fn swap(live: &mut Live, id: CollectionId, replacements: &[Replacement]) {
-    for replacement in replacements {
-        replacement.carry_deaths();
-        if let Some((handle, _)) = &replacement.output {
-            handle.set_named();
-        }
-    }
+    replacements.iter().for_each(Replacement::carry_deaths);
     live.change(id, |view| {
         view.sealed.retain(|handle| !replacements.iter().any(|one| one.replaces(handle)));
         let outputs = replacements.iter().filter_map(|one| one.output.as_ref());
@@ -112,6 +111,8 @@ impl Engine {
             }
         }
         failpoint("replace-before-commit");
+        // A transaction that fails keeps all files: it may have happened.
+        replacements.iter().for_each(Replacement::set_named);
         catalog.commit(|next| {
             let Some(row) = next.collections.get_mut(&id) else { return };
             row.schema = schema.unwrap_or(row.schema);

@@ -102,10 +102,7 @@ impl Engine {
         failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
-            // Dropped while the file was being written.
-            if let Some((handle, _)) = &sealed {
-                handle.set_obsolete();
-            }
+            // Dropped while the file was being written, which goes with its handle.
             return Ok(true);
         }
         let floor = self.commit_seal(&mut catalog, id, frozen, sealed, || log.sync())?;
@@ -149,6 +146,10 @@ impl Engine {
             sync_log().inspect_err(|_| self.note_poison())?;
         }
         failpoint("seal-before-commit");
+        // A transaction that fails keeps all files: it may have happened.
+        if let Some((handle, _)) = &sealed {
+            handle.set_named();
+        }
         catalog.commit(|next| {
             record_seal(next, collection, frozen.last, floor);
             if let Some((handle, _)) = &sealed {
@@ -169,7 +170,8 @@ impl Engine {
 }
 
 /// Writes the file of a segment whose rows are all linked, as of lsn `at`, and opens it as a reader would. `None` when no
-/// row is alive. Returns the sealed segment and, for each of its rows, its ordinal in the one in memory.
+/// row is alive. Returns the sealed segment and, for each of its rows, its ordinal in the one in memory. Nothing is left
+/// after an error, and the file goes with its handle until something names it.
 ///
 /// The file is of this schema. Rows that were linked by another one, before a rebuild, get a new graph.
 pub(crate) fn write_sealed(
@@ -180,20 +182,21 @@ pub(crate) fn write_sealed(
     target: &SealTarget<'_>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
+    let undone = |_: &Error| core.remove_new(target.id);
     if segment.schema() == schema {
-        let Some(output) = seal_frozen(segment, at, target, cancel)? else {
+        let Some(output) = seal_frozen(segment, at, target, cancel).inspect_err(undone)? else {
             return Ok(None);
         };
-        let handle = core.open_segment(&output.meta)?;
+        let handle = core.open_new(&output.meta)?;
         let refined = !segment.needs_refinement() || handle.segment.has_inline_rows();
         if refined && sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)? >= GATE_RECALL {
             return Ok(Some((handle, output.order)));
         }
-        // Healing did not save the graph, or it lacks its refinement: it is built anew, over the same name, before
-        // anybody knows the file.
+        // Healing did not save the graph, or it lacks its refinement: it is built anew, under the same name, which is free
+        // again when the handle is gone.
     }
-    let rebuilt = rebuild_frozen(segment, schema, at, target, cancel)?;
-    rebuilt.map(|output| Ok((core.open_segment(&output.meta)?, output.order))).transpose()
+    let rebuilt = rebuild_frozen(segment, schema, at, target, cancel).inspect_err(undone)?;
+    rebuilt.map(|output| Ok((core.open_new(&output.meta)?, output.order))).transpose()
 }
 
 /// The catalog becomes the state of the collection at lsn `at`.

@@ -51,6 +51,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         "crashes_inside",
         &[3, 32, 2, 5, 4, 9, 30, 9, 7, 14, 0, 6, 1, 29, 20, 6, 25, 27, 31, 40, 3, 22],
     )?;
+    // Built, attached, attached again while the power goes, and once more.
+    write(
+        "histories",
+        "files_that_are_attached",
+        &[4, 12, 2, 14, 32, 2, 5, 4, 9, 13, 1, 29, 20, 6, 13, 8, 11, 5, 9, 1, 14, 16, 13, 4, 28, 2],
+    )?;
     Ok(())
 }
 

@@ -50,6 +50,7 @@ from nearstone._nearstone import (
     Snapshot,
     Store,
     __version__,
+    build_segments,
     in_memory,
     open,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Store",
     "UnsupportedVersion",
     "__version__",
+    "build_segments",
     "in_memory",
     "open",
 ]

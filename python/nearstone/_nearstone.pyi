@@ -1,7 +1,8 @@
 """What the compiled part offers. Users import it from ``nearstone``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, final, overload
 
@@ -16,6 +17,7 @@ _MetricName = Literal["cosine", "l2", "ip"]
 _ProfileName = Literal["auto", "speed", "memory"]
 _Payload = Mapping[str, Any]
 _Durability = Literal["sync", "os"] | float
+_Policy = Literal["replace", "keep", "refuse"]
 _Progress = Callable[[str, int, int], object]
 _Vectors = npt.ArrayLike
 
@@ -33,6 +35,7 @@ __all__ = [
     "Store",
     "__version__",
     "_search_ns",
+    "build_segments",
     "in_memory",
     "open",
 ]
@@ -40,7 +43,6 @@ __all__ = [
 __version__: str
 
 def _search_ns(collection: Collection, query: _Vectors, k: int, ef: int, repeat: int) -> float: ...
-
 def open(
     path: str | PathLike[str],
     *,
@@ -71,6 +73,21 @@ def in_memory(
     dead_share: float | None = None,
     auto_compact: bool = True,
 ) -> Store: ...
+def build_segments(
+    folder: str | PathLike[str],
+    keys: _Key | _Keys,
+    vectors: _Vectors,
+    payloads: _Payload | Sequence[_Payload | None] | None = None,
+    *,
+    metric: _MetricName = "cosine",
+    m: int = 16,
+    ef_construction: int = 200,
+    profile: _ProfileName = "auto",
+    seal_bytes: int | None = None,
+    seal_rows: int | None = None,
+    threads: int | None = None,
+    progress: _Progress | None = None,
+) -> list[Path]: ...
 
 @final
 class Store:
@@ -180,11 +197,21 @@ class Collection(_Readable):
         vectors: _Vectors,
         payloads: _Payload | Sequence[_Payload | None] | None = None,
         *,
-        on_collision: Literal["replace", "keep", "refuse"] = "replace",
+        on_collision: _Policy = "replace",
         threads: int | None = None,
         progress: _Progress | None = None,
     ) -> BulkLoaded: ...
-    def delete(self, keys: _Key | _Keys, *, atomic: bool = False, durability: _Durability | None = None) -> int: ...
+    def attach(
+        self,
+        files: str | PathLike[str] | Iterable[str | PathLike[str]],
+        *,
+        on_collision: _Policy = "replace",
+        take: Literal["copy", "link", "move"] = "copy",
+        progress: _Progress | None = None,
+    ) -> BulkLoaded: ...
+    def delete(
+        self, keys: _Key | _Keys, *, atomic: bool = False, durability: _Durability | None = None
+    ) -> int: ...
     def at(self, snapshot: Snapshot) -> CollectionAt: ...
     def link(self, threads: int | None = None) -> None: ...
     def flush(self) -> None: ...

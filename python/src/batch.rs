@@ -13,8 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyMapping, PySet, PyString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Rows to be written: keys, vectors and payloads that fit together and the collection.
+/// Rows to be written: keys, vectors and payloads that fit together and the schema.
 pub(crate) struct Rows<'py> {
+    schema: Schema,
     keys: Vec<Key>,
     vectors: Vectors<'py>,
     /// As many as keys, or none.
@@ -38,6 +39,16 @@ impl<'py> Rows<'py> {
         vectors: &Bound<'py, PyAny>,
         payloads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Rows<'py>> {
+        Rows::of(keys, vectors, payloads, |_, _| Ok(*schema))
+    }
+
+    /// As [`Rows::new`], of the schema that is made for vectors of this dimension and the first key, if there is one.
+    pub(crate) fn of(
+        keys: &Bound<'py, PyAny>,
+        vectors: &Bound<'py, PyAny>,
+        payloads: Option<&Bound<'py, PyAny>>,
+        schema: impl FnOnce(usize, Option<&Key>) -> PyResult<Schema>,
+    ) -> PyResult<Rows<'py>> {
         let py = keys.py();
         if keys.is_instance_of::<PySet>() || keys.is_instance_of::<PyFrozenSet>() {
             return Err(PyTypeError::new_err("the keys are a set: it has no order for rows to follow"));
@@ -48,6 +59,7 @@ impl<'py> Rows<'py> {
             Keys::Many(keys) => (keys, false),
         };
         let vectors = Vectors::new(if one { "the vector" } else { "the vectors" }, vectors)?;
+        let schema = schema(vectors.shape().1, keys.first())?;
         let vectors = empty_matrix(py, vectors, keys.len(), schema.dimension())?;
         let (rows, dimension) = vectors.shape();
         match (&vectors, one) {
@@ -86,7 +98,12 @@ impl<'py> Rows<'py> {
             Some(given) if one => vec![payload::encode(given)?],
             Some(given) => many_payloads(given, keys.len())?,
         };
-        Ok(Rows { keys, vectors, payloads })
+        Ok(Rows { schema, keys, vectors, payloads })
+    }
+
+    /// The schema that all rows fit.
+    pub(crate) fn schema(&self) -> Schema {
+        self.schema
     }
 
     /// Keys, vectors and payloads: as many payloads as keys, or none.

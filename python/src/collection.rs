@@ -2,6 +2,7 @@
 
 use crate::arguments::{Keys, check_keys, durability, keys, some_count};
 use crate::batch::{Commit, Rows};
+use crate::build;
 use crate::errors::{OrRaise, raised};
 use crate::load::{self, BulkLoaded, HeldRows};
 use crate::long;
@@ -9,7 +10,7 @@ use crate::read::{Readable, Source};
 use crate::search::THREADS_MAX;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use nearstone::{Error, Key, Profile, RebuildOptions};
+use nearstone::{AttachOptions, Error, Key, Profile, RebuildOptions};
 use pyo3::prelude::*;
 
 /// A matrix is written in batches of so many bytes, unless it is to be atomic.
@@ -162,10 +163,42 @@ impl Collection {
             if let Some(threads) = threads {
                 load = load.threads(threads);
             }
-            rows.load(&mut load)?;
+            rows.each(|key, vector, payload| load.push(key, vector, payload))?;
             load.finish()
         });
         loaded.map(BulkLoaded::new)
+    }
+
+    /// Makes the rows of files that ``build_segments`` has made part of the collection, without linking one: all of them
+    /// become visible and durable together, or none. Can be interrupted, and has done nothing then.
+    ///
+    /// Args:
+    ///     files: A path, or several. Each file is read whole and checked before.
+    ///     on_collision: As in ``bulk_load``.
+    ///     take: ``"copy"`` the files; ``"link"`` them where the file system can (whoever changes them later damages the
+    ///         store); or ``"move"`` them, which links them and removes the old names when the rows are there.
+    ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
+    ///
+    /// Raises:
+    ///     InvalidArgument: No file, one given twice, of another schema, of a build that was not finished, or out of a
+    ///         store; a key in two files.
+    ///     AlreadyExists: A file is part of the store already, or a key is there, and ``"refuse"`` was asked for.
+    ///     Corruption, NotFound, UnsupportedVersion: Of a file, which is named; nothing is attached.
+    ///     Cancelled, DiskFull, ReadOnly, Closed: Nothing is attached. Io, Poisoned: see ``outcome``.
+    #[pyo3(signature = (files, *, on_collision="replace", take="copy", progress=None))]
+    fn attach(
+        slf: &Bound<'_, Self>,
+        files: &Bound<'_, PyAny>,
+        on_collision: &str,
+        take: &str,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<BulkLoaded> {
+        let py = slf.py();
+        let options =
+            AttachOptions::new().on_collision(load::policy(py, on_collision)?).take(build::take(py, take)?);
+        let (collection, files) = (Collection::engine(slf), build::files(files)?);
+        let attached = long::run(py, progress, move |step| collection.attach_with(&files, options, step));
+        attached.map(BulkLoaded::new)
     }
 
     /// Removes the rows under one key or several; returns how many there were.

@@ -3,7 +3,8 @@
 //! It adds no semantics of its own. It turns Python's values into the engine's (`arguments`, `vectors`, `payload`),
 //! calls the engine with the interpreter released (`long` for calls that take their time and can be interrupted),
 //! and turns results (`hits`, `row`) and errors (`errors`) back. The handles are `store`, `collection`,
-//! `batch`, `snapshot` and `pause`, with `load` for many rows at once; reading is the same for a collection and for one at a
+//! `batch`, `snapshot` and `pause`, with `load` for many rows at once, and `build` for those that are built without a store;
+//! reading is the same for a collection and for one at a
 //! snapshot (`read`).
 //!
 //! What always holds: no call panics on what Python passes in, the interpreter is never held while the engine works,
@@ -11,6 +12,7 @@
 
 mod arguments;
 mod batch;
+mod build;
 mod collection;
 mod errors;
 mod hits;
@@ -34,6 +36,7 @@ fn _nearstone(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(open::open, module)?)?;
     module.add_function(wrap_pyfunction!(open::in_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(build::build_segments, module)?)?;
     module.add_function(wrap_pyfunction!(search::_search_ns, module)?)?;
     module.add_class::<store::Store>()?;
     module.add_class::<collection::Collection>()?;

@@ -1,10 +1,10 @@
-//! Bulk loads: rows of a matrix that stays where it is, handed over piece by piece to a thread that may outlive the call.
+//! Bulk loads and builds: rows of a matrix that stays where it is, handed over piece by piece to a thread that may outlive the call.
 
 use crate::batch::Rows;
 use crate::errors::invalid;
 use crate::payload::Payload;
 use crate::vectors::Vectors;
-use nearstone::{BulkLoad, Error, ErrorKind, Key, OnCollision, Result};
+use nearstone::{Error, ErrorKind, Key, OnCollision, Result};
 use numpy::{PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 
@@ -36,8 +36,8 @@ impl HeldRows {
         Ok(HeldRows { keys, numbers, dimension, payloads })
     }
 
-    /// Adds all rows to a load. Called with the interpreter released.
-    pub(crate) fn load(mut self, load: &mut BulkLoad<'_>) -> Result<()> {
+    /// Hands over all rows. Called with the interpreter released.
+    pub(crate) fn each(mut self, mut push: impl FnMut(&Key, &[f32], Payload) -> Result<()>) -> Result<()> {
         let rows_max = (PIECE / self.dimension.max(1)).max(1);
         let keys = std::mem::take(&mut self.keys);
         let mut payloads = std::mem::take(&mut self.payloads).into_iter();
@@ -46,7 +46,7 @@ impl HeldRows {
             let numbers = self.piece(row, piece.len())?;
             for (key, vector) in piece.iter().zip(numbers.chunks_exact(self.dimension)) {
                 let payload = payloads.next().flatten();
-                load.push(key, vector, payload).map_err(|error| error.context(format!("row {row}")))?;
+                push(key, vector, payload).map_err(|error| error.context(format!("row {row}")))?;
                 row += 1;
             }
         }
@@ -83,7 +83,7 @@ pub(crate) fn policy(py: Python<'_>, name: &str) -> PyResult<OnCollision> {
     }
 }
 
-/// What a bulk load did.
+/// What a bulk load or an attach did.
 #[pyclass(frozen, module = "nearstone")]
 pub(crate) struct BulkLoaded {
     loaded: nearstone::BulkLoaded,

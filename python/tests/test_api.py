@@ -1274,6 +1274,7 @@ def test_every_call_on_a_closed_store_says_closed(
         "Collection.flush": lambda: rows.flush(),
         "Collection.compact": lambda: rows.compact(),
         "Collection.rebuild": lambda: rows.rebuild(),
+        "Collection.attach": lambda: rows.attach(tmp_path / "none.seg"),
         "Batch.commit": lambda: batch.commit(),
         "Batch.commit empty": lambda: empty.commit(),
         "keys, next": lambda: next(keys),

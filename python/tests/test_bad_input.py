@@ -701,7 +701,7 @@ NASTY: list[Any] = [
 ]
 
 
-def test_nothing_panics(store: nearstone.Store) -> None:
+def test_nothing_panics(store: nearstone.Store, tmp_path: Path) -> None:
     """Whatever is handed in, it is an ordinary exception or works: a panic would be a BaseException."""
     rows = store.create_collection("rows", 2, metric="l2")
     names = store.create_collection("names", 2, metric="l2", keys="str")
@@ -741,6 +741,16 @@ def test_nothing_panics(store: nearstone.Store) -> None:
         lambda x: store.create_collection("m", 3, m=x),
         lambda x: store.create_collection("e", 3, ef_construction=x),
         lambda x: store.create_collection("p", 3, profile=x),
+        lambda x: rows.attach(x),
+        lambda x: rows.attach([x]),
+        lambda x: rows.attach([], on_collision=x),
+        lambda x: rows.attach([], take=x),
+        lambda x: nearstone.build_segments(tmp_path / "none" / "x", x, x),
+        lambda x: nearstone.build_segments(tmp_path / "none" / "x", 1, [1, 2], x),
+        lambda x: nearstone.build_segments(tmp_path / "none" / "x", 1, [1, 2], metric=x),
+        lambda x: nearstone.build_segments(tmp_path / "none" / "x", 1, [1, 2], m=x, ef_construction=x),
+        lambda x: nearstone.build_segments(tmp_path / "none" / "x", 1, [1, 2], seal_bytes=x, seal_rows=x),
+        lambda x: nearstone.build_segments(tmp_path / "none" / "x", 1, [1, 2], threads=x),
         lambda x: store.batch().upsert(rows, x, x),
         lambda x: store.batch(durability=x),
         lambda x: store.verify(x),

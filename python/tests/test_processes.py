@@ -281,6 +281,7 @@ calls = {
     "rows.flush": lambda: rows.flush(),
     "rows.compact": lambda: rows.compact(),
     "rows.rebuild": lambda: rows.rebuild(),
+    "rows.attach": lambda: rows.attach(path + ".seg"),
     "commit": lambda: batch.commit(),
     "next": lambda: next(listing),
     "at.len": lambda: len(at),
@@ -470,6 +471,35 @@ rows.upsert(range(8000), matrix)
 rows.flush()
 interrupt(lambda: rows.rebuild(m=16, ef_construction=300), 0.05)
 assert rows.m == 4 and len(rows) == 8000 and rows.search(matrix[5], 1, exact=True).keys.tolist() == [5]
+""",
+    "build": """
+store = nearstone.open(path, durability="os", background="manual")
+rows = store.create_collection("rows", 128, metric="l2")
+matrix = np.random.default_rng(1).standard_normal((40_000, 128), dtype=np.float32)
+def build():
+    nearstone.build_segments(path + ".built", range(len(matrix)), matrix, metric="l2")
+interrupt(build)
+assert not os.path.exists(path + ".built"), os.listdir(path + ".built")
+rows.upsert(range(10), matrix[:10])
+""",
+    "attach": """
+store = nearstone.open(path, durability="os", background="manual")
+rows = store.create_collection("rows", 64, metric="l2", m=4, ef_construction=4)
+matrix = np.random.default_rng(1).standard_normal((10_000, 64), dtype=np.float32)
+files = nearstone.build_segments(
+    path + ".built", range(10_000), matrix, metric="l2", m=4, ef_construction=4
+)
+def attach():
+    begin = time.monotonic()
+    while time.monotonic() < begin + 5:
+        rows.attach(files)
+        store.drop_collection("rows")
+        globals()["rows"] = store.create_collection("rows", 64, metric="l2", m=4, ef_construction=4)
+interrupt(attach)
+if "rows" not in store.collections():
+    rows = store.create_collection("rows", 64, metric="l2", m=4, ef_construction=4)
+assert len(rows) in (0, 10_000), len(rows)
+rows.upsert(range(10), matrix[:10])
 """,
     "verify": """
 store = nearstone.open(path, durability="os", background="manual")

@@ -60,6 +60,9 @@ def main(path: Path) -> list[str]:
         store.backup(path / "copy")
         if "a" in rows or store.closed:
             raise nearstone.InvalidArgument(f"{number} {many} {distances} {checked}")
+        files: list[Path] = nearstone.build_segments(path / "built", ["e"], [[1, 2, 3]], metric="l2", m=8)
+        attached: nearstone.BulkLoaded = rows.attach(files, on_collision="keep", take="move", progress=listen)
+        number += attached.inserted + rows.attach(str(files[0])).lsn
         names: list[str] = store.collections()
     try:
         nearstone.in_memory(memory_budget=1 << 20)
@@ -78,6 +81,9 @@ rows.search([1.0], "5")
 rows.nothing()
 nearstone.open("x", durability="fsync")
 nearstone.open("x", nothing=1)
+nearstone.build_segments("x", [1], [[1.0]], take="copy")
+nearstone.in_memory().collection("x").attach(7)
+nearstone.in_memory().collection("x").attach("y", take="steal")
 kind: int = rows.get(1)
 """
 

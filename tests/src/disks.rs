@@ -50,6 +50,10 @@ impl<V: Vfs> Vfs for Around<V> {
         (self.watch)("rename", to);
         self.disk.rename(from, to)
     }
+    fn rename_new(&self, from: &Path, to: &Path) -> nearstone::Result<()> {
+        (self.watch)("rename", to);
+        self.disk.rename_new(from, to)
+    }
     fn remove(&self, path: &Path) -> nearstone::Result<()> {
         (self.watch)("remove", path);
         self.disk.remove(path)

@@ -377,7 +377,7 @@ fn judge(found: &Recovered, interval: &Interval<'_>) -> Result<(), String> {
         // A load takes its lsn before its rows are there.
         let unloaded = interval
             .before
-            .filter(|_| matches!(interval.op, Some(Op::Load { .. })) && found.lsn == most)
+            .filter(|_| matches!(interval.op, Some(Op::Load { .. } | Op::Attach { .. })) && found.lsn == most)
             .and_then(|mark| mark.past.last_key_value().map(|(_, state)| state));
         let expected: Vec<&Rc<Rows>> = marks()
             .filter_map(|mark| mark.past.get(&found.lsn))

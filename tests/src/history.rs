@@ -4,15 +4,17 @@
 //! After a crash the recovered store must equal the model at one lsn L, where L is at least the last lsn whose
 //! durability was acknowledged and at most the last one issued; the history goes on from there.
 
+mod attach;
 mod load;
 
 use crate::model::{DIMENSION, ModelRow, State, check_collection, now};
+use attach::Built;
 use nearstone::clock::ManualClock;
 use nearstone::random::{SeededRandom, SplitMix64};
 use nearstone::vfs::{CrashChoice, SimVfs};
 use nearstone::{
     Background, Collection, Durability, ErrorKind, Metric, OnCollision, Profile, RebuildOptions, Schema,
-    Snapshot, Store,
+    Snapshot, Store, TakeFiles,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,6 +63,24 @@ pub enum Op {
         /// What becomes of keys that are there.
         on_collision: OnCollision,
     },
+    /// Build files of rows for a collection, without the store.
+    Build {
+        /// The collection.
+        collection: usize,
+        /// As of a load.
+        rows: Vec<(u64, u32)>,
+    },
+    /// Attach the files of a build to a collection, that which they were built for or the other one; without any, nothing.
+    Attach {
+        /// Which of the builds that are kept, counted round and round.
+        build: usize,
+        /// The collection.
+        collection: usize,
+        /// What becomes of keys that are there.
+        on_collision: OnCollision,
+        /// How the files are taken: what is moved is not kept.
+        take: TakeFiles,
+    },
     /// Sync what was written.
     Persist,
     /// Seal a collection.
@@ -108,6 +128,9 @@ pub struct History {
     opens: u64,
     backups: u64,
     renames: u64,
+    builds: u64,
+    /// The files of builds that were not moved into the store.
+    built: Vec<Built>,
     store: Option<Store>,
     handles: BTreeMap<usize, Collection>,
     names: BTreeMap<usize, String>,
@@ -136,6 +159,8 @@ impl History {
             opens: 0,
             backups: 0,
             renames: 0,
+            builds: 0,
+            built: Vec::new(),
             store: None,
             handles: BTreeMap::new(),
             names: (0..COLLECTIONS).map(|c| (c, format!("c{c}"))).collect(),
@@ -243,6 +268,10 @@ impl History {
             Op::Batch { changes, synced } => return Ok(self.batch(&store, changes, *synced)),
             Op::Load { collection, rows, on_collision } => {
                 return Ok(self.load(*collection, rows, *on_collision));
+            }
+            Op::Build { collection, rows } => self.build(*collection, rows)?,
+            Op::Attach { build, collection, on_collision, take } => {
+                return Ok(self.attach(*build, *collection, *on_collision, *take));
             }
             Op::Persist => {
                 store.persist().map_err(text)?;
@@ -461,12 +490,9 @@ impl History {
             ));
         }
         self.past.split_off(&(lsn + 1));
-        if let Some((at, state)) = in_flight.load
-            && at == lsn
-            && self.agrees(&state)
-        {
-            self.past.insert(lsn, state);
-        }
+        let loaded = in_flight.load.filter(|(at, state)| *at == lsn && self.agrees(state));
+        self.check_built(in_flight.moving, loaded.is_some())?;
+        self.past.extend(loaded);
         // What recovery serves it has made durable.
         self.acknowledged = lsn;
         Ok(())
@@ -531,6 +557,8 @@ struct InFlight {
     batch: Option<(u64, State)>,
     /// The state if the load turns out to be there; its lsn may be there without it.
     load: Option<(u64, State)>,
+    /// The build whose files were on their way into the store.
+    moving: Option<usize>,
     dropping: Option<usize>,
     renaming: Option<(usize, String)>,
 }

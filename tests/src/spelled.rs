@@ -2,6 +2,7 @@
 //! is a small change of the history.
 
 use crate::history::{COLLECTIONS, Change, Op};
+use nearstone::{OnCollision, TakeFiles};
 
 /// More operations take long and show nothing that two shorter histories would not.
 const OPS_MAX: usize = 24;
@@ -24,10 +25,17 @@ fn op(letter: u8, letters: &mut dyn Iterator<Item = u8>) -> Op {
     let mut next = || letters.next().unwrap_or(0);
     let collection = usize::from(letter >> 6) % COLLECTIONS;
     match letter % 32 {
-        0..=13 => {
+        0..=10 => {
             let count = 1 + letter / 32 % 4;
             let changes = (0..count).map(|_| change(next(), next())).collect();
             Op::Batch { changes, synced: letter.is_multiple_of(2) }
+        }
+        11 => Op::Load { collection, rows: rows(next(), next()), on_collision: policy(next()) },
+        12 => Op::Build { collection, rows: rows(next(), next()) },
+        13 => {
+            let way = next();
+            let take = [TakeFiles::Copy, TakeFiles::Link, TakeFiles::Move][usize::from(way / 4 % 3)];
+            Op::Attach { build: usize::from(way / 16), collection, on_collision: policy(way), take }
         }
         14 | 15 => Op::Flush(collection),
         16 => Op::Compact(collection),
@@ -50,6 +58,17 @@ fn op(letter: u8, letters: &mut dyn Iterator<Item = u8>) -> Op {
             Op::CrashDuring { operations, seed, op: Box::new(op(inner, letters)) }
         }
     }
+}
+
+/// Up to 20 rows whose keys follow each other.
+fn rows(first: u8, count: u8) -> Vec<(u64, u32)> {
+    (0..=count % 20)
+        .map(|row| (u64::from((first % 24 + row) % 24), u32::from(first) + u32::from(row)))
+        .collect()
+}
+
+fn policy(letter: u8) -> OnCollision {
+    [OnCollision::Replace, OnCollision::Keep, OnCollision::Refuse][usize::from(letter % 4) % 3]
 }
 
 fn change(place: u8, value: u8) -> Change {

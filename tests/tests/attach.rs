@@ -2,7 +2,7 @@
 //! and what a crash leaves.
 
 use nearstone::random::SplitMix64;
-use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimVfs, Vfs};
+use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimFault, SimVfs, Vfs};
 use nearstone::{
     AttachOptions, Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Profile,
     Schema, SegmentBuild, Step, Store, StoreBuilder, TakeFiles,
@@ -355,6 +355,60 @@ fn at_every_moment_of_an_attach_it_is_there_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_failure_at_every_operation_of_an_attach() {
+    for (take, fault) in [
+        (TakeFiles::Copy, SimFault::DiskFull),
+        (TakeFiles::Link, SimFault::Io),
+        (TakeFiles::Move, SimFault::Io),
+    ] {
+        let mut seen = [0; 3];
+        for operation in 0.. {
+            let (disk, store, rows) = begin();
+            for key in 30..60u64 {
+                rows.upsert(key, &[key as f32, 0.0], ()).unwrap();
+            }
+            rows.flush().unwrap();
+            let built = build(&disk, "/built", 0..50, 1.0);
+            let before = (marks(&rows), files(&disk, "/store/segments"));
+            let start = disk.ops();
+            disk.fail_op(operation, fault, false);
+            let attached = rows.attach(&built, AttachOptions::new().take(take));
+            let ended = disk.ops() - start <= operation;
+            disk.heal();
+            let there = marks(&rows);
+            match attached {
+                // Of what is left to do then, a failure is told to those who come next.
+                Ok(attached) => {
+                    assert_eq!((attached.inserted, there.len()), (30, 60), "operation {operation}");
+                    seen[0] += 1;
+                }
+                Err(error) if rows.delete(1000u64).is_ok() => {
+                    let what = format!("{take:?}, operation {operation}: {error}");
+                    assert_eq!((there, files(&disk, "/store/segments")), before, "{what}");
+                    assert_eq!(files(&disk, "/built").len(), 3, "{what}");
+                    assert_eq!(rows.attach(&built, AttachOptions::new()).unwrap().inserted, 30, "{what}");
+                    no_litter(&disk, &store);
+                    seen[1] += 1;
+                }
+                Err(error) => {
+                    let image = disk.crash_image(CrashChoice::KeepAll);
+                    let store = open(&image);
+                    let found = marks(&store.collection("rows").unwrap());
+                    let what = format!("{take:?}, operation {operation}: {error}: {found:?}");
+                    assert!(found == before.0 || found.len() == 60, "{what}");
+                    no_litter(&image, &store);
+                    seen[2] += 1;
+                }
+            }
+            if ended {
+                break;
+            }
+        }
+        assert!(seen.iter().all(|&seen| seen > 0), "{take:?}: {seen:?}");
+    }
+}
+
+#[test]
 fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
     let disk = SimVfs::new(1);
     let mut first = options(&disk).build_segments("/built", schema()).unwrap();
@@ -365,7 +419,9 @@ fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
     let error = first.push(70u64, &[f32::NAN, 1.0], ()).unwrap_err();
     assert!(error.to_string().contains("NaN"), "{error}");
     drop(first);
+    // Nor the folder, which was made for it.
     assert!(files(&disk, "/built").is_empty(), "{:?}", files(&disk, "/built"));
+    assert_eq!(disk.info(Path::new("/built")).unwrap(), None);
     // An empty one.
     assert!(options(&disk).build_segments("/built", schema()).unwrap().finish().unwrap().is_empty());
     assert!(files(&disk, "/built").is_empty());
@@ -376,7 +432,9 @@ fn a_build_that_ends_early_leaves_nothing_and_one_that_dies_is_started_over() {
     let error = pushed.find_map(Result::err).unwrap();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     drop(build);
+    // One that was there stays.
     assert!(files(&disk, "/built").is_empty());
+    assert!(disk.info(Path::new("/built")).unwrap().is_some_and(|info| info.is_dir));
     // Dead at each moment: never complete and unmarked before it is whole, and begun again it is.
     disk.record();
     build_and_check(&disk);
@@ -568,6 +626,30 @@ fn a_file_that_has_the_name_already_is_never_replaced() {
             store.verify().unwrap();
         }
     }
+}
+
+#[test]
+fn a_file_that_came_while_another_was_copied_was_replaced() {
+    let disk = SimVfs::new(1);
+    let came: Arc<Mutex<Option<PathBuf>>> = Arc::default();
+    let watched = {
+        let (disk, came) = (disk.clone(), came.clone());
+        Around::watched(disk.clone(), move |call, path| {
+            if call == "rename" && path.starts_with("/store/segments") && came.lock().unwrap().is_none() {
+                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
+                *came.lock().unwrap() = Some(path.to_path_buf());
+            }
+        })
+    };
+    let store = options(&disk).vfs(Arc::new(watched)).open("/store").unwrap();
+    let rows = store.create_collection("rows", schema()).unwrap();
+    let built = build(&disk, "/built", 0..10, 1.0);
+    let error = rows.attach(&built, AttachOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let came = came.lock().unwrap().take().unwrap();
+    assert!(error.to_string().contains(&came.display().to_string()), "{error}");
+    assert_eq!((rows.len().unwrap(), read(&disk, &came)), (0, b"mine".to_vec()));
+    assert_eq!(files(&disk, "/store/segments").len(), 1);
 }
 
 /// The store had a symbolic link among its segments: who removed or changed the file it led to damaged the store.

@@ -1,7 +1,8 @@
 //! Crashes at chosen moments: one scenario per rule that random histories meet too rarely.
 
-use nearstone::vfs::{CrashChoice, Fate, SimVfs, Vfs};
+use nearstone::vfs::{CrashChoice, Fate, OpenMode, SimVfs, Vfs};
 use nearstone::{Background, Collection, Durability, ErrorKind, Metric, Schema, Store};
+use nearstone_tests::disks::Around;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -340,6 +341,26 @@ fn a_backup_that_was_cut_short_after_its_last_file_is_not_called_unfinished_for_
         assert_eq!(has_mark(), marked && opened.is_err(), "before operation {}", moment.ops());
     }
     assert!(marked_and_whole > 0);
+}
+
+#[test]
+fn a_catalog_that_came_while_a_backup_was_made_was_replaced() {
+    let disk = SimVfs::new(12);
+    let catalog = Path::new("/copy/catalog");
+    let watched = {
+        let disk = disk.clone();
+        Around::watched(disk.clone(), move |call, path| {
+            if call == "rename" && path == catalog {
+                disk.open(path, OpenMode::CreateNew).unwrap().write_at(b"mine", 0).unwrap();
+            }
+        })
+    };
+    let options = Store::builder().vfs(Arc::new(watched)).background(Background::Manual);
+    let store = options.open("/store").unwrap();
+    let error = store.backup("/copy").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    assert!(error.to_string().contains("/copy/catalog"), "{error}");
+    assert_eq!(disk.contents(catalog).unwrap(), b"mine");
 }
 
 /// The death reaches the catalog with the inputs, and the log is cut; the transaction of the merge takes the inputs

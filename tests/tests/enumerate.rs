@@ -4,8 +4,8 @@
 //! where the random histories begin, `NEARSTONE_CRASH_MINUTES` after how many minutes to end with fewer (default:
 //! never).
 
-use nearstone::OnCollision;
 use nearstone::random::SplitMix64;
+use nearstone::{OnCollision, TakeFiles};
 use nearstone_tests::enumerate::Enumerator;
 use nearstone_tests::history::{Change, Op};
 use std::ops::Range;
@@ -120,7 +120,26 @@ fn scripted() -> Vec<Vec<Op>> {
             Op::Reopen,
             Op::Rebuild(0),
         ],
+        vec![
+            build(0, 2..16),
+            fill(0, false),
+            Op::Flush(0),
+            batch(vec![put(0, 3, 9), delete(0, 4)], false),
+            attach(0, OnCollision::Keep, TakeFiles::Copy),
+            both(3, 8, false),
+            attach(0, OnCollision::Replace, TakeFiles::Copy),
+            Op::Compact(0),
+            attach(0, OnCollision::Replace, TakeFiles::Move),
+        ],
     ]
+}
+
+fn build(collection: usize, keys: Range<u64>) -> Op {
+    Op::Build { collection, rows: keys.map(|key| (key, key as u32 + 20)).collect() }
+}
+
+fn attach(collection: usize, on_collision: OnCollision, take: TakeFiles) -> Op {
+    Op::Attach { build: 0, collection, on_collision, take }
 }
 
 fn load(collection: usize, keys: Range<u64>, on_collision: OnCollision) -> Op {
@@ -153,7 +172,7 @@ fn random(seed: u64) -> Vec<Op> {
     let mut ops = Vec::new();
     for _ in 0..count {
         let collection = below(2) as usize;
-        ops.push(match below(20) {
+        let op = match below(20) {
             0..=9 => {
                 let changes = 1 + below(6);
                 let mut all = Vec::new();
@@ -182,7 +201,14 @@ fn random(seed: u64) -> Vec<Op> {
                 policy => {
                     let on_collision = if policy == 2 { OnCollision::Replace } else { OnCollision::Keep };
                     let rows = (0..1 + below(16)).map(|_| (below(16), below(40) as u32)).collect();
-                    Op::Load { collection, rows, on_collision }
+                    match below(2) {
+                        0 => Op::Load { collection, rows, on_collision },
+                        _ => {
+                            ops.push(Op::Build { collection, rows });
+                            let take = if below(2) == 0 { TakeFiles::Copy } else { TakeFiles::Move };
+                            Op::Attach { build: below(4) as usize, collection, on_collision, take }
+                        }
+                    }
                 }
             },
             _ => {
@@ -192,7 +218,8 @@ fn random(seed: u64) -> Vec<Op> {
                     Op::Backup
                 }
             }
-        });
+        };
+        ops.push(op);
     }
     ops
 }

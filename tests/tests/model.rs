@@ -1,9 +1,9 @@
-//! Random histories against the model: upserts, deletes, batches over two collections, bulk loads, seals, compactions,
-//! snapshots, schema changes, backups, reopens, and power lost between and inside all of these.
+//! Random histories against the model: upserts, deletes, batches over two collections, bulk loads, builds and attaches, seals,
+//! compactions, snapshots, schema changes, backups, reopens, and power lost between and inside all of these.
 //!
 //! `NEARSTONE_HISTORIES` sets how many (default 400).
 
-use nearstone::OnCollision;
+use nearstone::{OnCollision, TakeFiles};
 use nearstone_tests::history::{COLLECTIONS, Change, History, Op};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -20,13 +20,25 @@ fn on_collision() -> impl Strategy<Value = OnCollision> {
     prop_oneof![2 => Just(OnCollision::Replace), 2 => Just(OnCollision::Keep), 1 => Just(OnCollision::Refuse)]
 }
 
+fn rows() -> impl Strategy<Value = Vec<(u64, u32)>> {
+    prop::collection::vec((0u64..24, 0u32..40), 1..20)
+}
+
+fn take() -> impl Strategy<Value = TakeFiles> {
+    prop_oneof![Just(TakeFiles::Copy), Just(TakeFiles::Link), Just(TakeFiles::Move)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let collection = 0..COLLECTIONS;
     prop_oneof![
         12 => (prop::collection::vec(change(), 1..8), any::<bool>())
             .prop_map(|(changes, synced)| Op::Batch { changes, synced }),
-        2 => (collection.clone(), prop::collection::vec((0u64..24, 0u32..40), 1..20), on_collision())
+        2 => (collection.clone(), rows(), on_collision())
             .prop_map(|(collection, rows, on_collision)| Op::Load { collection, rows, on_collision }),
+        3 => (collection.clone(), rows()).prop_map(|(collection, rows)| Op::Build { collection, rows }),
+        5 => (0usize..4, collection.clone(), on_collision(), take()).prop_map(
+            |(build, collection, on_collision, take)| Op::Attach { build, collection, on_collision, take }
+        ),
         1 => Just(Op::Persist),
         2 => collection.clone().prop_map(Op::Flush),
         2 => collection.clone().prop_map(Op::Compact),

@@ -8,7 +8,7 @@
 
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
-use nearstone_base::{ErrorKind, Lsn, Result};
+use nearstone_base::{Lsn, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,13 +114,8 @@ impl Unnamed {
             self.file.sync_all()?;
         }
         failpoint("wal-file-synced");
-        if vfs.info(&self.path)?.is_some() {
-            return Err(nearstone_base::Error::new(
-                ErrorKind::AlreadyExists,
-                format!("{} is there already: log file ids are never reused", self.path.display()),
-            ));
-        }
-        vfs.rename(&self.tmp, &self.path)?;
+        vfs.rename_new(&self.tmp, &self.path)
+            .map_err(|error| error.context("a new log file, whose id is never reused"))?;
         failpoint("wal-file-named");
         if !seeded("wal-folder-not-synced") {
             vfs.sync_dir(dir)?;

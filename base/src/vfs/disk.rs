@@ -100,6 +100,17 @@ impl Vfs for DiskVfs {
         fs::rename(from, to).map_err(|error| Error::io("rename", from, error))
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        let renamed = match platform::rename_new(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => rename_by_link(from, to),
+            other => other,
+        };
+        renamed.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Error::io("rename to", to, error),
+            _ => Error::io("rename", from, error),
+        })
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
     }
@@ -135,6 +146,20 @@ impl Vfs for DiskVfs {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
+    }
+}
+
+/// Where no rename refuses to replace a file: a second name does, and then the first one goes. A process that dies between
+/// leaves both, of one whole file. (Claiming the name by an empty file would leave that, which the log takes for damage.)
+fn rename_by_link(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from).inspect_err(|_| drop(fs::remove_file(to))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+            Err(error)
+        }
+        // There are no such names either: all that is left is to look first.
+        Err(_) if fs::symlink_metadata(to).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(from, to),
     }
 }
 
@@ -277,6 +302,22 @@ mod platform {
         File::open(path)?.sync_all()
     }
 
+    /// `Unsupported` where the file system has no such rename.
+    #[cfg(target_os = "linux")]
+    pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(io::ErrorKind::Unsupported.into()),
+            other => other.map_err(io::Error::from),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn rename_new(_: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     #[cfg(target_os = "linux")]
     pub(super) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
@@ -339,7 +380,38 @@ mod platform {
         Ok(())
     }
 
+    pub(super) fn rename_new(_: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_linked_is_never_that_of_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["new", "mine"] {
+            fs::write(path(name), name).unwrap();
+        }
+        // Folders have no second names: so it is on file systems that know none.
+        fs::create_dir(path("folder")).unwrap();
+        let renamed = |from: &str, to: &str| rename_by_link(&path(from), &path(to)).map_err(|e| e.kind());
+        for from in ["new", "folder"] {
+            assert_eq!(renamed(from, "mine"), Err(io::ErrorKind::AlreadyExists));
+            assert!(fs::read(path("mine")).unwrap() == b"mine" && path(from).exists());
+            assert_eq!(renamed(from, "free"), Ok(()));
+            assert!(path("free").exists() && !path(from).exists());
+            fs::rename(path("free"), path("elsewhere")).unwrap();
+            assert_eq!(renamed(from, "free"), Err(io::ErrorKind::NotFound));
+            assert!(!path("free").exists());
+            drop(fs::remove_file(path("elsewhere")));
+        }
     }
 }

@@ -61,6 +61,17 @@ impl Names {
     fn parent_exists(&self, path: &Path) -> bool {
         path.parent().is_none_or(|parent| self.is_dir(parent))
     }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let (source, target) = (plain(from), plain(to));
+        if !self.parent_exists(&target) || self.is_dir(&target) {
+            return Err(failed("rename to", to, io::ErrorKind::NotFound));
+        }
+        let contents =
+            self.files.remove(&source).ok_or_else(|| failed("rename", from, io::ErrorKind::NotFound))?;
+        self.files.insert(target, contents);
+        Ok(())
+    }
 }
 
 /// The path without its root and without dots, so that `/a`, `a` and `./a` are one file.
@@ -152,15 +163,15 @@ impl Vfs for MemoryVfs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let (source, target) = (plain(from), plain(to));
+        self.shared.names.lock().rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
         let mut names = self.shared.names.lock();
-        if !names.parent_exists(&target) || names.is_dir(&target) {
-            return Err(failed("rename to", to, io::ErrorKind::NotFound));
+        if names.taken(&plain(to)) {
+            return Err(failed("rename to", to, io::ErrorKind::AlreadyExists));
         }
-        let contents =
-            names.files.remove(&source).ok_or_else(|| failed("rename", from, io::ErrorKind::NotFound))?;
-        names.files.insert(target, contents);
-        Ok(())
+        names.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> Result<()> {

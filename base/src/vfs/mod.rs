@@ -97,6 +97,10 @@ pub trait Vfs: Send + Sync + Debug {
     /// Renames a file, replacing what is there, atomically.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
+    /// Renames a file to a name that is free: `AlreadyExists` when there is anything of that name, and nothing has changed
+    /// then. Atomic, except on a file system that has neither a rename that refuses nor hard links: there it looks first.
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()>;
+
     /// Removes a file.
     fn remove(&self, path: &Path) -> Result<()>;
 

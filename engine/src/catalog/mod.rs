@@ -92,7 +92,7 @@ impl Catalog {
         failpoint("catalog-built");
         file.sync_all()?;
         failpoint("catalog-built-synced");
-        vfs.rename(&tmp, &dir.join(CATALOG_FILE))?;
+        vfs.rename_new(&tmp, &dir.join(CATALOG_FILE))?;
         failpoint("catalog-named");
         vfs.sync_dir(dir)?;
         failpoint("catalog-name-synced");

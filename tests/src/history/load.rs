@@ -1,4 +1,4 @@
-//! Bulk loads in histories: what one must say and do, and what a crash inside of it may leave.
+//! Bulk loads in histories: what one must say and do, and what a crash inside of it may leave. Attaches end in the same way.
 
 use super::{History, InFlight, metric, row};
 use crate::model::{DIMENSION, State, check_collection, now};
@@ -14,21 +14,32 @@ impl History {
         on_collision: OnCollision,
     ) -> InFlight {
         let rows: BTreeMap<u64, u32> = rows.iter().copied().collect();
-        let failed = |text: String| InFlight { error: Some(text), ..InFlight::default() };
-        let lsn = self.issued() + 1;
-        let mut next = self.present().clone();
-        let there = rows.keys().filter(|key| next.rows_mut(collection).contains_key(key)).count() as u64;
         let run = || {
             let mut load = self.handles[&collection].bulk_load()?.on_collision(on_collision);
             for (&key, &value) in &rows {
-                let row = row(collection, value, lsn);
+                let row = row(collection, value, 0);
                 let payload: Option<serde_json::Value> = serde_json::from_str(&row.payload).ok();
                 load.push(key, &row.vector, payload)?;
             }
             load.finish()
         };
         let loaded = run();
-        for (&key, &value) in &rows {
+        self.loaded(collection, &rows, on_collision, loaded)
+    }
+
+    /// Takes over into the model what a load of these rows says it has done, if that is right.
+    pub(super) fn loaded(
+        &mut self,
+        collection: usize,
+        rows: &BTreeMap<u64, u32>,
+        on_collision: OnCollision,
+        loaded: nearstone::Result<BulkLoaded>,
+    ) -> InFlight {
+        let failed = |text: String| InFlight { error: Some(text), ..InFlight::default() };
+        let lsn = self.issued() + 1;
+        let mut next = self.present().clone();
+        let there = rows.keys().filter(|key| next.rows_mut(collection).contains_key(key)).count() as u64;
+        for (&key, &value) in rows {
             if on_collision == OnCollision::Replace || !next.rows_mut(collection).contains_key(&key) {
                 next.rows_mut(collection).insert(key, row(collection, value, lsn));
             }

@@ -2,7 +2,7 @@
 //! remembered as pending.
 
 use super::contents::SECTOR;
-use super::{Node, Pending, SimFault, SimVfs};
+use super::{Node, Pending, SimFault, SimVfs, State};
 use crate::error::{Error, Result};
 use crate::vfs::memory::{failed, plain};
 use crate::vfs::{FileBytes, FileInfo, LockKind, OpenMode, Residency, Vfs, VfsFile, VfsLock, read_published};
@@ -92,20 +92,17 @@ impl Vfs for SimVfs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let (source, target) = (plain(from), plain(to));
+        self.state.lock().rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
         let mut state = self.state.lock();
-        state.alive("rename", from)?;
-        let Some(node @ Node::File(_)) = state.names.get(&source).copied() else {
-            return Err(failed("rename", from, io::ErrorKind::NotFound));
-        };
-        if !state.parent_exists(&target) || state.is_dir(&target) {
-            return Err(failed("rename to", to, io::ErrorKind::NotFound));
+        state.alive("rename to", to)?;
+        let name = plain(to);
+        if state.is_dir(&name) || state.names.contains_key(&name) {
+            return Err(failed("rename to", to, io::ErrorKind::AlreadyExists));
         }
-        state.begin_whole("rename", from)?;
-        state.names.remove(&source);
-        state.names.insert(target.clone(), node);
-        state.pending.push(Pending::Rename { from: source, to: target, node });
-        Ok(())
+        state.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
@@ -181,6 +178,24 @@ impl Vfs for SimVfs {
             LockKind::Exclusive => *exclusive = true,
         }
         Ok(Some(Box::new(SimLock { disk: self.clone(), name, kind })))
+    }
+}
+
+impl State {
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let (source, target) = (plain(from), plain(to));
+        self.alive("rename", from)?;
+        let Some(node @ Node::File(_)) = self.names.get(&source).copied() else {
+            return Err(failed("rename", from, io::ErrorKind::NotFound));
+        };
+        if !self.parent_exists(&target) || self.is_dir(&target) {
+            return Err(failed("rename to", to, io::ErrorKind::NotFound));
+        }
+        self.begin_whole("rename", from)?;
+        self.names.remove(&source);
+        self.names.insert(target.clone(), node);
+        self.pending.push(Pending::Rename { from: source, to: target, node });
+        Ok(())
     }
 }
 

@@ -207,6 +207,13 @@ impl Vfs for Disk {
         })
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        match self.contents(to) {
+            Some(_) => Err(Error::new(ErrorKind::AlreadyExists, to.display().to_string())),
+            None => self.rename(from, to),
+        }
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         self.rename_all(|names| _ = names.remove(path))
     }
