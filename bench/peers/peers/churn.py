@@ -30,7 +30,7 @@ LOOKS = 10
 """Recall is looked at so many times on the way where rounds are steady, and else after every round."""
 OWN, OWN_WIDE = (10, 64), (100, 2000)
 """(k, list length) with which a row is looked for by its own vector, and again where that misses it."""
-CHANGING = ("hnswlib", "nearstone", "usearch", "exact")
+CHANGING = ("hnswlib", "nearstone", "usearch", "qdrant-edge", "exact")
 """Peers that can replace and delete rows."""
 USUAL = CHANGING[:3]
 
