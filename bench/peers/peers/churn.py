@@ -49,6 +49,8 @@ class Plan:
     ef: int
     runbook: str
     rounds: int
+    rest: bool
+    """Each library comes to rest after every round, not after the last one only."""
     threads: int
     pin: bool
     budget_seconds: float
@@ -209,10 +211,14 @@ class Run:
         memory = process.ask(60, cmd="memory")
         return {**found, "recall": truth.recall(found_rows), "dead_answers": dead, "memory": memory}
 
+    def _rest(self, process: Process) -> float:
+        seconds: float = process.ask(self.plan.budget_seconds, cmd="rest")["seconds"]
+        return seconds
+
     def _peer(self, name: str, entry: Results) -> None:
         process, built = self._start(name, "first.npy", self.first, self.runbook.peak)
         entry |= {"version": built["version"], "note": built["note"], "build_seconds": built["seconds"]}
-        seconds = 0.0
+        seconds = rested = 0.0
         vectors = str(self.scratch / "rows.npy")
         for number in range(self.plan.rounds + 1):
             took = 0.0
@@ -222,13 +228,15 @@ class Run:
                     "seconds"
                 ]
                 seconds += took
+                if self.plan.rest:
+                    rested += self._rest(process)
             if number in self.looks:
                 held = np.load(self._held(number))
                 look = self._look(process, held["keys"], held["rows"], self.truths[number])
                 entry["looks"].append({"round": number, "change_seconds": took, **look})
-                self.say(f"{name}: round {number}: recall {look['recall']:.4f}, {look['mean_us']:.0f} us")
+                self.say(f"{name}: round {number}: recall {look['recall']:.4f}, {look['p50_us']:.0f} us")
         entry["change_seconds"] = seconds
-        entry["rest_seconds"] = process.ask(self.plan.budget_seconds, cmd="rest")["seconds"]
+        entry["rest_seconds"] = rested + self._rest(process)
         keys, rows, truth = self.runbook.keys, self.runbook.rows, self.truths[self.plan.rounds]
         entry["settled"] = self._look(process, keys, rows, truth)
         np.savez(self.scratch / "own.npz", keys=keys)
@@ -255,13 +263,14 @@ class Run:
 def markdown(results: Results) -> str:
     """One line per peer, and one per round that was looked at."""
     plan, dataset, host = results["plan"], results["dataset"], results["machine"]
+    waits = "after every round" if plan["rest"] else "once, after the last round"
     about = (
         f"{host['date']}, {host['cpu']} ({host['cores']} cores). {plan['rounds']} rounds of the runbook "
         f"{plan['runbook']}, each with {runbooks.ALL[plan['runbook']].tells}; k = {plan['k']}, "
         f"ef = {plan['ef']}, {plan['queries']:,} queries one at a time. Recall at first, after the rounds, "
         "at rest, of a fresh build of the same rows, and the mean and the least of all looks after changes; "
-        "us are means. Rest is waited for once, after the last round. Missed: rows that a search by their "
-        f"own vector does not find with k = {OWN[0]} and ef = {OWN[1]}; lost: nor with k = {OWN_WIDE[0]} and "
+        f"us are means. Rest is waited for {waits}. Missed: rows that a search by their own vector "
+        f"does not find with k = {OWN[0]} and ef = {OWN[1]}; lost: nor with k = {OWN_WIDE[0]} and "
         f"ef = {OWN_WIDE[1]}. Rows/s changed: replaced and new ones, in the time of all changes."
     )
     header = (
@@ -298,15 +307,19 @@ def markdown(results: Results) -> str:
 
 
 def _by_round(results: Results) -> list[str]:
-    """Recall and mean latency of each peer, as far as it came, beside what its round changed."""
+    """Recall and latency of each peer, as far as it came, beside what its round changed. Medians, because one
+    look is short: a few turns of other work on the machine would be most of a mean.
+    """
     peers = {name: entry["looks"] for name, entry in results["peers"].items() if entry["looks"]}
     if not peers:
         return []
     looked = {name: {look["round"]: look for look in looks} for name, looks in peers.items()}
     header = (
-        "| round | live | replaced | deleted | new | " + " | ".join(f"{name} | us" for name in peers) + " |"
+        "| round | live | replaced | deleted | new | "
+        + " | ".join(f"{name} | p50 us" for name in peers)
+        + " |"
     )
-    lines = ["Recall and mean us by round:", "", header, "|---|" + "---|" * (4 + 2 * len(peers))]
+    lines = ["Recall and median us by round:", "", header, "|---|" + "---|" * (4 + 2 * len(peers))]
     for one in results["rounds"]:
         found = [looks.get(one["round"]) for looks in looked.values()]
         if not any(found):
@@ -316,6 +329,6 @@ def _by_round(results: Results) -> list[str]:
             *(f"{one[what]:,}" for what in ("live", "replaced", "deleted", "inserted")),
         ]
         for look in found:
-            cells += [f"{look['recall']:.4f}", f"{look['mean_us']:,.0f}"] if look else ["", ""]
+            cells += [f"{look['recall']:.4f}", f"{look['p50_us']:,.0f}"] if look else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
         "--runbook", help=f"what --churn changes: one of {', '.join(runbooks.ALL)} (default steady)"
     )
     parse.add_argument(
+        "--rest", action="store_true", help="with --churn: wait after each round for what is done behind"
+    )
+    parse.add_argument(
         "--exact", action="store_true", help="measure those that compare every row instead of the others"
     )
     parse.add_argument("--list", action="store_true", help="names of peers and data sets, and stop")
@@ -167,6 +170,7 @@ def churn_plan(args: argparse.Namespace, plan: Plan, names: list[str]) -> tuple[
         ef=ef,
         runbook=runbook,
         rounds=args.churn,
+        rest=args.rest,
         threads=plan.threads,
         pin=plan.pin,
         budget_seconds=plan.budget_seconds,
@@ -223,8 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plan, names, data = plan_of(args)
         changes = churn_plan(args, plan, names) if args.churn is not None else None
-        if args.runbook is not None and changes is None:
-            raise ValueError("--runbook says what --churn ROUNDS changes, which is not asked for")
+        if changes is None and (args.runbook is not None or args.rest):
+            raise ValueError("--runbook and --rest say how --churn ROUNDS goes, which is not asked for")
         out: Path = args.out or Path("target/bench-peers") / plan.dataset
         results = None
         if args.resume and (out / "results.json").exists():

@@ -70,6 +70,20 @@ def test_an_exact_search_finds_all_whatever_the_runbook(tmp_path, name):
         assert one["live"] == live
 
 
+def test_a_peer_is_told_how_many_rows_live_at_first_and_at_most(tmp_path, monkeypatch):
+    orders, start = [], Process.__init__
+
+    def told(self, order, log):
+        orders.append((order["rows"], order["rows_max"]))
+        start(self, order, log)
+
+    monkeypatch.setattr(Process, "__init__", told)
+    assert run(tmp_path, "--peers", "exact", "--runbook", "expiring") == 0
+    live = [one["live"] for one in json.loads((tmp_path / "churn.json").read_text())["rounds"]]
+    assert orders == [(live[0], max(live)), (live[-1], live[-1])]
+    assert live[0] < max(live) > live[-1]
+
+
 def test_changes_that_are_not_made_cost_recall_at_their_round(tmp_path, monkeypatch):
     ask = Process.ask
 
@@ -86,13 +100,14 @@ def test_changes_that_are_not_made_cost_recall_at_their_round(tmp_path, monkeypa
 
 
 def test_a_report_has_the_mean_and_least_recall_and_each_round():
-    plan = {"rows": 900, "rounds": 3, "k": 10, "ef": 64, "queries": 5, "runbook": "expiring"}
+    plan = {"rows": 900, "rounds": 3, "k": 10, "ef": 64, "queries": 5, "runbook": "expiring", "rest": False}
     changed = {"replaced": 0, "deleted": 20, "inserted": 30}
     looks = [
         {
             "round": number,
             "recall": recall,
             "mean_us": 1000.0 + number,
+            "p50_us": 900.0 + number,
             "dead_answers": 0,
             "memory": {"anon": 1024},
         }
@@ -121,9 +136,9 @@ def test_a_report_has_the_mean_and_least_recall_and_each_round():
     assert "| whole | 1.0000 | 0.9500 | 1.0000 | 1.0000 | 0.8500 | 0.7000 | 1000 | 1003 |" in text
     assert "| 1 | 0 | 0 | 45 | 1 |" in text
     assert "| part | partial: crashed |" in text and "| none | not measured: not installed |" in text
-    assert "| round | live | replaced | deleted | new | whole | us | part | us |" in text
-    assert "| 1 | 1,210 | 0 | 20 | 30 | 0.9000 | 1,001 | 0.9000 | 1,001 |" in text
-    assert "| 3 | 1,230 | 0 | 20 | 30 | 0.9500 | 1,003 |  |  |" in text
+    assert "| round | live | replaced | deleted | new | whole | p50 us | part | p50 us |" in text
+    assert "| 1 | 1,210 | 0 | 20 | 30 | 0.9000 | 901 | 0.9000 | 901 |" in text
+    assert "| 3 | 1,230 | 0 | 20 | 30 | 0.9500 | 903 |  |  |" in text
     tables = [
         len({line.count("|") for line in part.splitlines()}) for part in text.split("\n\n") if part[0] == "|"
     ]
@@ -156,10 +171,28 @@ def test_wrong_arguments_are_refused(tmp_path, capsys, words, says):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_runbook_without_churn_is_refused(tmp_path, capsys):
-    assert cli.main(["--dataset", "manifold-96", "--runbook", "sliding", "--out", str(tmp_path / "out")]) == 2
-    assert "--runbook says what --churn ROUNDS changes" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [["--runbook", "sliding"], ["--rest"]])
+def test_what_says_how_churn_goes_is_refused_without_it(tmp_path, capsys, words):
+    assert cli.main(["--dataset", "manifold-96", *words, "--out", str(tmp_path / "out")]) == 2
+    assert "--runbook and --rest say how --churn ROUNDS goes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("words", "rests"), [([], 1), (["--rest"], 13)])
+def test_rest_is_waited_for_at_the_end_or_after_each_round_too(tmp_path, monkeypatch, words, rests):
+    ask, asked = Process.ask, []
+
+    def told(self, patience, **command):
+        asked.append(command["cmd"])
+        return {"seconds": 2.0} if command["cmd"] == "rest" else ask(self, patience, **command)
+
+    monkeypatch.setattr(Process, "ask", told)
+    assert run(tmp_path, "--peers", "exact", *words) == 0
+    assert asked.count("rest") == rests
+    if rests > 1:
+        assert all(asked[place + 1] == "rest" for place, cmd in enumerate(asked) if cmd == "change")
+    entry = json.loads((tmp_path / "churn.json").read_text())["peers"]["exact"]
+    assert entry["status"] == "measured" and entry["rest_seconds"] == 2.0 * rests
 
 
 def test_more_neighbours_than_live_rows_are_refused_with_the_round(tmp_path, capsys):
