@@ -116,11 +116,14 @@ def test_rows_are_grouped_around_the_nearest_of_some_of_them():
 
 @pytest.mark.parametrize("name", ["clustered", "replacing"])
 def test_clusters_live_as_a_whole_at_first_and_about_half_of_them(name):
+    sizes = []
     for seed in range(1, 21):
         runbook = begin(name, seed)
+        sizes.append(len(runbook.keys))
         live, waiting = set(runbook.cluster[runbook.rows]), set(runbook.cluster[runbook.pool])
         assert len(live) == len(waiting) == runbooks.CLUSTERS // 2 and not live & waiting
-        assert 250 < len(runbook.keys) < 750
+    # By chance the larger or the smaller ones.
+    assert 250 < min(sizes) < 450 and 550 < max(sizes) < 750
 
 
 def test_parts_of_some_clusters_come_and_parts_of_others_go():
