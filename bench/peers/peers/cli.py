@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import churn, datasets, machine, report
+from . import churn, datasets, machine, report, runbooks
 from .adapters import ALL, EXACT
 from .driver import Plan, Run, read_results
 
@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument(
         "--churn", type=int, metavar="ROUNDS", help="measure under so many rounds of changes instead"
+    )
+    parse.add_argument(
+        "--runbook", help=f"what --churn changes: one of {', '.join(runbooks.ALL)} (default steady)"
+    )
+    parse.add_argument(
+        "--rest", action="store_true", help="with --churn: wait after each round for what is done behind"
     )
     parse.add_argument(
         "--exact", action="store_true", help="measure those that compare every row instead of the others"
@@ -144,8 +150,10 @@ def churn_plan(args: argparse.Namespace, plan: Plan, names: list[str]) -> tuple[
     """The same for a run of changes; ValueError says what is wrong."""
     if args.churn < 1:
         raise ValueError("--churn must be at least 1")
-    if plan.rows < churn.ROWS_MIN:
-        raise ValueError(f"--churn needs at least {churn.ROWS_MIN} rows, not {plan.rows}")
+    if plan.rows < runbooks.ROWS_MIN:
+        raise ValueError(f"--churn needs at least {runbooks.ROWS_MIN} rows, not {plan.rows}")
+    runbook = args.runbook or "steady"
+    chosen(runbook, list(runbooks.ALL), "runbook")
     if not args.peers:
         names = list(churn.USUAL)
     if fixed := [name for name in names if name not in churn.CHANGING]:
@@ -160,7 +168,9 @@ def churn_plan(args: argparse.Namespace, plan: Plan, names: list[str]) -> tuple[
         seed=plan.seed,
         k=plan.k,
         ef=ef,
+        runbook=runbook,
         rounds=args.churn,
+        rest=args.rest,
         threads=plan.threads,
         pin=plan.pin,
         budget_seconds=plan.budget_seconds,
@@ -195,6 +205,9 @@ def list_known() -> None:
     print("peers:")
     for name, entry in ALL.items():
         print(f"  {name:20} {entry.package} {machine.version_of(entry.package) or '(not installed)'}")
+    print("runbooks:")
+    for name, kind in runbooks.ALL.items():
+        print(f"  {name:20} {kind.tells}")
     print("data sets:")
     for name in datasets.NAMES:
         print(f"  {name}" + ("  (needs NEARSTONE_DATA or --data)" if name.startswith("minilm") else ""))
@@ -214,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plan, names, data = plan_of(args)
         changes = churn_plan(args, plan, names) if args.churn is not None else None
+        if changes is None and (args.runbook is not None or args.rest):
+            raise ValueError("--runbook and --rest say how --churn ROUNDS goes, which is not asked for")
         out: Path = args.out or Path("target/bench-peers") / plan.dataset
         results = None
         if args.resume and (out / "results.json").exists():
@@ -251,11 +266,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _churn(
     plan: churn.Plan, names: list[str], dataset: datasets.Dataset, out: Path, say: Callable[[str], None]
 ) -> int:
-    out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run = churn.Run(plan, dataset, out, say, lambda found: write_churn(out, found))
     try:
-        run.peers(names)
+        churn.Run(plan, dataset, out, say, lambda found: write_churn(out, found)).peers(names)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         say(f"interrupted; what was measured is in {out}")
         return 130

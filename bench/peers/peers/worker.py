@@ -52,7 +52,7 @@ class Worker:
             order["metric"],
             order["rows"],
             order["threads"],
-            order.get("changing", False),
+            order.get("rows_max"),
         )
         self.adapter: Adapter = cls(self.job)
         self.rows_path = Path(order["rows_path"])
@@ -179,19 +179,24 @@ class Worker:
             answers[part::threads] = answer
         return {"answers": answers, **_speed(answers, wall, cpu)}
 
-    def change(self, path: Path) -> dict[str, Any]:
-        """One round of a script of changes; only the calls of the library are timed."""
+    def change(self, path: Path, vectors: Path) -> dict[str, Any]:
+        """One round of a runbook; only the calls of the library are timed."""
         if not self.adapter.has_changes:
             raise NotMeasurable("its rows can't be changed here")
         system.keep_to(self.all_cores)
         round_ = np.load(path)
-        rows = np.load(self.rows_path, mmap_mode="r")
+        rows = np.load(vectors, mmap_mode="r")
         replaced = np.ascontiguousarray(rows[round_["replaced_rows"]])
         inserted = np.ascontiguousarray(rows[round_["inserted_rows"]])
         began = time.perf_counter()
-        self.adapter.replace(round_["replaced"], replaced)
-        self.adapter.remove(round_["deleted"])
-        self.adapter.add(round_["inserted"], inserted)
+        # A round may be empty in parts, which is no call for the library then.
+        if len(replaced):
+            self.adapter.replace(round_["replaced"], replaced)
+        if len(round_["deleted"]):
+            self.adapter.remove(round_["deleted"])
+        if len(inserted):
+            self.adapter.add(round_["inserted"], inserted)
+        self.adapter.changed()
         return {"seconds": time.perf_counter() - began}
 
     def rest(self) -> dict[str, Any]:
@@ -229,7 +234,7 @@ class Worker:
             case "search":
                 return self.search(command)
             case "change":
-                return self.change(Path(command["path"]))
+                return self.change(Path(command["path"]), Path(command["vectors"]))
             case "rest":
                 return self.rest()
             case "own":

@@ -3,9 +3,9 @@
 An adapter is made for one job and then goes through: ``build`` - for each setting of its sweep ``use`` and
 then ``one`` or ``many`` - ``save`` - ``close``. A database that can take single rows durably also has
 ``open_empty``, ``insert`` and, if the library offers an explicit flush, ``sync``. A library that can change
-rows has ``replace``, ``remove`` and ``add``, in this order in each round of changes. Ids are the row numbers
-0..n; answers are sequences of them, nearest first, ints or decimal strings, and making that sequence is part
-of what is timed.
+rows has ``replace``, ``remove`` and ``add``, in this order in each round of changes, and then ``changed``.
+Ids are the row numbers 0..n; answers are sequences of them, nearest first, ints or decimal strings, and
+making that sequence is part of what is timed.
 
 The metrics are "l2", "cosine" and "ip" (inner product, of rows of all lengths), which only some adapters take. Rows and
 queries of a cosine set have unit length, so an adapter may use Euclidean distance for it where the library is
@@ -47,8 +47,8 @@ class Job:
     metric: str
     rows: int
     threads: int
-    changing: bool = False
-    """Rows will be replaced, removed and added after the build; never more than ``rows`` at a time."""
+    rows_max: int | None = None
+    """Rows will be replaced, removed and added after the build; so many live at most at a time."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +139,6 @@ class Adapter(ABC):
     def add(self, keys: Keys, vectors: Matrix) -> None:
         """Vectors under keys that never were there."""
         raise NotImplementedError
+
+    def changed(self) -> None:  # noqa: B027  (a library that sees to its rows by itself needs nothing)
+        """A round of changes is over; what the library wants to be told then counts in its time."""

@@ -24,11 +24,11 @@ class Hnswlib(Adapter):
     def build(self, rows: Rows) -> None:
         self.index = hnswlib.Index(space=self.job.metric, dim=self.job.dim)
         self.index.init_index(
-            max_elements=rows.count,
+            max_elements=self.job.rows_max or rows.count,
             M=M,
             ef_construction=EF_CONSTRUCTION,
             random_seed=100,
-            allow_replace_deleted=self.job.changing,
+            allow_replace_deleted=self.job.rows_max is not None,
         )
         for start, batch in rows.batches(BATCH):
             self.index.add_items(batch, range(start, start + len(batch)), num_threads=self.job.threads)

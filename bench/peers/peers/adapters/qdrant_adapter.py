@@ -1,9 +1,10 @@
 """Qdrant Edge: the engine of Qdrant in the process. Rows go in first, then its optimizer builds one indexed
-segment.
+segment. It does nothing behind: after changes the optimizer is called again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import qdrant_edge as qe
 
 from ..datasets import Matrix
 from ..rows import Rows
-from .base import EF_CONSTRUCTION, Adapter, M
+from .base import EF_CONSTRUCTION, Adapter, Keys, M
 
 BATCH = 1000
 
@@ -24,6 +25,7 @@ class Plain(Adapter):
     batch_threads = False
     has_inserts = True
     has_sync = True
+    has_changes = True
     quantized: ClassVar[bool] = False
 
     def open_empty(self) -> None:
@@ -48,11 +50,13 @@ class Plain(Adapter):
     def build(self, rows: Rows) -> None:
         self.open_empty()
         for start, batch in rows.batches(BATCH):
-            points = [qe.Point(start + i, vector) for i, vector in enumerate(batch)]
-            self.shard.update(qe.UpdateOperation.upsert_points(points))
-        while self.shard.optimize():
-            pass
+            self._upsert(range(start, start + len(batch)), batch)
+        self.changed()
         self.shard.flush()
+
+    def _upsert(self, keys: Iterable[int], vectors: Matrix) -> None:
+        points = [qe.Point(int(key), vector) for key, vector in zip(keys, vectors, strict=True)]
+        self.shard.update(qe.UpdateOperation.upsert_points(points))
 
     def use(self, value: float) -> None:
         self.parameters = qe.SearchParams(hnsw_ef=int(value))
@@ -85,9 +89,25 @@ class Plain(Adapter):
     def sync(self) -> None:
         self.shard.flush()
 
+    def replace(self, keys: Keys, vectors: Matrix) -> None:
+        self.add(keys, vectors)
+
+    def remove(self, keys: Keys) -> None:
+        self.shard.update(qe.UpdateOperation.delete_points([int(key) for key in keys]))
+
+    def add(self, keys: Keys, vectors: Matrix) -> None:
+        for start in range(0, len(keys), BATCH):
+            part = slice(start, start + BATCH)
+            self._upsert(keys[part], vectors[part])
+
+    def changed(self) -> None:
+        while self.shard.optimize():
+            pass
+
 
 class Int8(Plain):
     name = "qdrant-edge-int8"
     note = f"8-bit scalar quantization in RAM, m {M}, ef_construct {EF_CONSTRUCTION}, one segment"
     has_inserts = False
+    has_changes = False
     quantized = True
