@@ -4,8 +4,9 @@
 //!
 //! 1. **Dead share.** A segment whose dead share passes the threshold is rewritten. The threshold falls with the
 //!    segment's age, so that a small or slow store, where 20 % would never be reached, is cleaned as well: at age
-//!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing.
-//! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them.
+//!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing. Much smaller ones
+//!    come along: beside it they cost little, and every search asks each of them.
+//! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them; small ones are all of one size.
 //! 3. **Dead in memory.** Rows that are put again and again die before they are sealed. Searches walk through them, and they
 //!    pin the log: when most of the rows in memory are dead, and they are not few, the live ones are sealed.
 //! 4. Otherwise nothing.
@@ -49,6 +50,9 @@ pub struct Policy {
     pub tier_inputs: usize,
     /// A tier spans sizes up to this factor.
     pub tier_factor: u64,
+    /// Smaller segments count as if they had so many bytes. Deaths in large segments seal what is in memory, be it a row or two:
+    /// such segments never were four of a size.
+    pub tier_bytes_min: u64,
     /// Segments with more live bytes than this are left to the dead-share rule.
     pub bytes_max: u64,
     /// Rows in memory are sealed for their dead ones when there are at least so many,
@@ -64,6 +68,7 @@ impl Default for Policy {
             age_secs: 3600,
             tier_inputs: 4,
             tier_factor: 4,
+            tier_bytes_min: 4 << 20,
             bytes_max: 16 << 30,
             memory_rows_min: 4096,
             memory_dead_share: 0.5,
@@ -109,7 +114,12 @@ pub fn choose(segments: &[SegmentStats], policy: &Policy) -> Choice {
         .filter(|s| s.dead > 0 && s.dead_share() >= threshold(policy, s.age_secs))
         .max_by(|a, b| a.dead_share().total_cmp(&b.dead_share()).then(b.id.cmp(&a.id)));
     if let Some(segment) = worst {
-        return Choice::Merge { inputs: vec![segment.id], reason: Reason::DeadShare };
+        let is_along = |s: &&SegmentStats| s.bytes.saturating_mul(policy.tier_factor) <= segment.bytes;
+        let along = segments.iter().filter(is_along).map(|s| s.id);
+        return Choice::Merge {
+            inputs: [segment.id].into_iter().chain(along).collect(),
+            reason: Reason::DeadShare,
+        };
     }
     match tiered::choose(segments, policy) {
         Some(inputs) => Choice::Merge { inputs, reason: Reason::Tier },
@@ -151,6 +161,19 @@ mod tests {
         let choice = choose(&[segment(1, 100, 20, 1000, 0)], &policy);
         assert_eq!(choice, Choice::Merge { inputs: vec![SegmentId(1)], reason: Reason::DeadShare });
         assert_eq!(choose(&[segment(1, 100, 19, 1000, 0)], &policy), Choice::Nothing);
+    }
+
+    /// After twenty rounds of changes nine segments lay there, of 2 to 1,700 rows.
+    #[test]
+    fn small_segments_do_not_pile_up_beside_one_that_is_cleaned() {
+        let policy = Policy::default();
+        let segments = [segment(1, 1000, 200, 4000, 0), segment(2, 250, 0, 1000, 0), segment(3, 2, 0, 9, 0)];
+        let Choice::Merge { inputs, reason } = choose(&segments, &policy) else { panic!("nothing chosen") };
+        assert_eq!((inputs.as_slice(), reason), (&[1, 2, 3].map(SegmentId)[..], Reason::DeadShare));
+        // One of its own size waits for others.
+        let segments = [segment(1, 1000, 200, 4000, 0), segment(2, 251, 0, 1001, 0)];
+        let alone = Choice::Merge { inputs: vec![SegmentId(1)], reason: Reason::DeadShare };
+        assert_eq!(choose(&segments, &policy), alone);
     }
 
     #[test]

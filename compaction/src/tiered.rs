@@ -5,12 +5,12 @@ use crate::policy::{Policy, SegmentStats};
 use nearstone_base::SegmentId;
 
 /// The smallest tier that is full: the run of segments, in order of size, whose largest is at most `tier_factor`
-/// times its smallest and that has at least `tier_inputs` members.
+/// times its smallest (or `tier_bytes_min`, if that is smaller still) and that has at least `tier_inputs` members.
 pub(crate) fn choose(segments: &[SegmentStats], policy: &Policy) -> Option<Vec<SegmentId>> {
     let mut by_size: Vec<&SegmentStats> = segments.iter().filter(|s| s.bytes <= policy.bytes_max).collect();
     by_size.sort_by_key(|s| (s.bytes, s.id));
     for (start, smallest) in by_size.iter().enumerate() {
-        let limit = smallest.bytes.max(1).saturating_mul(policy.tier_factor);
+        let limit = smallest.bytes.max(policy.tier_bytes_min.max(1)).saturating_mul(policy.tier_factor);
         let run: Vec<SegmentId> =
             by_size[start..].iter().take_while(|s| s.bytes <= limit).map(|s| s.id).collect();
         if run.len() >= policy.tier_inputs.max(2) {
@@ -36,7 +36,8 @@ mod tests {
                 age_secs: 0,
             })
             .collect();
-        choose(&segments, &Policy::default()).map(|run| run.iter().map(|id| id.0).collect())
+        let policy = Policy { tier_bytes_min: 100, ..Policy::default() };
+        choose(&segments, &policy).map(|run| run.iter().map(|id| id.0).collect())
     }
 
     #[test]
@@ -47,6 +48,12 @@ mod tests {
 
     #[test]
     fn different_sizes_are_different_tiers() {
-        assert_eq!(sizes(&[1, 10, 100, 1000, 10_000, 100_000]), None);
+        assert_eq!(sizes(&[100, 1000, 10_000, 100_000]), None);
+    }
+
+    #[test]
+    fn small_segments_are_of_one_size() {
+        assert_eq!(sizes(&[1, 7, 400]), None);
+        assert_eq!(sizes(&[1, 7, 60, 400, 401]), Some(vec![0, 1, 2, 3]));
     }
 }
