@@ -6,15 +6,18 @@
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
 //!    grow from neighbour to neighbour ([`super::growth`]).
 //!
-//! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once.
+//! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once. One whose rows are not linked
+//! yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
 //!
-//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
-//! links while the graph is refined. (Joining holds no more: what it has of its own, the upper rows and a number for
+//! Memory: three bytes per number and up to 128 per row; all inline rows (six bytes per number and 256 per row, with 32 links); and three
+//! sets of links while the graph is built or refined. (Joining holds no more: what it has of its own, the upper rows and a number for
 //! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 //!
 //! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
 //! long as that takes no more than [`LEAN_BYTES_MAX`].
 
+use super::batch::Batches;
+use super::codes::{Codes, Near};
 use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
@@ -46,6 +49,9 @@ const LEAN_BYTES_MAX: u64 = 1 << 30;
 const CHECKED_ROWS: u32 = 256;
 /// A distance is held when it is right within this share of it.
 const HELD: f64 = 0.1;
+/// The beam, per link of the schema, with which a graph would have to be linked to be as good to begin a refinement with as one that is
+/// built in batches.
+const BATCHED_BEAM: usize = 4;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 512;
 
@@ -73,9 +79,22 @@ impl Prepared {
         let Some(better) = Better::than(graph, shape, schema, rows, threads, cancel)? else {
             return Ok(None);
         };
-        let Better { graph, space, numbers, bytes } = better;
-        let halves = numbers.halves();
-        Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
+        better.prepared(shape, threads, cancel)
+    }
+
+    /// The rows along a graph that is built in batches; `None` for a segment that goes without.
+    pub(in crate::sealed) fn batched(
+        schema: &Schema,
+        rows: &dyn RowSource,
+        batches: &Batches,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
+        match Better::batched(batches, shape, schema, rows, threads, cancel)? {
+            Some(better) => better.prepared(shape, threads, cancel),
+            None => Ok(None),
+        }
     }
 
     /// The rows, encoded along the ground of a finished graph, and what walks begin with.
@@ -106,12 +125,12 @@ impl Prepared {
         let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
         let halves = numbers.halves();
-        let ground = join.ground(2 * schema.links(), halves, threads, cancel)?;
+        let ground = join.ground(2 * schema.links(), Near::halves(halves), threads, cancel)?;
         if !are_held(schema, rows, &ground, &space, halves)? {
             return Ok(None);
         }
         let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
-        graph.levels.extend(upper(join, schema, halves, threads, cancel)?);
+        graph.levels.extend(upper(join.members(), schema, halves, threads, cancel)?);
         attach_all(&mut graph, &halves, &mut Scratch::default())?;
         let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
@@ -153,11 +172,61 @@ impl Better {
         if !are_held(schema, rows, ground, &space, halves)? {
             return Ok(None);
         }
+        let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let codes = Codes::new(halves, threads, cancel)?;
+        Better::refined(graph, (space, numbers, codes), (shape, bytes), threads, cancel)
+    }
+
+    /// As [`Better::than`], of a graph that is built in batches.
+    fn batched(
+        batches: &Batches,
+        shape: InlineShape,
+        schema: &Schema,
+        rows: &dyn RowSource,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Better>> {
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        let halves = numbers.halves();
+        let codes = Codes::new(halves, threads, cancel)?;
         let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let places = 2 * schema.links();
+        let measured = (halves, codes.as_ref());
+        let ground = batches.ground(places, shape, measured, &mut bytes, threads, cancel)?;
+        let Some(ground) = ground else { return Ok(None) };
+        if !are_held(schema, rows, &ground, &space, halves)? {
+            return Ok(None);
+        }
+        let mut graph = FlatGraph { levels: vec![ground], beam: BATCHED_BEAM * schema.links() };
+        graph.levels.extend(upper(batches.members(), schema, halves, threads, cancel)?);
+        Better::refined(&graph, (space, numbers, codes), (shape, bytes), threads, cancel)
+    }
+
+    fn refined(
+        graph: &FlatGraph,
+        (space, numbers, codes): (Space, HalvesMemory, Option<Codes>),
+        (shape, mut bytes): (InlineShape, Pages),
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Better>> {
+        let Some(ground) = graph.levels.first() else { return Ok(None) };
+        let halves = numbers.halves();
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
-        let graph = refine(graph, &built, halves, threads, cancel)?;
+        let near = Near::along(ground, halves, codes.as_ref());
+        let graph = refine(graph, &built, near, threads, cancel)?;
         Ok(Some(Better { graph, space, numbers, bytes }))
+    }
+
+    /// Inline rows along it.
+    fn prepared(
+        self,
+        shape: InlineShape,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let Better { graph, space, numbers, bytes } = self;
+        Prepared::along(graph, space, (shape, bytes), numbers.halves(), threads, cancel)
     }
 }
 
@@ -170,10 +239,30 @@ pub(in crate::sealed) fn refined_lean(
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<FlatGraph>> {
-    let lean = schema.chosen_profile() == Profile::Memory;
-    let shape = lean.then(|| walked_shape(schema, rows.rows(), LEAN_BYTES_MAX)).flatten();
-    let Some(shape) = shape else { return Ok(None) };
+    let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
     Ok(Better::than(graph, shape, schema, rows, threads, cancel)?.map(|better| better.graph))
+}
+
+/// As [`refined_lean`], of a graph that is built in batches.
+pub(in crate::sealed) fn batched_lean(
+    schema: &Schema,
+    rows: &dyn RowSource,
+    batches: &Batches,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<FlatGraph>> {
+    let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
+    Ok(Better::batched(batches, shape, schema, rows, threads, cancel)?.map(|better| better.graph))
+}
+
+fn lean_shape(schema: &Schema, rows: u32) -> Option<InlineShape> {
+    let lean = schema.chosen_profile() == Profile::Memory;
+    lean.then(|| walked_shape(schema, rows, LEAN_BYTES_MAX)).flatten()
+}
+
+/// The shape of the inline rows with which a segment's graph is refined, whether they are written or not.
+pub(super) fn refined_shape(schema: &Schema, rows: u32) -> Option<InlineShape> {
+    shape_of(schema, rows).or_else(|| lean_shape(schema, rows))
 }
 
 /// Whether a segment with so many rows gets inline rows, and with them a refined graph, unless half precision does not hold
@@ -198,12 +287,13 @@ fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShap
     }
     let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
     let links = 3 * 4 * 2 * schema.links() as u64 + 32;
-    let bytes = shape.dimension() as u64 * 2 + shape.stride() as u64 + links;
+    let numbers = (shape.dimension() * 2 + Codes::stride(shape.dimension())) as u64;
+    let bytes = numbers + shape.stride() as u64 + links;
     (u64::from(rows) * bytes <= bytes_max).then_some(shape)
 }
 
 /// The rows of one level.
-fn encode(
+pub(super) fn encode(
     shape: InlineShape,
     level: &FlatLevel,
     halves: Halves<'_>,
@@ -221,7 +311,7 @@ fn encode(
 }
 
 /// The middle of everything, as a row that leads to the first ones.
-fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
+pub(super) fn encode_entry(rows: u32, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
     let places = (rows / ENTRY_SHARE).clamp(*ENTRY_LINKS.start(), *ENTRY_LINKS.end());
     let shape = InlineShape::new(halves.dimension, places as usize)?;
     let middle = vec![f16::ZERO; halves.dimension];
