@@ -85,7 +85,7 @@ fn loads_and_rebuilds_in_batches_find_nearly_all_and_keep_every_row() {
             assert_eq!(rows.len().unwrap(), (0..ROWS).filter(|&key| live(key)).count() as u64);
             for key in 0..ROWS {
                 let row = rows.get(key).unwrap();
-                assert_eq!(row.as_ref().map(|row| row.vector()), live(key).then(|| data.row(key)));
+                assert_eq!(row.as_ref().map(nearstone::Row::vector), live(key).then(|| data.row(key)));
             }
             let recall = data.recall(rows);
             assert!(recall > 0.98, "{metric:?}, {profile:?}: {recall}");

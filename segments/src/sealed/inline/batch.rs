@@ -104,7 +104,7 @@ impl Batches {
                 return Ok(None);
             };
             let Some(entry) = InlineRows::new(shape, &entry) else { return Ok(None) };
-            // A batch of half the usual size would cost as much beside its walks as one of twice as many rows.
+            // What would be left for a small batch of its own comes along: beside its walks, that would cost as much as a large one.
             let doubled = ground.rows.saturating_mul(2);
             let end = if rows.saturating_sub(doubled) < doubled / 4 { rows } else { doubled };
             self.place(&mut ground, end, (built, entry), near, threads, cancel)?;

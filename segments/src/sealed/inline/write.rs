@@ -9,8 +9,8 @@
 //! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once. One whose rows are not linked
 //! yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
 //!
-//! Memory: three bytes per number and up to 128 per row; all inline rows (six bytes per number and 256 per row, with 32 links); and three
-//! sets of links while the graph is built or refined. (Joining holds no more: what it has of its own, the upper rows and a number for
+//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); three sets of links while the graph is
+//! built or refined; and one byte per number and up to 128 per row for codes, which are left out where they would not fit. (Joining holds no more: what it has of its own, the upper rows and a number for
 //! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 //!
 //! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
@@ -173,7 +173,7 @@ impl Better {
             return Ok(None);
         }
         let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
-        let codes = Codes::new(halves, threads, cancel)?;
+        let codes = codes_of(schema, shape, halves, threads, cancel)?;
         Better::refined(graph, (space, numbers, codes), (shape, bytes), threads, cancel)
     }
 
@@ -188,7 +188,7 @@ impl Better {
     ) -> Result<Option<Better>> {
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
         let halves = numbers.halves();
-        let codes = Codes::new(halves, threads, cancel)?;
+        let codes = codes_of(schema, shape, halves, threads, cancel)?;
         let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         let places = 2 * schema.links();
         let measured = (halves, codes.as_ref());
@@ -286,10 +286,27 @@ fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShap
         return None;
     }
     let shape = InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links())?;
+    (u64::from(rows) * bytes_of(schema, shape) <= bytes_max).then_some(shape)
+}
+
+/// Bytes of a row while a graph is refined, without codes.
+fn bytes_of(schema: &Schema, shape: InlineShape) -> u64 {
     let links = 3 * 4 * 2 * schema.links() as u64 + 32;
-    let numbers = (shape.dimension() * 2 + Codes::stride(shape.dimension())) as u64;
-    let bytes = numbers + shape.stride() as u64 + links;
-    (u64::from(rows) * bytes <= bytes_max).then_some(shape)
+    shape.dimension() as u64 * 2 + shape.stride() as u64 + links
+}
+
+/// Codes of all rows, if there is room for these as well.
+fn codes_of(
+    schema: &Schema,
+    shape: InlineShape,
+    halves: Halves<'_>,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<Codes>> {
+    let bytes_max = if schema.chosen_profile() == Profile::Memory { LEAN_BYTES_MAX } else { BYTES_MAX };
+    let rows = (halves.numbers.len() / halves.dimension) as u64;
+    let bytes = bytes_of(schema, shape) + Codes::stride(shape.dimension()) as u64;
+    if rows * bytes <= bytes_max { Codes::new(halves, threads, cancel) } else { Ok(None) }
 }
 
 /// The rows of one level.
