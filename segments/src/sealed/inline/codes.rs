@@ -2,7 +2,7 @@
 //! chosen.
 //!
 //! Choosing takes more distances than walking does. On codes, half as many bytes come from memory as in half precision, and whole
-//! numbers are multiplied four at a time: a quarter of a seal at 384 dimensions, nothing at 96. They are the codes of a growing graph
+//! numbers are multiplied four at a time: a tenth to a quarter of a seal at 384 dimensions, nothing at 96. They are the codes of a growing graph
 //! ([`crate::quantize::shadow`]), which know of each pair whether they tell it apart; pairs that they don't are measured in half
 //! precision. Where that is more than a few of the pairs that are linked, ranks would be decided by rounding, and all are.
 
