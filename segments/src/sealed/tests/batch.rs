@@ -8,6 +8,9 @@ use std::cell::Cell;
 
 const ROWS: u32 = 3_500;
 
+/// A vector for each row.
+type Vectors = fn(u32) -> Vec<f32>;
+
 fn schema(metric: Metric) -> Schema {
     Schema::new(64, metric).m(8).ef_construction(64)
 }
@@ -79,7 +82,6 @@ fn recall(made: &Made, ef: usize) -> f64 {
 
 #[test]
 fn a_graph_that_is_built_in_batches_finds_what_a_linked_one_finds() {
-    type Vectors = fn(u32) -> Vec<f32>;
     let sets: [(&str, Vectors); 3] = [
         ("a surface", surface),
         ("clusters", |row| cluster(row % 70, row)),
@@ -133,7 +135,7 @@ fn found(made: &Made, ef: usize) -> usize {
 #[test]
 fn equal_rows_are_all_reached() {
     let schema = schema(Metric::L2);
-    let sets: [(&str, fn(u32) -> Vec<f32>); 3] = [
+    let sets: [(&str, Vectors); 3] = [
         ("each five times", |row| surface(row / 5)),
         ("two kinds", |row| vec![row as f32 % 2.0; 64]),
         ("half of them one", |row| if row % 2 == 0 { surface(0) } else { surface(row) }),
@@ -155,7 +157,7 @@ fn what_is_better_linked_row_by_row_is_left_to_be() {
     assert!(!plan(schema(Metric::L2), u32::MAX - 1), "more memory than there may be");
     // Half precision holds neither of these.
     let l2 = schema(Metric::L2);
-    for vector in [(|_| vec![0.25; 64]) as fn(u32) -> Vec<f32>, |row| {
+    for vector in [(|_| vec![0.25; 64]) as Vectors, |row| {
         let mut vector = surface(row);
         vector[0] += if row % 2 == 0 { 5_000.0 } else { -5_000.0 };
         vector
