@@ -4,11 +4,13 @@
 //!    `Corruption`: the store never has two live rows of a key.
 //! 2. Join ([`Merge::join`]): where most rows come from inputs with inline rows, the graphs become one, and the file is
 //!    written along it. That costs a fraction of what follows.
-//! 3. Else, or when the caller finds that the joined graph is no good, link: the rows are put into a new graph by
+//! 3. Else, or when the caller finds that the joined graph is no good, build ([`Merge::build`]): a new graph is built in
+//!    batches, and the file is written along it.
+//! 4. Where that cannot be (small segments, few dimensions, inner product), link: the rows are put into a new graph one by one, by
 //!    whatever threads the caller lends ([`Merge::link_some`]), straight from the mapped inputs. Then the graph is
 //!    flattened and the file written ([`Merge::write`]).
 //!
-//! Both ways hand back each new row's origin, so that the caller can carry deaths over. Every block that is read is
+//! All ways hand back each new row's origin, so that the caller can carry deaths over. Every block that is read is
 //! checked, so damage is an error and never copied.
 //!
 //! Nothing is committed here, and the inputs are left as they are.
@@ -16,7 +18,9 @@
 use nearstone_base::sync::{AtomicU32, Ordering};
 use nearstone_base::{Error, ErrorKind, KeyRef, Lsn, Metric, Result, Schema};
 use nearstone_segments::graph::{Graph, VectorSource, flatten, level_for};
-use nearstone_segments::seal::{Join, LEVEL_SEED, SealTarget, write_joined, write_segment};
+use nearstone_segments::seal::{
+    Batches, Join, LEVEL_SEED, SealTarget, write_batched, write_joined, write_segment,
+};
 use nearstone_segments::sealed::{inverse_norm, near, prefetch};
 use nearstone_segments::topk::Scratch;
 use nearstone_segments::{RowSource, SealedSegment, SegmentMeta};
@@ -108,15 +112,36 @@ impl<'a> Merge<'a> {
         let join = Join::plan(&self.schema, &self.rows.segments, &self.rows.plan, LEVEL_SEED);
         let Some(join) = join else { return Ok(None) };
         let cancel = || cancel(join.done());
+        self.check_vectors(&cancel)?;
+        let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
+        let meta = write_joined(target, &self.schema, &rows, &join, &cancel)?;
+        Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
+    }
+
+    /// Builds a new graph in batches, with the threads of the target, and writes the new segment. `None`, and no file, when
+    /// the rows are to be linked one by one: see [`Batches::plan`]. `cancel` is as for [`Merge::join`].
+    ///
+    /// # Errors
+    /// As [`Merge::join`].
+    pub fn build(&self, target: &SealTarget<'_>, cancel: &dyn Fn(u64) -> bool) -> Result<Option<Merged>> {
+        let Some(batches) = Batches::plan(&self.schema, self.rows(), LEVEL_SEED) else { return Ok(None) };
+        let cancel = || cancel(batches.done());
+        self.check_vectors(&cancel)?;
+        let plan = batches.order().iter().map(|&row| self.rows.plan[row as usize]).collect();
+        let rows = Rows { segments: self.rows.segments.clone(), plan };
+        let meta = write_batched(target, &self.schema, &rows, &batches, &cancel)?;
+        Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
+    }
+
+    /// Reads every vector that the new file is to vouch for.
+    fn check_vectors(&self, cancel: &dyn Fn() -> bool) -> Result<()> {
         for row in 0..self.rows() {
             if row.is_multiple_of(1 << 12) && cancel() {
                 return Err(Error::new(ErrorKind::Cancelled, "the merge was cancelled"));
             }
             self.rows.checked_vector(row, &self.schema)?;
         }
-        let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
-        let meta = write_joined(target, &self.schema, &rows, &join, &cancel)?;
-        Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
+        Ok(())
     }
 
     /// Takes up to `rows_max` rows that nobody has taken and links them; returns how many. 0 while rows are left
@@ -128,7 +153,7 @@ impl<'a> Merge<'a> {
         });
         let Ok(start) = taken else { return Ok(0) };
         let end = start.saturating_add(rows_max).min(rows);
-        // Not before: a merge that joins needs none.
+        // Not before: a merge that joins or builds needs none.
         self.graph.ensure_room(rows);
         for row in start..end {
             let vector = self.rows.checked_vector(row, &self.schema)?;

@@ -99,6 +99,25 @@ impl Room {
         output
     }
 
+    /// All rows but the dead, in a graph that is built in batches; checked, and every row reachable.
+    fn build(&self, inputs: &[&SealedSegment], dead: impl Fn(u64) -> bool) -> SealedSegment {
+        let merge = merge(inputs, &dead);
+        let merged = merge.build(&self.target(), &|_| false).unwrap().expect("rows that come in batches");
+        let output = self.open(&merged);
+        output.verify(&mut |_, _| true).unwrap();
+        check(&output.graph().unwrap()).unwrap();
+        assert_eq!((output.rows() as usize, merge.rows()), (merged.origin.len(), output.rows()));
+        for (new, &(from, old)) in (0..).zip(&merged.origin) {
+            let source = inputs[from as usize];
+            assert!(!dead(number(source, old)));
+            assert_eq!(output.key(new).unwrap(), source.key(old).unwrap());
+            assert_eq!(output.version(new).unwrap(), source.version(old).unwrap());
+            assert_eq!(output.vector(new).unwrap(), source.vector(old).unwrap());
+            assert_eq!(output.payload(new).unwrap(), source.payload(old).unwrap());
+        }
+        output
+    }
+
     fn rebuild(&self, inputs: &[&SealedSegment], dead: impl Fn(u64) -> bool) -> SealedSegment {
         let merge = merge(inputs, dead);
         while merge.link_some(100, &mut Scratch::default()).unwrap() > 0 {}
@@ -322,4 +341,35 @@ fn damage_in_an_input_ends_the_join_or_changes_nothing() {
         }
     }
     assert!(ended > 20, "{ended}");
+}
+
+#[test]
+fn a_graph_that_is_built_in_batches_is_as_good_as_one_that_is_linked() {
+    let room = Room::new(vector);
+    let halves = [room.sealed(0..2_000), room.sealed(2_000..4_000)];
+    let inputs: Vec<&SealedSegment> = halves.iter().collect();
+    for dead in [(|_| false) as fn(u64) -> bool, |key| key % 3 == 0] {
+        let (built, linked) = (room.build(&inputs, dead), room.rebuild(&inputs, dead));
+        for ef in [16, 48] {
+            let (built, linked) = (recall(&built, ef), recall(&linked, ef));
+            assert!(built >= linked - SLACK, "ef {ef}: {built} in batches, {linked} row by row");
+        }
+    }
+}
+
+#[test]
+fn few_rows_are_not_built_in_batches_and_a_build_can_be_cancelled() {
+    let room = Room::new(vector);
+    let (small, large) = (room.sealed(0..900), room.sealed(900..3_000));
+    let files = room.files();
+    assert_eq!(merge(&[&small], |_| false).build(&room.target(), &|_| false).unwrap(), None);
+    let most = Cell::new(0);
+    let merge = merge(&[&small, &large], |_| false);
+    let error = merge.build(&room.target(), &|done| {
+        most.set(done);
+        done >= 2_000
+    });
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!((2_000..2_300).contains(&most.get()), "{}", most.get());
+    assert_eq!(room.files(), files);
 }

@@ -1,8 +1,8 @@
 //! Rows that become sealed segments without passing through a log: collected, linked and written, segment by segment.
 //!
 //! Bulk loads and builds begin with this. Rows are collected in a segment that no reader sees. When it has reached the size
-//! at which a store seals, its rows are linked on all threads, and it is written, synced, opened and tried, as a seal does
-//! it. Its file has no versions: which lsn the rows get is not known yet. Nothing names the file: it goes with its
+//! at which a store seals, its graph is built in batches or, where that cannot be, linked row by row, on all threads; and it is written,
+//! synced, opened and tried, as a seal does it. Its file has no versions: which lsn the rows get is not known yet. Nothing names the file: it goes with its
 //! handle.
 
 use crate::background::{THREADS_MAX, on_threads};
@@ -10,14 +10,16 @@ use crate::batch::encode_payload;
 use crate::core::Core;
 use crate::engine::Engine;
 use crate::progress::{Progress, report};
-use crate::seal::write_sealed;
+use crate::seal::{write_built, write_sealed};
 use crate::view::SealedHandle;
 use crate::write::is_full;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, Mutex, thread};
 use nearstone_base::{Error, ErrorKind, Key, KeyRef, Result, Schema};
 use nearstone_segments::MutableSegment;
+use nearstone_segments::seal::{Batches, SealTarget};
 use serde::Serialize;
+use std::cell::RefCell;
 
 /// Rows linked between two looks at whether to stop.
 const LINK_PIECE: u32 = 64;
@@ -143,7 +145,7 @@ impl<'p> Collector<'p> {
     }
 }
 
-/// Links the rows and seals them into a file that goes with its handle.
+/// Seals the rows into a file that goes with its handle.
 fn write(
     core: &Core,
     engine: Option<&Arc<Engine>>,
@@ -152,6 +154,50 @@ fn write(
     progress: Progress<'_>,
 ) -> Result<Arc<SealedHandle>> {
     segment.freeze();
+    let built = build(core, engine, segment, threads, progress)?;
+    let handle = match built {
+        Some(handle) => handle,
+        None => link(core, engine, segment, threads, progress)?,
+    };
+    // Nothing names the file yet.
+    handle.set_obsolete();
+    let total = u64::from(segment.rows());
+    report(progress, "write", total, total)?;
+    Ok(handle)
+}
+
+/// Builds the graph in batches; `None` when the rows are to be linked one by one.
+fn build(
+    core: &Core,
+    engine: Option<&Arc<Engine>>,
+    segment: &MutableSegment,
+    threads: usize,
+    progress: Progress<'_>,
+) -> Result<Option<Arc<SealedHandle>>> {
+    let batches = Batches::plan(segment.schema(), segment.rows(), segment.id().0);
+    let Some(batches) = batches else { return Ok(None) };
+    let total = u64::from(segment.rows());
+    let mut step = || {
+        let (phase, done) = match batches.done() {
+            done if done < total => ("link", done),
+            _ => ("write", 0),
+        };
+        check_healthy(engine).and_then(|()| core.check_open())?;
+        report(progress, phase, done, total)
+    };
+    make_file(core, segment, threads, &mut step, |target, cancel| {
+        write_built(core, segment, &batches, target, cancel)
+    })
+}
+
+/// Links the rows one by one.
+fn link(
+    core: &Core,
+    engine: Option<&Arc<Engine>>,
+    segment: &MutableSegment,
+    threads: usize,
+    progress: Progress<'_>,
+) -> Result<Arc<SealedHandle>> {
     let total = u64::from(segment.rows());
     let progress = Mutex::new(progress);
     let failed = Mutex::new(None);
@@ -170,25 +216,38 @@ fn write(
         return Err(error);
     }
     failpoint("load-linked");
-    let cancelled = Mutex::new(None);
+    let progress = progress.into_inner();
+    let mut step = || core.check_open().and_then(|()| report(progress, "write", 0, total));
+    let lowest = segment.lsn_max().unwrap_or(0);
+    let written = make_file(core, segment, threads, &mut step, |target, cancel| {
+        write_sealed(core, segment, segment.schema(), lowest, target, cancel)
+    })?;
+    written
+        .map(|(handle, _)| handle)
+        .ok_or_else(|| Error::invalid("a segment without rows was to be written"))
+}
+
+/// Lets `write` make the segment's file, which is not there after an error. It asks `step` on its way, whose error is the one to
+/// tell.
+fn make_file<T>(
+    core: &Core,
+    segment: &MutableSegment,
+    threads: usize,
+    step: &mut dyn FnMut() -> Result<()>,
+    write: impl FnOnce(&SealTarget<'_>, &dyn Fn() -> bool) -> Result<T>,
+) -> Result<T> {
+    let (step, stopped) = (RefCell::new(step), RefCell::new(None));
     let cancel = || {
-        let step = core.check_open().and_then(|()| report(*progress.lock(), "write", 0, total));
-        let Err(error) = step else { return false };
-        cancelled.lock().get_or_insert(error);
+        let Err(error) = (*step.borrow_mut())() else { return false };
+        stopped.borrow_mut().get_or_insert(error);
         true
     };
-    let lowest = segment.lsn_max().unwrap_or(0);
     let site = core.site();
-    let target = site.target(segment.id(), threads);
-    let written = write_sealed(core, segment, segment.schema(), lowest, &target, &cancel);
-    if let Some(error) = cancelled.into_inner() {
-        return Err(error);
+    let written = write(&site.target(segment.id(), threads), &cancel);
+    if written.is_err() {
+        core.remove_new(segment.id());
     }
-    let Some((handle, _)) = written? else {
-        return Err(Error::invalid("a segment without rows was to be written"));
-    };
-    report(*progress.lock(), "write", total, total)?;
-    Ok(handle)
+    stopped.into_inner().map_or(written, Err)
 }
 
 fn check_healthy(engine: Option<&Arc<Engine>>) -> Result<()> {

@@ -254,7 +254,7 @@ impl Collection {
     ///
     /// Everything changes at one moment: until then, and after an error or a crash before, all is as it was.
     ///
-    /// Cost: linking every row from nothing and writing it, on all cores (on one with
+    /// Cost: a graph of all rows from nothing, and writing them, on all cores (on one with
     /// [`Background::Manual`](crate::Background::Manual)). Disk: as much again as the collection takes. Compactions wait
     /// meanwhile, and in the end seals do for what was sealed since the last look, a little as a rule.
     ///

@@ -12,7 +12,7 @@ use crate::view::{CollectionView, SealedHandle};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Mutex, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, SegmentId};
-use nearstone_compaction::merge::{Merge, MergeInput};
+use nearstone_compaction::merge::{Merge, MergeInput, Merged};
 use nearstone_compaction::pace::Work;
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
 use nearstone_segments::seal::sampled_recall;
@@ -22,7 +22,7 @@ use std::cell::RefCell;
 const LINK_PIECE: u32 = 64;
 /// More urgent work done between two pieces, at most: a merge goes on under the steadiest writers.
 const URGENT_STEPS: u32 = 4;
-/// A joined graph is looked at with so many of its rows as queries, each for so many neighbours, by a walk so wide.
+/// A new graph is looked at with so many of its rows as queries, each for so many neighbours, by a walk so wide.
 const GATE_SAMPLES: u32 = 20;
 const GATE_LIMIT: usize = 10;
 const GATE_EF: usize = 64;
@@ -149,7 +149,7 @@ impl Engine {
         let merge = self.plan_merge(collection.id, inputs, collection.schema)?;
         match self.join_merge(&merge, inputs, work, progress)? {
             Some(joined) => Ok(Some(joined)),
-            None => self.rebuild_merge(&merge, work, progress),
+            None => self.rebuild_merge(&merge, inputs, work, progress),
         }
     }
 
@@ -203,21 +203,74 @@ impl Engine {
             }
             _ => Err(error),
         };
-        let merged = match merged.or_else(unless_damaged)? {
-            Some(merged) => merged,
-            None => return Ok(None),
-        };
+        let merged = merged.or_else(unless_damaged)?;
+        merged.map_or(Ok(None), |merged| self.unless_worse(merged, inputs))
+    }
+
+    /// Opens what was joined or built in batches; `None`, and no file, when it is worse than the inputs were.
+    fn unless_worse(
+        &self,
+        merged: Merged,
+        inputs: &[Arc<SealedHandle>],
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
         let handle = self.core.open_new(&merged.meta)?;
-        match joined_well(&handle, inputs) {
+        match is_good(&handle, inputs) {
             Ok(true) => Ok(Some((handle, merged.origin))),
             Ok(false) => Ok(None),
-            Err(error) => unless_damaged(error).map(|_| None),
+            // The graph of an input. It is not needed.
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                self.note_error(error.context("looking whether a new graph is better"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
-    /// Links all rows from nothing, and writes them: under another name than a joined file that was thrown away, which goes
-    /// when whoever still holds it lets go.
+    /// Makes a new graph from nothing, in batches or row by row, and writes it.
     pub(crate) fn rebuild_merge(
+        self: &Arc<Self>,
+        merge: &Merge<'_>,
+        inputs: &[Arc<SealedHandle>],
+        work: Option<Work>,
+        progress: Progress<'_>,
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
+        match self.build_merge(merge, inputs, work, progress)? {
+            Some(built) => Ok(Some(built)),
+            None => self.relink_merge(merge, work, progress),
+        }
+    }
+
+    /// Builds a new graph in batches; `None` when rows are to be linked one by one.
+    fn build_merge(
+        self: &Arc<Self>,
+        merge: &Merge<'_>,
+        inputs: &[Arc<SealedHandle>],
+        work: Option<Work>,
+        progress: Progress<'_>,
+    ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
+        let total = u64::from(merge.rows());
+        let progress = RefCell::new(progress);
+        let failed = RefCell::new(None);
+        let cancel = |done: u64| {
+            let (phase, done, total) = if done < total { ("link", done, total) } else { ("write", 0, 1) };
+            let step =
+                self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), phase, done, total));
+            let Err(error) = step else { return false };
+            failed.borrow_mut().get_or_insert(error);
+            true
+        };
+        let site = self.site(work);
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        let merged = merge.build(&target, &cancel).inspect_err(|_| self.core.remove_new(target.id));
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        merged?.map_or(Ok(None), |merged| self.unless_worse(merged, inputs))
+    }
+
+    /// Links all rows from nothing, and writes them: under another name than a file that was thrown away, which goes
+    /// when whoever still holds it lets go.
+    fn relink_merge(
         self: &Arc<Self>,
         merge: &Merge<'_>,
         work: Option<Work>,
@@ -306,15 +359,15 @@ impl Engine {
     }
 }
 
-/// Whether a joined graph is as good as those that it came from, as far as a few of its rows can tell.
-fn joined_well(joined: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bool> {
+/// Whether a new graph is as good as those of the segments whose rows it links, as far as a few of its rows can tell.
+fn is_good(new: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bool> {
     let recall = |segment| sampled_recall(segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF);
-    let found = recall(&joined.segment)?;
+    let found = recall(&new.segment)?;
     if found >= GATE_RECALL {
         return Ok(true);
     }
     // Small ones are easy, whatever their graph.
-    let large = |input: &&Arc<SealedHandle>| input.segment.rows() >= joined.segment.rows() / GATE_SHARE;
+    let large = |input: &&Arc<SealedHandle>| input.segment.rows() >= new.segment.rows() / GATE_SHARE;
     for input in inputs.iter().filter(large) {
         if found + GATE_SLACK < recall(&input.segment)? {
             return Ok(false);

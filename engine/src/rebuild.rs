@@ -1,7 +1,7 @@
 //! Rebuilding: all segments of a collection are built anew by other parameters, while it is read and written.
 //!
 //! 1. With a turn to compact, so that nobody else replaces segments: what is in memory is sealed, and each sealed segment
-//!    becomes a new file of its live rows, linked from nothing. Seals go on by the old parameters; what they bring is
+//!    becomes a new file of its live rows, with a graph that is built from nothing. Seals go on by the old parameters; what they bring is
 //!    built anew in the next round, until little is left in memory.
 //! 2. With a turn to seal as well, so that no segment comes any more: what came since is built anew.
 //! 3. **One catalog transaction, the commit point**: all new segments in the places of the old ones, and the schema.
@@ -35,7 +35,7 @@ pub struct RebuildOptions {
 }
 
 impl RebuildOptions {
-    /// All parameters stay: the graphs are linked from nothing, that is all.
+    /// All parameters stay: the graphs are built from nothing, that is all.
     pub fn new() -> RebuildOptions {
         RebuildOptions::default()
     }
@@ -113,7 +113,7 @@ impl Rebuilt {
         let inputs = vec![handle.clone()];
         let output = {
             let merge = engine.plan_merge(self.id, &inputs, self.schema)?;
-            engine.rebuild_merge(&merge, None, &mut progress)?
+            engine.rebuild_merge(&merge, &inputs, None, &mut progress)?
         };
         self.replacements.push(Replacement::new(inputs, output));
         self.rows += u64::from(handle.segment.rows());

@@ -21,7 +21,9 @@ use nearstone_base::sync::{Arc, Mutex, MutexGuard, Ordering, thread};
 use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema};
 use nearstone_compaction::pace::Work;
 use nearstone_segments::MutableSegment;
-use nearstone_segments::seal::{SealTarget, rebuild_frozen, sampled_recall, seal_frozen};
+use nearstone_segments::seal::{
+    Batches, SealTarget, rebuild_frozen, sampled_recall, seal_batched, seal_frozen,
+};
 
 /// Rows linked between two looks at whether to stop.
 const LINK_PIECE: u32 = 128;
@@ -197,6 +199,21 @@ pub(crate) fn write_sealed(
     }
     let rebuilt = rebuild_frozen(segment, schema, at, target, cancel).inspect_err(undone)?;
     rebuilt.map(|output| Ok((core.open_new(&output.meta)?, output.order))).transpose()
+}
+
+/// As [`write_sealed`], for rows none of which is dead, with a graph that is built in batches. `None` when they are to be linked
+/// one by one after all: nobody knows the file then, if there is one, and the next one is made over its name.
+pub(crate) fn write_built(
+    core: &Core,
+    segment: &MutableSegment,
+    batches: &Batches,
+    target: &SealTarget<'_>,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<Arc<SealedHandle>>> {
+    let Some(output) = seal_batched(segment, batches, target, cancel)? else { return Ok(None) };
+    let handle = core.open_new(&output.meta)?;
+    let found = sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)?;
+    Ok((found >= GATE_RECALL).then_some(handle))
 }
 
 /// The catalog becomes the state of the collection at lsn `at`.

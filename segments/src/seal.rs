@@ -16,7 +16,7 @@ use crate::segment::{AcceptAll, Answers, Hit, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::{Error, ErrorKind, Lsn, Result, Schema};
 
-pub use crate::sealed::{Join, SealTarget, write_joined, write_segment};
+pub use crate::sealed::{Batches, Join, SealTarget, write_batched, write_joined, write_segment};
 
 /// A finished seal.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +45,19 @@ pub fn seal_frozen(
     let keep = |row| !segment.deaths().is_dead_at(row, at);
     let (order, graph) = flatten(segment.graph(), segment.rows(), keep, segment)?;
     write(segment, segment.schema(), order, &graph, target, cancel)
+}
+
+/// Seals all rows of a frozen segment, linked or not, with a graph that is built in batches; `None`, and no file, when they are better
+/// linked one by one (see [`write_batched`]). `batches` are planned for as many rows.
+pub fn seal_batched(
+    segment: &MutableSegment,
+    batches: &Batches,
+    target: &SealTarget<'_>,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<SealedOutput>> {
+    let rows = FrozenRows { segment, order: batches.order() };
+    let meta = write_batched(target, segment.schema(), &rows, batches, cancel)?;
+    Ok(meta.map(|meta| SealedOutput { meta, order: batches.order().to_vec() }))
 }
 
 /// As [`seal_frozen`], with a graph built from nothing over the rows that are kept, by the calling thread alone, and with

@@ -1,7 +1,7 @@
 //! The sealed segment: one immutable, checked file, mapped and read in place.
 //!
 //! - [`mod@format`]: where every byte is.
-//! - [`write_segment`]: rows and their graph into a new file.
+//! - [`write_segment`], [`write_batched`], [`write_joined`]: rows and their graph into a new file.
 //! - [`SealedSegment`]: opens one, finds keys, gives rows, searches, verifies.
 //! - [`open_bytes`]: arbitrary bytes through all of it, for fuzzing.
 //!
@@ -28,11 +28,12 @@ mod writer;
 pub use cold::Room;
 pub use hot::Held;
 pub(crate) use inline::InlineWork;
+pub use inline::batch::Batches;
 pub use inline::join::Join;
 pub(crate) use inline::write::is_refined;
 pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
-pub use writer::{SealTarget, write_joined, write_segment};
+pub use writer::{SealTarget, write_batched, write_joined, write_segment};
 
 use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;

@@ -12,6 +12,7 @@ use nearstone_base::{ErrorKind, Key, KeyRef, KeyType, Metric, Schema, Uuid};
 use std::borrow::Cow;
 use zerocopy::IntoBytes;
 
+mod batch;
 mod codes;
 mod inline;
 mod lean;

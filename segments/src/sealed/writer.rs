@@ -11,8 +11,9 @@
 
 use super::filter;
 use super::format::{self, BLOCK, Header};
+use super::inline::batch::Batches;
 use super::inline::join::Join;
-use super::inline::write::{Prepared, refined_lean};
+use super::inline::write::{Prepared, batched_lean, refined_lean};
 use super::share::share;
 use super::stream::{Stream, step};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
@@ -108,6 +109,35 @@ pub fn write_joined(
     let Some(inline) = Prepared::joined(schema, rows, join, target.threads, cancel)? else { return Ok(None) };
     check_graph(schema, rows.rows(), &inline.graph)?;
     let contents = Contents { schema, rows, keys, graph: &inline.graph, inline: Some(&inline) };
+    write_contents(target, &contents, cancel).map(Some)
+}
+
+/// As [`write_segment`], with a graph that is built in batches; `rows` are in the order of `batches`. `None`, and no file, when
+/// they are better linked one by one after all: where half precision does not hold their distances.
+///
+/// # Errors
+/// As [`write_segment`].
+pub fn write_batched(
+    target: &SealTarget<'_>,
+    schema: &Schema,
+    rows: &dyn RowSource,
+    batches: &Batches,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<SegmentMeta>> {
+    if rows.rows() as usize != batches.order().len() {
+        return Err(Error::invalid(format!(
+            "{} rows for batches of {}: they must be the same",
+            rows.rows(),
+            batches.order().len()
+        )));
+    }
+    let keys = Keys::read(schema, rows, cancel)?;
+    let inline = Prepared::batched(schema, rows, batches, target.threads, cancel)?;
+    let lean = batched_lean(schema, rows, batches, target.threads, cancel)?;
+    let graph = inline.as_ref().map(|inline| &inline.graph).or(lean.as_ref());
+    let Some(graph) = graph else { return Ok(None) };
+    check_graph(schema, rows.rows(), graph)?;
+    let contents = Contents { schema, rows, keys, graph, inline: inline.as_ref() };
     write_contents(target, &contents, cancel).map(Some)
 }
 

@@ -11,6 +11,7 @@
 //!    costs.
 
 use super::halves::Halves;
+use super::write::encode_entry;
 use crate::graph::FlatLevel;
 use nearstone_base::{Error, Result};
 use nearstone_kernels::{
@@ -39,7 +40,6 @@ const DEARER_MAX: f32 = 1.8;
 pub(super) fn bits_for(
     built: &InlineRows<'_>,
     ground: &FlatLevel,
-    entries: [InlineRows<'_>; 2],
     (one, four): (InlineShape, InlineShape),
     halves: Halves<'_>,
 ) -> Result<InlineBits> {
@@ -48,17 +48,23 @@ pub(super) fn bits_for(
     if dearer > DEARER_MAX {
         return Ok(InlineBits::One);
     }
+    let entries = [one, four].map(|shape| encode_entry(ground.rows, shape.bits(), halves));
+    let [Some((first, first_bytes)), Some((second, second_bytes))] = &entries else {
+        return Ok(InlineBits::One);
+    };
+    let entries = (InlineRows::new(*first, first_bytes), InlineRows::new(*second, second_bytes));
+    let (Some(with_one), Some(with_four)) = entries else { return Ok(InlineBits::One) };
     let mut work = Work::default();
     let mut samples = Vec::new();
     for row in (0..built.count()).step_by(built.count().div_ceil(SAMPLES).max(1) as usize) {
-        samples.push(work.sample(row, built, entries[0], halves)?);
+        samples.push(work.sample(row, built, with_one, halves)?);
     }
-    let part = Part::new(entries[1], &samples, ground, four, halves);
+    let part = Part::new(with_four, &samples, ground, four, halves);
     let Some(rows) = InlineRows::new(four, &part.bytes) else { return Ok(InlineBits::One) };
-    let with_one = work.expansions(&samples, (built, entries[0]), Some, halves)?;
+    let expanded_one = work.expansions(&samples, (built, with_one), Some, halves)?;
     let number = |row| part.number.get(&row).copied();
-    let with_four = work.expansions(&samples, (&rows, entries[1]), number, halves)?;
-    Ok(match (with_one, with_four) {
+    let expanded_four = work.expansions(&samples, (&rows, with_four), number, halves)?;
+    Ok(match (expanded_one, expanded_four) {
         (None, Some(_)) => InlineBits::Four,
         (Some(one), Some(four)) if four as f32 * dearer < one as f32 => InlineBits::Four,
         _ => InlineBits::One,

@@ -1,4 +1,4 @@
-//! Choosing a row's neighbours among candidates, in half precision.
+//! Choosing a row's neighbours among candidates, on codes or in half precision.
 //!
 //! The heuristic of the graph (Malkov and Yashunin, arXiv 1603.09320), a little looser: a candidate gives way to a
 //! chosen neighbour only if that is nearer to it by [`LOOSER`] (Subramanya et al., DiskANN, NeurIPS 2019, call it
@@ -8,10 +8,9 @@
 //! things spare some: the farthest of many candidates can be left out ([`Choice::keep_nearest`]), and those that were chosen
 //! together once are not compared with each other again ([`Choice::measure_again`]).
 
-use super::halves::Halves;
+use super::codes::Near;
 use crate::graph::{FlatLevel, mix};
 use crate::topk::Visited;
-use nearstone_kernels::prefetch_whole;
 
 /// Of squared distances.
 const LOOSER: f32 = 1.1;
@@ -58,8 +57,8 @@ impl Candidate {
 
 impl Choice {
     /// No candidates yet for a row, of so many.
-    pub(super) fn begin(&mut self, row: u32, rows: u32, halves: Halves<'_>) {
-        halves.widened(row, &mut self.base);
+    pub(super) fn begin(&mut self, row: u32, rows: u32, near: Near<'_>) {
+        near.halves.widened(row, &mut self.base);
         self.row = row;
         self.candidates.clear();
         self.known.reset(rows as usize);
@@ -74,19 +73,19 @@ impl Choice {
     }
 
     /// More candidates.
-    pub(super) fn measure(&mut self, others: &[u32], halves: Halves<'_>) {
-        self.measure_all(others, false, halves);
+    pub(super) fn measure(&mut self, others: &[u32], near: Near<'_>) {
+        self.measure_all(others, false, near);
     }
 
     /// As [`Choice::measure`], of what one choice chose for this row before.
-    pub(super) fn measure_again(&mut self, chosen: &[u32], halves: Halves<'_>) {
-        self.measure_all(chosen, true, halves);
+    pub(super) fn measure_again(&mut self, chosen: &[u32], near: Near<'_>) {
+        self.measure_all(chosen, true, near);
     }
 
-    fn measure_all(&mut self, others: &[u32], again: bool, halves: Halves<'_>) {
+    fn measure_all(&mut self, others: &[u32], again: bool, near: Near<'_>) {
         self.fresh.clear();
         self.fresh.extend(others.iter().filter(|&&other| self.known.insert(other)));
-        halves.measure(&self.base, &self.fresh, &mut self.distances);
+        near.measure(self.row, &self.base, &self.fresh, &mut self.distances);
         for at in 0..self.fresh.len() {
             self.push(self.fresh[at], self.distances[at], again);
         }
@@ -108,7 +107,7 @@ impl Choice {
     }
 
     /// Fills a list from the candidates; unused places come last.
-    pub(super) fn choose(&mut self, halves: Halves<'_>, fill: bool, out: &mut [u32]) {
+    pub(super) fn choose(&mut self, near: Near<'_>, fill: bool, out: &mut [u32]) {
         self.candidates.sort_unstable_by_key(|candidate| candidate.key);
         self.new.clear();
         self.passed.clear();
@@ -118,15 +117,13 @@ impl Choice {
                 break;
             }
             if let Some(later) = self.candidates.get(at + AHEAD) {
-                prefetch_whole(halves.one(later.row));
+                near.prefetch(later.row);
             }
             let rivals = if candidate.again { &self.new } else { &out[..used] };
-            if !rivals.is_empty() {
-                halves.widened(candidate.row, &mut self.candidate);
-                if halves.any_nearer(&self.candidate, rivals, candidate.distance() / LOOSER) {
-                    self.passed.push(candidate.row);
-                    continue;
-                }
+            let bound = candidate.distance() / LOOSER;
+            if !rivals.is_empty() && near.any_nearer(candidate.row, rivals, bound, &mut self.candidate) {
+                self.passed.push(candidate.row);
+                continue;
             }
             if !candidate.again {
                 self.new.push(candidate.row);
@@ -181,6 +178,7 @@ impl Back {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codes::Codes;
     use super::super::halves::HalvesMemory;
     use super::*;
     use half::f16;
@@ -195,13 +193,13 @@ mod tests {
         memory
     }
 
-    fn choose(halves: Halves<'_>, row: u32, again: &[u32], others: &[u32], fill: bool) -> Vec<u32> {
+    fn choose(near: Near<'_>, row: u32, again: &[u32], others: &[u32], fill: bool) -> Vec<u32> {
         let (mut choice, mut out) = (Choice::default(), vec![u32::MAX; 24]);
-        choice.begin(row, ROWS, halves);
-        choice.measure_again(again, halves);
-        choice.measure(others, halves);
+        choice.begin(row, ROWS, near);
+        choice.measure_again(again, near);
+        choice.measure(others, near);
         choice.keep_nearest(out.len());
-        choice.choose(halves, fill, &mut out);
+        choice.choose(near, fill, &mut out);
         out.retain(|&other| other != u32::MAX);
         out
     }
@@ -209,19 +207,56 @@ mod tests {
     #[test]
     fn what_was_chosen_together_is_chosen_as_if_it_were_compared_again() {
         let memory = rows();
-        let halves = memory.halves();
+        let near = Near::halves(memory.halves());
         let mut kept = 0;
         for row in 0..100 {
             let (some, others): (Vec<u32>, Vec<u32>) =
                 (0..60).map(|i| (row * 7 + i * 5) % ROWS).partition(|i| i % 2 == 0);
-            let chosen = choose(halves, row, &[], &some, false);
+            let chosen = choose(near, row, &[], &some, false);
             for fill in [false, true] {
-                let spared = choose(halves, row, &chosen, &others, fill);
-                assert_eq!(spared, choose(halves, row, &[], &[&chosen[..], &others].concat(), fill));
+                let spared = choose(near, row, &chosen, &others, fill);
+                assert_eq!(spared, choose(near, row, &[], &[&chosen[..], &others].concat(), fill));
                 kept += chosen.iter().filter(|other| spared.contains(other)).count();
             }
         }
         assert!(kept > 1_000, "{kept}");
+    }
+
+    #[test]
+    fn on_codes_nearly_the_same_are_chosen() {
+        let memory = rows();
+        let halves = memory.halves();
+        let codes = Codes::new(halves, 2, &|| false).unwrap().unwrap();
+        let all: Vec<u32> = (0..ROWS).collect();
+        let links = (0..ROWS).flat_map(|row| choose(Near::halves(halves), row, &[], &all, true)).collect();
+        let ground = FlatLevel { rows: ROWS, stride: 24, links };
+        let (mut same, mut chosen) = (0, 0);
+        for row in 0..ROWS {
+            let right = choose(Near::halves(halves), row, &[], &all, false);
+            let found = choose(Near::along(&ground, halves, Some(&codes)), row, &[], &all, false);
+            same += found.iter().filter(|other| right.contains(other)).count();
+            chosen += right.len();
+        }
+        assert!(same < chosen && same * 20 > chosen * 19, "{same} of {chosen}");
+    }
+
+    #[test]
+    fn rows_that_codes_cannot_tell_apart_are_chosen_in_half_precision() {
+        let mut memory = HalvesMemory::new(ROWS as usize, 64).unwrap();
+        // All but the last number are the same, so that rows differ by less than a step of their codes.
+        for (row, numbers) in (0u16..).zip(memory.numbers_mut().chunks_exact_mut(64)) {
+            numbers.fill(f16::from_f32(1.0));
+            numbers[63] = f16::from_f32(f32::from(row * 37 % ROWS as u16) / 2048.0);
+        }
+        let halves = memory.halves();
+        let codes = Codes::new(halves, 1, &|| false).unwrap().unwrap();
+        let all: Vec<u32> = (0..ROWS).collect();
+        let links = (0..ROWS).flat_map(|row| choose(Near::halves(halves), row, &[], &all, true)).collect();
+        let ground = FlatLevel { rows: ROWS, stride: 24, links };
+        for row in 0..ROWS {
+            let right = choose(Near::halves(halves), row, &[], &all, true);
+            assert_eq!(choose(Near::along(&ground, halves, Some(&codes)), row, &[], &all, true), right);
+        }
     }
 
     #[test]
@@ -233,7 +268,7 @@ mod tests {
         };
         let all: Vec<u32> = (0..ROWS).collect();
         for row in 0..ROWS {
-            let chosen = choose(halves, row, &[], &all, false);
+            let chosen = choose(Near::halves(halves), row, &[], &all, false);
             assert!(!chosen.is_empty() && !chosen.contains(&row));
             let mut near: Vec<u32> = all.iter().copied().filter(|&other| other != row).collect();
             near.sort_by(|&a, &b| square(row, a).total_cmp(&square(row, b)));
@@ -243,7 +278,7 @@ mod tests {
                 assert!(chosen[..place].iter().all(|&nearer| square(row, nearer) <= far * 1.0001));
                 assert!(chosen[..place].iter().all(|&nearer| square(nearer, other) * LOOSER >= far * 0.9999));
             }
-            let filled = choose(halves, row, &[], &all, true);
+            let filled = choose(Near::halves(halves), row, &[], &all, true);
             assert!(filled.len() == 24 && filled.starts_with(&chosen));
         }
     }

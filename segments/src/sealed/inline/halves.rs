@@ -72,6 +72,11 @@ impl<'a> Halves<'a> {
         }
     }
 
+    /// The distance from a vector to a row.
+    pub(super) fn measure_one(self, from: &[f32], row: u32) -> f32 {
+        self.four(from, &[row])[0]
+    }
+
     /// Whether one of the rows is nearer to a vector than `bound`. Those that come first are looked at first.
     pub(super) fn any_nearer(self, from: &[f32], rows: &[u32], bound: f32) -> bool {
         rows.chunks(FOUR)
@@ -83,7 +88,7 @@ impl VectorSource for Halves<'_> {
     fn distance(&self, a: u32, b: u32) -> Result<f32> {
         let mut from = Vec::new();
         self.widened(a, &mut from);
-        Ok(self.four(&from, &[b])[0])
+        Ok(self.measure_one(&from, b))
     }
 
     fn distances(&self, a: u32, others: &[u32], out: &mut Vec<f32>) -> Result<()> {

@@ -14,9 +14,10 @@
 //! Nothing but numbers is taken from an input, and all of it is checked: a link that leads nowhere is `Corruption`.
 
 use super::choose::{Back, Choice};
-use super::halves::Halves;
+use super::codes::Near;
+use super::upper::by_level;
 use super::write::shape_of;
-use crate::graph::{FlatLevel, LEVEL_MAX, NO_LINK, level_for, mix};
+use crate::graph::{FlatLevel, NO_LINK};
 use crate::sealed::SealedSegment;
 use crate::sealed::share::share;
 use crate::segment::{AcceptAll, SearchOptions};
@@ -24,7 +25,6 @@ use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicU64, Ordering};
 use nearstone_base::{Lsn, Metric, Result, Schema};
 use nearstone_kernels::{InlineBits, InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
-use std::cmp::Reverse;
 
 /// The beam of a walk, were everything in the input that is walked: one that holds a share of all rows holds that share
 /// of a row's neighbours.
@@ -101,15 +101,7 @@ impl<'a> Join<'a> {
             return None;
         }
 
-        let level = |row: u32| level_for(row, seed, schema.links());
-        let mut order: Vec<u32> = (0..rows.len() as u32).collect();
-        // Walks begin at the first rows. Those of one level come from all inputs in turn, so that no input is missed.
-        order.sort_by_cached_key(|&row| {
-            let level = level(row);
-            (Reverse(level), if level > 0 { mix(seed as u32, row) } else { 0 }, row)
-        });
-        let upper = (1..=LEVEL_MAX).map(|wanted| order.partition_point(|&row| level(row) >= wanted) as u32);
-        let upper = upper.take_while(|&rows| rows > 0).collect();
+        let (order, upper) = by_level(rows.len() as u32, seed, schema.links());
         let origin: Vec<(u32, u32)> = order.into_iter().map(|row| rows[row as usize]).collect();
 
         let unknown = |(&segment, walks): (&&'a SealedSegment, _)| {
@@ -150,7 +142,7 @@ impl<'a> Join<'a> {
     pub(super) fn ground(
         &self,
         places: usize,
-        halves: Halves<'_>,
+        near: Near<'_>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<FlatLevel> {
@@ -158,8 +150,8 @@ impl<'a> Join<'a> {
         let mut chosen = vec![NO_LINK; self.origin.len() * places];
         share(&mut chosen, PIECE * places, threads, cancel, |place, piece, work: &mut Work| {
             for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {
-                if work.meet(self, row, places, halves)? {
-                    work.choice.choose(halves, false, out);
+                if work.meet(self, row, places, near)? {
+                    work.choice.choose(near, false, out);
                 }
             }
             self.count(piece.len() / places);
@@ -179,12 +171,12 @@ impl<'a> Join<'a> {
                     out[..own.kept.len()].copy_from_slice(&own.kept);
                     continue;
                 }
-                choice.begin(row, rows, halves);
-                choice.measure_again(chosen, halves);
+                choice.begin(row, rows, near);
+                choice.measure_again(chosen, near);
                 for others in [back, &own.kept] {
-                    choice.measure(others, halves);
+                    choice.measure(others, near);
                 }
-                choice.choose(halves, true, out);
+                choice.choose(near, true, out);
             }
             self.count(piece.len() / places);
             Ok(())
@@ -218,7 +210,7 @@ struct Work {
 
 impl Work {
     /// Candidates are the row's own links and what walks towards it expand; `false` for a row that walks nowhere.
-    fn meet(&mut self, join: &Join<'_>, row: u32, places: usize, halves: Halves<'_>) -> Result<bool> {
+    fn meet(&mut self, join: &Join<'_>, row: u32, places: usize, near: Near<'_>) -> Result<bool> {
         let (input, old) = join.origin[row as usize];
         let Input { segment, walks, .. } = &join.inputs[input as usize];
         if walks.is_empty() {
@@ -226,8 +218,8 @@ impl Work {
         }
         let vector = segment.vector(old)?;
         self.own.read(join, row, places)?;
-        self.choice.begin(row, join.origin.len() as u32, halves);
-        self.choice.measure(&self.own.kept, halves);
+        self.choice.begin(row, join.origin.len() as u32, near);
+        self.choice.measure(&self.own.kept, near);
         for &(other, beam) in walks {
             let Input { segment, new, .. } = &join.inputs[other as usize];
             self.walk(segment, vector, beam)?;
@@ -235,7 +227,7 @@ impl Work {
                 *met = new[*met as usize];
             }
             self.met.retain(|&new| new != NO_LINK);
-            self.choice.measure(&self.met, halves);
+            self.choice.measure(&self.met, near);
         }
         Ok(true)
     }

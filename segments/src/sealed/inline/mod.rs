@@ -12,8 +12,10 @@
 //!    in those that were asked before.
 //! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
 
+pub(super) mod batch;
 mod bits;
 mod choose;
+mod codes;
 mod growth;
 mod halves;
 pub(super) mod join;

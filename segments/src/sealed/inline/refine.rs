@@ -11,7 +11,7 @@
 //! With 100,000 rows x 384 a walk then needs 61 expansions instead of 80 for a recall of 0.99, at 0.03 ms a row and thread.
 
 use super::choose::{Back, Choice};
-use super::halves::Halves;
+use super::codes::Near;
 use crate::graph::{FlatGraph, FlatLevel, NO_LINK, attach_all};
 use crate::sealed::share::share;
 use crate::topk::Scratch;
@@ -31,7 +31,7 @@ const PIECE: usize = 256;
 pub(super) fn refine(
     graph: &FlatGraph,
     rows: &InlineRows<'_>,
-    halves: Halves<'_>,
+    near: Near<'_>,
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<FlatGraph> {
@@ -45,10 +45,10 @@ pub(super) fn refine(
     let mut chosen = vec![NO_LINK; ground.links.len()];
     share(&mut chosen, PIECE * places, threads, cancel, |place, piece, work: &mut Work| {
         for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {
-            work.meet(row, rows, beam, halves)?;
-            work.choice.measure(ground.list(row), halves);
+            work.meet(row, rows, beam, near)?;
+            work.choice.measure(ground.list(row), near);
             work.choice.keep_nearest(places);
-            work.choice.choose(halves, false, out);
+            work.choice.choose(near, false, out);
         }
         Ok(())
     })?;
@@ -57,19 +57,19 @@ pub(super) fn refine(
     let mut links = vec![NO_LINK; ground.links.len()];
     share(&mut links, PIECE * places, threads, cancel, |place, piece, choice: &mut Choice| {
         for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {
-            choice.begin(row, ground.rows, halves);
-            choice.measure_again(chosen.list(row), halves);
+            choice.begin(row, ground.rows, near);
+            choice.measure_again(chosen.list(row), near);
             for others in [back.to(row), ground.list(row)] {
-                choice.measure(others, halves);
+                choice.measure(others, near);
             }
-            choice.choose(halves, true, out);
+            choice.choose(near, true, out);
         }
         Ok(())
     })?;
     drop((chosen, back));
     let ground = FlatLevel { rows: ground.rows, stride: places, links };
     let mut refined = FlatGraph { levels: [&[ground], &graph.levels[1..]].concat(), beam: graph.beam };
-    attach_all(&mut refined, &halves, &mut Scratch::default())?;
+    attach_all(&mut refined, &near.halves, &mut Scratch::default())?;
     Ok(refined)
 }
 
@@ -83,8 +83,8 @@ struct Work {
 
 impl Work {
     /// Candidates are what a walk towards the row expands.
-    fn meet(&mut self, row: u32, rows: &InlineRows<'_>, beam: usize, halves: Halves<'_>) -> Result<()> {
-        self.choice.begin(row, rows.count(), halves);
+    fn meet(&mut self, row: u32, rows: &InlineRows<'_>, beam: usize, near: Near<'_>) -> Result<()> {
+        self.choice.begin(row, rows.count(), near);
         self.query.prepare(kernels(), &self.choice.base, rows.bits());
         let there = |_| Ok::<(), Error>(());
         inline_walk(kernels(), rows, &self.query, beam, InlineStart::Row(row), there, &mut self.walk)?;

@@ -1,30 +1,43 @@
-//! The levels above the ground of a joined segment: one row in `m`, linked from nothing.
+//! The levels above the ground of a segment that is joined or built in batches: one row in `m`, linked from nothing.
 //!
 //! Only walks with a filter, with a very wide beam, or towards rows that nothing leads to descend over them, greedily, so
 //! a narrow beam builds them well enough.
 
 use super::halves::Halves;
-use super::join::Join;
-use crate::graph::{FlatLevel, Graph, Links, NO_LINK, VectorSource};
+use crate::graph::{FlatLevel, Graph, LEVEL_MAX, Links, NO_LINK, VectorSource, level_for, mix};
 use crate::sealed::share::share;
 use crate::topk::Scratch;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::kernels;
+use std::cmp::Reverse;
 
 /// The beam of an insertion.
 const BEAM: usize = 64;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 32;
 
-/// From level 1 up.
+/// Rows by descending level, and how many are on level 1, on level 2 and so on. Walks begin at the first rows: those of one level come in
+/// an order of hashes, so that wherever rows come from, no part is missed.
+pub(super) fn by_level(rows: u32, seed: u64, links: usize) -> (Vec<u32>, Vec<u32>) {
+    let level = |row: u32| level_for(row, seed, links);
+    let mut order: Vec<u32> = (0..rows).collect();
+    order.sort_by_cached_key(|&row| {
+        let level = level(row);
+        (Reverse(level), if level > 0 { mix(seed as u32, row) } else { 0 }, row)
+    });
+    let upper = (1..=LEVEL_MAX).map(|wanted| order.partition_point(|&row| level(row) >= wanted) as u32);
+    let upper = upper.take_while(|&rows| rows > 0).collect();
+    (order, upper)
+}
+
+/// From level 1 up; `members` says how many rows are on level 1, on level 2 and so on.
 pub(super) fn upper(
-    join: &Join<'_>,
+    members: &[u32],
     schema: &Schema,
     halves: Halves<'_>,
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Vec<FlatLevel>> {
-    let members = join.members();
     let Some(&rows) = members.first() else { return Ok(Vec::new()) };
     let graph = Graph::new(schema.links(), BEAM.min(schema.beam()));
     graph.ensure_room(rows);

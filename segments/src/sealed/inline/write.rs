@@ -7,16 +7,19 @@
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
 //!    grow from neighbour to neighbour ([`super::growth`]).
 //!
-//! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once.
+//! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once. One whose rows are not linked
+//! yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
 //!
-//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); and three sets of
-//! links while the graph is refined. (Joining holds no more: what it has of its own, the upper rows and a number for
+//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); three sets of links while the graph is
+//! built or refined; and one byte per number and up to 128 per row for codes, which are left out where they would not fit. (Joining holds no more: what it has of its own, the upper rows and a number for
 //! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 //!
 //! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
 //! long as that takes no more than [`LEAN_BYTES_MAX`].
 
+use super::batch::Batches;
 use super::bits::bits_for;
+use super::codes::{Codes, Near};
 use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
@@ -48,6 +51,9 @@ const LEAN_BYTES_MAX: u64 = 1 << 30;
 const CHECKED_ROWS: u32 = 256;
 /// A distance is held when it is right within this share of it.
 const HELD: f64 = 0.1;
+/// The beam, per link of the schema, with which a graph would have to be linked to be as good to begin a refinement with as one that is
+/// built in batches.
+const BATCHED_BEAM: usize = 4;
 /// Rows that a thread takes at a time.
 const PIECE: usize = 512;
 
@@ -72,13 +78,27 @@ impl Prepared {
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
         let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
-        let Some(better) = Better::than(graph, shape, schema, rows, threads, cancel)? else {
-            return Ok(None);
-        };
-        let Better { graph: refined, space, numbers, bytes } = better;
-        let halves = numbers.halves();
-        let (shape, bytes) = suited(schema, graph, shape, bytes, halves)?;
-        Prepared::along(refined, space, (shape, bytes), halves, threads, cancel)
+        let longer = fitting(schema, InlineBits::Four, rows.rows());
+        match Better::than(graph, (shape, longer), schema, rows, threads, cancel)? {
+            Some(better) => better.prepared(threads, cancel),
+            None => Ok(None),
+        }
+    }
+
+    /// The rows along a graph that is built in batches; `None` for a segment that goes without.
+    pub(in crate::sealed) fn batched(
+        schema: &Schema,
+        rows: &dyn RowSource,
+        batches: &Batches,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
+        let longer = fitting(schema, InlineBits::Four, rows.rows());
+        match Better::batched(batches, (shape, longer), schema, rows, threads, cancel)? {
+            Some(better) => better.prepared(threads, cancel),
+            None => Ok(None),
+        }
     }
 
     /// The rows, encoded along the ground of a finished graph, and what walks begin with.
@@ -109,16 +129,14 @@ impl Prepared {
         let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
         let halves = numbers.halves();
-        let ground = join.ground(2 * schema.links(), halves, threads, cancel)?;
+        let ground = join.ground(2 * schema.links(), Near::halves(halves), threads, cancel)?;
         if !are_held(schema, rows, &ground, &space, halves)? {
             return Ok(None);
         }
         let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
-        graph.levels.extend(upper(join, schema, halves, threads, cancel)?);
+        graph.levels.extend(upper(join.members(), schema, halves, threads, cancel)?);
         attach_all(&mut graph, &halves, &mut Scratch::default())?;
-        let shape = shape_with(schema, join.bits())
-            .filter(|&shape| bytes_of(schema, shape, rows.rows()) <= BYTES_MAX)
-            .unwrap_or(shape);
+        let shape = fitting(schema, join.bits(), rows.rows()).unwrap_or(shape);
         let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
         Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
     }
@@ -139,15 +157,15 @@ struct Better {
     space: Space,
     /// Every row in that space.
     numbers: HalvesMemory,
-    /// Inline rows along the graph that was given: room for others.
-    bytes: Pages,
+    /// The shape that suits it, and room for such rows.
+    rows: (InlineShape, Pages),
 }
 
 impl Better {
     /// `None` where half precision does not hold the distances, or there is no memory.
     fn than(
         graph: &FlatGraph,
-        shape: InlineShape,
+        (shape, longer): (InlineShape, Option<InlineShape>),
         schema: &Schema,
         rows: &dyn RowSource,
         threads: usize,
@@ -159,41 +177,66 @@ impl Better {
         if !are_held(schema, rows, ground, &space, halves)? {
             return Ok(None);
         }
+        let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let codes = codes_of(schema, shape, halves, threads, cancel)?;
+        Better::refined(graph, (space, numbers, codes), (shape, bytes), longer, threads, cancel)
+    }
+
+    /// As [`Better::than`], of a graph that is built in batches.
+    fn batched(
+        batches: &Batches,
+        (shape, longer): (InlineShape, Option<InlineShape>),
+        schema: &Schema,
+        rows: &dyn RowSource,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Better>> {
+        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        let halves = numbers.halves();
+        let codes = codes_of(schema, shape, halves, threads, cancel)?;
         let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let places = 2 * schema.links();
+        let measured = (halves, codes.as_ref());
+        let ground = batches.ground(places, shape, measured, &mut bytes, threads, cancel)?;
+        let Some(ground) = ground else { return Ok(None) };
+        if !are_held(schema, rows, &ground, &space, halves)? {
+            return Ok(None);
+        }
+        let mut graph = FlatGraph { levels: vec![ground], beam: BATCHED_BEAM * schema.links() };
+        graph.levels.extend(upper(batches.members(), schema, halves, threads, cancel)?);
+        Better::refined(&graph, (space, numbers, codes), (shape, bytes), longer, threads, cancel)
+    }
+
+    fn refined(
+        graph: &FlatGraph,
+        (space, numbers, codes): (Space, HalvesMemory, Option<Codes>),
+        (shape, mut bytes): (InlineShape, Pages),
+        longer: Option<InlineShape>,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Better>> {
+        let Some(ground) = graph.levels.first() else { return Ok(None) };
+        let halves = numbers.halves();
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
-        let graph = refine(graph, &built, halves, threads, cancel)?;
-        Ok(Some(Better { graph, space, numbers, bytes }))
+        let near = Near::along(ground, halves, codes.as_ref());
+        let refined = refine(graph, &built, near, threads, cancel)?;
+        let mut rows = (shape, bytes);
+        if let Some(longer) = longer
+            && let Some(built) = InlineRows::new(shape, &rows.1)
+            && bits_for(&built, ground, (shape, longer), halves)? == longer.bits()
+            && let Some(room) = Pages::zeroed(ground.rows as usize * longer.stride())
+        {
+            rows = (longer, room);
+        }
+        Ok(Some(Better { graph: refined, space, numbers, rows }))
     }
-}
 
-/// Rows with the bits that suit the graph as it was built, of which the given ones have one bit, or these as they are.
-fn suited(
-    schema: &Schema,
-    built: &FlatGraph,
-    one: InlineShape,
-    bytes: Pages,
-    halves: Halves<'_>,
-) -> Result<(InlineShape, Pages)> {
-    let (Some(ground), Some(four)) = (built.levels.first(), shape_with(schema, InlineBits::Four)) else {
-        return Ok((one, bytes));
-    };
-    let entries = InlineBits::ALL.map(|bits| encode_entry(ground.rows, bits, halves));
-    let [Some((first, with_one)), Some((second, with_four))] = &entries else { return Ok((one, bytes)) };
-    let entries = (InlineRows::new(*first, with_one), InlineRows::new(*second, with_four));
-    let ((Some(with_one), Some(with_four)), Some(rows)) = (entries, InlineRows::new(one, &bytes)) else {
-        return Ok((one, bytes));
-    };
-    let entries = [with_one, with_four];
-    if bytes_of(schema, four, ground.rows) > BYTES_MAX
-        || bits_for(&rows, ground, entries, (one, four), halves)? == InlineBits::One
-    {
-        return Ok((one, bytes));
+    /// Inline rows along it.
+    fn prepared(self, threads: usize, cancel: &dyn Fn() -> bool) -> Result<Option<Prepared>> {
+        let Better { graph, space, numbers, rows } = self;
+        Prepared::along(graph, space, rows, numbers.halves(), threads, cancel)
     }
-    Ok(match Pages::zeroed(ground.rows as usize * four.stride()) {
-        Some(longer) => (four, longer),
-        None => (one, bytes),
-    })
 }
 
 /// The graph of a segment of the lean profile, refined by walks over inline rows that are thrown away; `None` for any other
@@ -205,10 +248,30 @@ pub(in crate::sealed) fn refined_lean(
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<FlatGraph>> {
+    let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
+    Ok(Better::than(graph, (shape, None), schema, rows, threads, cancel)?.map(|better| better.graph))
+}
+
+/// As [`refined_lean`], of a graph that is built in batches.
+pub(in crate::sealed) fn batched_lean(
+    schema: &Schema,
+    rows: &dyn RowSource,
+    batches: &Batches,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<FlatGraph>> {
+    let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
+    Ok(Better::batched(batches, (shape, None), schema, rows, threads, cancel)?.map(|better| better.graph))
+}
+
+fn lean_shape(schema: &Schema, rows: u32) -> Option<InlineShape> {
     let lean = schema.chosen_profile() == Profile::Memory;
-    let shape = lean.then(|| walked_shape(schema, rows.rows(), LEAN_BYTES_MAX)).flatten();
-    let Some(shape) = shape else { return Ok(None) };
-    Ok(Better::than(graph, shape, schema, rows, threads, cancel)?.map(|better| better.graph))
+    lean.then(|| walked_shape(schema, rows, LEAN_BYTES_MAX)).flatten()
+}
+
+/// The shape of the inline rows with which a segment's graph is refined, whether they are written or not.
+pub(super) fn refined_shape(schema: &Schema, rows: u32) -> Option<InlineShape> {
+    shape_of(schema, rows).or_else(|| lean_shape(schema, rows))
 }
 
 /// Whether a segment with so many rows gets inline rows, and with them a refined graph, unless half precision does not hold
@@ -232,7 +295,7 @@ fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShap
         return None;
     }
     let shape = shape_with(schema, InlineBits::One)?;
-    (bytes_of(schema, shape, rows) <= bytes_max).then_some(shape)
+    (u64::from(rows) * bytes_of(schema, shape) <= bytes_max).then_some(shape)
 }
 
 /// The shape with so many bits; `None` for dimensions that there are no inline rows of.
@@ -240,14 +303,33 @@ fn shape_with(schema: &Schema, bits: InlineBits) -> Option<InlineShape> {
     InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links(), bits)
 }
 
-/// What making inline rows holds.
-fn bytes_of(schema: &Schema, shape: InlineShape, rows: u32) -> u64 {
+/// The shape with so many bits, if making such rows takes no more memory than may be.
+fn fitting(schema: &Schema, bits: InlineBits, rows: u32) -> Option<InlineShape> {
+    shape_with(schema, bits).filter(|&shape| u64::from(rows) * bytes_of(schema, shape) <= BYTES_MAX)
+}
+
+/// Bytes of a row while a graph is refined, without codes.
+fn bytes_of(schema: &Schema, shape: InlineShape) -> u64 {
     let links = 3 * 4 * 2 * schema.links() as u64 + 32;
-    u64::from(rows) * (shape.dimension() as u64 * 2 + shape.stride() as u64 + links)
+    shape.dimension() as u64 * 2 + shape.stride() as u64 + links
+}
+
+/// Codes of all rows, if there is room for these as well.
+fn codes_of(
+    schema: &Schema,
+    shape: InlineShape,
+    halves: Halves<'_>,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Option<Codes>> {
+    let bytes_max = if schema.chosen_profile() == Profile::Memory { LEAN_BYTES_MAX } else { BYTES_MAX };
+    let rows = (halves.numbers.len() / halves.dimension) as u64;
+    let bytes = bytes_of(schema, shape) + Codes::stride(shape.dimension()) as u64;
+    if rows * bytes <= bytes_max { Codes::new(halves, threads, cancel) } else { Ok(None) }
 }
 
 /// The rows of one level.
-fn encode(
+pub(super) fn encode(
     shape: InlineShape,
     level: &FlatLevel,
     halves: Halves<'_>,
@@ -265,7 +347,11 @@ fn encode(
 }
 
 /// The middle of everything, as a row that leads to the first ones.
-fn encode_entry(rows: u32, bits: InlineBits, halves: Halves<'_>) -> Option<(InlineShape, Vec<u8>)> {
+pub(super) fn encode_entry(
+    rows: u32,
+    bits: InlineBits,
+    halves: Halves<'_>,
+) -> Option<(InlineShape, Vec<u8>)> {
     let places = (rows / ENTRY_SHARE).clamp(*ENTRY_LINKS.start(), *ENTRY_LINKS.end());
     let shape = InlineShape::new(halves.dimension, places as usize, bits)?;
     let middle = vec![f16::ZERO; halves.dimension];
