@@ -14,6 +14,7 @@ _Keys = Sequence[int] | Sequence[str] | npt.NDArray[np.integer[Any]]
 _KeyTypeName = Literal["u64", "str"]
 _MetricName = Literal["cosine", "l2", "ip"]
 _ProfileName = Literal["auto", "speed", "memory"]
+_CodesName = Literal["sq8", "sq4"]
 _Payload = Mapping[str, Any]
 _Durability = Literal["sync", "os"] | float
 _Progress = Callable[[str, int, int], object]
@@ -92,6 +93,7 @@ class Store:
         m: int = 16,
         ef_construction: int = 200,
         profile: _ProfileName = "auto",
+        codes: _CodesName = "sq8",
     ) -> Collection: ...
     def collection_or_create(
         self,
@@ -103,6 +105,7 @@ class Store:
         m: int = 16,
         ef_construction: int = 200,
         profile: _ProfileName = "auto",
+        codes: _CodesName = "sq8",
     ) -> Collection: ...
     def collection(self, name: str) -> Collection: ...
     def collections(self) -> list[str]: ...
@@ -165,6 +168,8 @@ class Collection(_Readable):
     def ef_construction(self) -> int: ...
     @property
     def profile(self) -> _ProfileName: ...
+    @property
+    def codes(self) -> _CodesName: ...
     def upsert(
         self,
         keys: _Key | _Keys,
@@ -195,6 +200,7 @@ class Collection(_Readable):
         m: int | None = None,
         ef_construction: int | None = None,
         profile: _ProfileName | None = None,
+        codes: _CodesName | None = None,
         progress: _Progress | None = None,
     ) -> None: ...
 

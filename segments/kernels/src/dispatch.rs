@@ -6,6 +6,9 @@ use crate::many::{Bar, PanelRows};
 use half::f16;
 use std::sync::OnceLock;
 
+/// Products of four rows of codes with one of bytes.
+type DotsBiased = unsafe fn(&[&[u8]; 4], &[u8]) -> [i32; 4];
+
 /// A backend's kernels. The pointers stay private: each is only called after the processor was asked.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
@@ -23,7 +26,7 @@ pub(crate) struct Table {
     pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) dot_norm_precise: unsafe fn(&[f32], &[f32]) -> (f64, f64),
     /// Of codes of 1, 2, 4 and 8 bits.
-    pub(crate) dots_biased: [unsafe fn(&[&[u8]; 4], &[u8]) -> [i32; 4]; 4],
+    pub(crate) dots_biased: [DotsBiased; 4],
 }
 
 /// The kernels of one backend that this processor has. A value of this type is the proof that it does.

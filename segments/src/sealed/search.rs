@@ -16,8 +16,8 @@ use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
 use crate::exact::{NearestRows, by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, beam};
-use crate::quantize::sq8::Sq8Query;
-use crate::rerank::rerank;
+use crate::quantize::scalar::ScalarQuery;
+use crate::rerank::{Bound, rerank};
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::{Error, Lsn, Result};
@@ -105,7 +105,7 @@ impl SealedSegment {
             if found.len() < options.limit {
                 return self.scan_for(query, options);
             }
-            self.rerank(&exact, &found, options.limit, &mut scratch.room)
+            self.rerank(&exact, &scorer, &found, options.limit, &mut scratch.room)
         });
         scratch.found = found;
         hits
@@ -138,18 +138,21 @@ impl SealedSegment {
     pub(super) fn rerank(
         &self,
         exact: &ExactDistance<'_>,
+        scorer: &CodeScorer<'_>,
         found: &[Candidate],
         limit: usize,
         room: &mut Room,
     ) -> Result<Vec<Hit>> {
+        let told = |row, distance| scorer.bound(row, distance);
+        let bound = self.codes.tells_errors().then_some(&told as Bound<'_>);
         let hits = match self.blocks.cold() {
             None => {
                 let measure = |row| Ok(exact.distance(self.vector(row)?));
-                rerank(found, limit, |row| self.prefetch_hit(row), measure)?
+                rerank(found, limit, |row| self.prefetch_hit(row), bound, measure)?
             }
             Some(_) => {
                 let measure = |row| Ok(exact.distance(self.read_vector(row, room)?));
-                rerank(found, limit, |row| self.prefetch_names(row), measure)?
+                rerank(found, limit, |row| self.prefetch_names(row), bound, measure)?
             }
         };
         self.best(hits, limit)
@@ -274,7 +277,7 @@ impl SealedSegment {
 /// Distances from one query to code rows.
 pub(super) struct CodeScorer<'a> {
     segment: &'a SealedSegment,
-    query: Sq8Query,
+    query: ScalarQuery,
     /// All code rows, looked at only after their blocks were touched.
     codes: &'a [u8],
     stride: usize,
@@ -289,11 +292,16 @@ impl<'a> CodeScorer<'a> {
         let codes = &segment.places.codes;
         CodeScorer {
             segment,
-            query: segment.params.prepare(query),
+            query: segment.codes.prepare(query),
             codes: segment.blocks.unchecked(codes.offset, codes.len).unwrap_or(&[]),
             stride: codes.stride as usize,
-            row_bytes: segment.params.row_bytes(),
+            row_bytes: segment.codes.row_bytes(),
         }
+    }
+
+    /// By how much the estimate of a row that was measured is wrong at most, if its distance is `distance`.
+    fn bound(&self, ordinal: u32, distance: f32) -> f32 {
+        self.query.bound(self.code(ordinal), distance)
     }
 
     /// The code of a row; nothing where there is none.
