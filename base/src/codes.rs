@@ -15,17 +15,27 @@ pub enum Codes {
     Sq8,
     /// Half a byte per number: what lies far out is cut off. Bytes per row: half the dimension and 16, rounded up to 64.
     Sq4,
+    /// RaBitQ, one bit per number: next to no memory, and most of what a walk finds is measured on vectors. Bytes per row: an
+    /// eighth of the dimension (a multiple of 32) and 16, rounded up to 64.
+    RaBitQ1,
+    /// RaBitQ, two bits per number. Bytes per row: a quarter of the dimension and 16, rounded up to 64.
+    RaBitQ2,
+    /// RaBitQ, four bits per number: as large as [`Codes::Sq4`], and as good for rows whose numbers differ much in spread.
+    RaBitQ4,
 }
 
 impl Codes {
     /// All there are.
-    pub const ALL: [Codes; 2] = [Codes::Sq8, Codes::Sq4];
+    pub const ALL: [Codes; 5] = [Codes::Sq8, Codes::Sq4, Codes::RaBitQ1, Codes::RaBitQ2, Codes::RaBitQ4];
 
     /// The word for it in messages, schemas and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Codes::Sq8 => "sq8",
             Codes::Sq4 => "sq4",
+            Codes::RaBitQ1 => "rabitq1",
+            Codes::RaBitQ2 => "rabitq2",
+            Codes::RaBitQ4 => "rabitq4",
         }
     }
 
@@ -46,6 +56,9 @@ impl Codes {
         match self {
             Codes::Sq8 => 0,
             Codes::Sq4 => 1,
+            Codes::RaBitQ1 => 2,
+            Codes::RaBitQ2 => 3,
+            Codes::RaBitQ4 => 4,
         }
     }
 

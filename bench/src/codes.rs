@@ -1,8 +1,9 @@
-//! What each kind of codes takes and gives in a lean collection, where every search walks on them: bytes, and recall and time by
-//! width of the beam. All are asked in turns, several rounds of each, and the best round counts: on a busy machine the ratios
-//! between them hold, the times do not.
+//! What each kind of codes takes and gives in a lean collection, where every search walks on them: bytes, and by width of the beam
+//! recall, vectors that a query reads to measure them, and processor time. All are asked in turns, several rounds of each,
+//! and the best round counts: on a busy machine the ratios between them hold, the times do not.
 
 use crate::data::Data;
+use crate::process::{reads, thread_time};
 use crate::recall::ask;
 use crate::report::Report;
 use nearstone::{Codes, Collection, Metric, Profile, Schema, Store};
@@ -34,20 +35,23 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
     }
     let truth = data.truth(LIMIT, None);
     for ef in WIDTHS {
-        let mut best = vec![(0.0, f64::INFINITY); collections.len()];
+        let mut best = vec![(0.0, 0.0, f64::INFINITY); collections.len()];
+        let queries = data.queries.len() as f64;
         for _ in 0..ROUNDS {
-            for ((_, collection), (recall, mean_us)) in collections.iter().zip(&mut best) {
-                let asked = ask(data, collection, &truth, ef)?;
-                *recall = asked.recall;
-                *mean_us = asked.latency_us.mean.min(*mean_us);
+            for ((_, collection), (recall, read, us)) in collections.iter().zip(&mut best) {
+                let (time, before) = (thread_time(), reads());
+                *recall = ask(data, collection, &truth, ef)?.recall;
+                *us = us.min((thread_time() - time).as_secs_f64() * 1e6 / queries);
+                *read = (reads() - before) as f64 / queries;
             }
         }
-        let eight_bits_us = best[0].1;
-        for ((codes, _), (recall, mean_us)) in collections.iter().zip(best) {
+        let eight_bits_us = best[0].2;
+        for ((codes, _), (recall, read, us)) in collections.iter().zip(best) {
             let name = format!("codes_{}_ef{ef}", codes.name());
             report.figure(&format!("{name}_recall"), recall);
-            report.figure(&format!("{name}_mean_us"), mean_us);
-            report.figure(&format!("{name}_time_of_sq8"), mean_us / eight_bits_us);
+            report.figure(&format!("{name}_vectors_read"), read);
+            report.figure(&format!("{name}_processor_us"), us);
+            report.figure(&format!("{name}_time_of_sq8"), us / eight_bits_us);
         }
     }
     store.close()?;

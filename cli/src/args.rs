@@ -134,6 +134,15 @@ pub(crate) enum CodesArg {
     Sq8,
     /// Half a byte per number
     Sq4,
+    /// One bit per number
+    #[value(name = "rabitq1")]
+    RaBitQ1,
+    /// Two bits per number
+    #[value(name = "rabitq2")]
+    RaBitQ2,
+    /// Half a byte per number, whatever their spread
+    #[value(name = "rabitq4")]
+    RaBitQ4,
 }
 
 impl CodesArg {
@@ -141,6 +150,9 @@ impl CodesArg {
         match self {
             CodesArg::Sq8 => Codes::Sq8,
             CodesArg::Sq4 => Codes::Sq4,
+            CodesArg::RaBitQ1 => Codes::RaBitQ1,
+            CodesArg::RaBitQ2 => Codes::RaBitQ2,
+            CodesArg::RaBitQ4 => Codes::RaBitQ4,
         }
     }
 }

@@ -99,8 +99,8 @@ impl Store {
     ///     ef_construction: Width of the beam while a row is linked.
     ///     profile: What sealed segments are made for: ``"auto"``, ``"speed"``, or ``"memory"`` (searches touch one byte per
     ///         number, the links and the key of each row, and read the vectors of the few they measure exactly).
-    ///     codes: What searches with filters and those of lean collections measure on: ``"sq8"`` (one byte per number) or
-    ///         ``"sq4"`` (half a byte).
+    ///     codes: What searches with filters and those of lean collections measure on: ``"sq8"`` (one byte per number),
+    ///         ``"sq4"`` (half a byte), ``"rabitq4"``, ``"rabitq2"`` or ``"rabitq1"`` (four, two bits, one bit).
     ///
     /// Raises:
     ///     AlreadyExists: There is one of that name.

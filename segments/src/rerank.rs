@@ -5,7 +5,7 @@
 //! then on a row is left out if it seems farther than the last one wanted by more than twice that.
 //!
 //! Coarse codes say how wrong the estimate of each row may be, and rows differ: there, what is left out seems farther by more than
-//! that. If an estimate turns out to be more wrong than its code said, the others may be so as well, as many times.
+//! that. If an estimate turns out to be much more wrong than its code said, the others may be so as well.
 
 use crate::segment::Hit;
 use crate::topk::{Candidate, Nearest};
@@ -18,6 +18,9 @@ pub(crate) type Bound<'a> = &'a dyn Fn(u32, f32) -> f32;
 const TRIED: usize = 8;
 /// Estimates may be wrong by so many times what they were among those.
 const MARGIN: f32 = 2.0;
+/// Estimates of rows whose codes tell how wrong they are may be wrong by so many times the share of that that they were. (Below 1, for
+/// of many rows some are a little more wrong than it says.)
+const MARGIN_TOLD: f32 = 0.6;
 /// Rows asked for ahead of the one that is measured.
 const AHEAD: usize = 6;
 
@@ -33,7 +36,7 @@ pub(crate) fn rerank(
     let first = limit.max(TRIED);
     let mut hits = Vec::with_capacity(candidates.len().min(first.saturating_mul(2)));
     // Estimates are wrong by so many times what they may be, or, where that is not known, by so much.
-    let (mut doubt, margin) = if bound.is_some() { (1f32, 1.0) } else { (0.0, MARGIN) };
+    let (mut doubt, margin) = if bound.is_some() { (1f32, MARGIN_TOLD) } else { (0.0, MARGIN) };
     let unit = |ordinal, distance| bound.map_or(1.0, |bound| bound(ordinal, distance));
     let mut last = f32::INFINITY;
     let mut nearest = Nearest::default();
@@ -118,18 +121,19 @@ mod tests {
     #[test]
     fn a_row_whose_code_says_that_it_may_be_nearer_is_measured() {
         let candidates: Vec<Candidate> = (0..100).map(|row| Candidate::new(row as f32, row)).collect();
-        let exact = |row: u32| if row == 70 { 0.5 } else { row as f32 };
-        let measured = |bound: Option<Bound<'_>>| -> Vec<u32> {
+        let nearest_is_70 = |row: u32| if row == 70 { 0.5 } else { row as f32 };
+        let measured = |exact: fn(u32) -> f32, bound: Option<Bound<'_>>| -> Vec<u32> {
             let hits = rerank(&candidates, 10, |_| {}, bound, |row| Ok(exact(row))).unwrap();
             hits.iter().map(|hit| hit.ordinal).collect()
         };
         let first = |to: u32| (0..to).collect::<Vec<u32>>();
-        assert_eq!(measured(None), first(10));
+        assert_eq!(measured(nearest_is_70, None), first(10));
         let one = |row, _| if row == 70 { 80.0 } else { 1.0 };
-        assert_eq!(measured(Some(&one)), [first(11), vec![70]].concat());
-        // More wrong than its code said, by a seventh: so may the others be, of which seven more are measured.
-        let too_sure = |row, _| if row <= 70 { 61.0 } else { 60.0 };
-        assert_eq!(measured(Some(&too_sure)), first(78));
-        assert_eq!(measured(Some(&|_, _| f32::NAN)).len(), 100);
+        assert_eq!(measured(nearest_is_70, Some(&one)), [first(11), vec![70]].concat());
+        // Half more wrong than its code said, then three times as wrong: others may be 1.8 times as wrong then.
+        let third_is_far = |row: u32| if row == 3 { 33.0 } else { row as f32 };
+        assert_eq!(measured(third_is_far, Some(&|_, _| 20.0)), first(31));
+        assert_eq!(measured(third_is_far, Some(&|_, _| 10.0)), first(29));
+        assert_eq!(measured(third_is_far, Some(&|_, _| f32::NAN)).len(), 100);
     }
 }

@@ -53,7 +53,7 @@ impl Vectors {
                 wanted += truth.len();
                 found += hits(false).iter().filter(|distance| truth.contains(distance)).count();
             }
-            f64::from(found) / wanted as f64
+            found as f64 / wanted as f64
         })
     }
 }
@@ -69,7 +69,7 @@ fn codes_of(store: &Store, name: &str) -> Vec<(Codes, u64)> {
 fn row_bytes(codes: Codes) -> u64 {
     match codes {
         Codes::Sq8 => 128,
-        Codes::Sq4 => 64,
+        Codes::Sq4 | Codes::RaBitQ1 | Codes::RaBitQ2 | Codes::RaBitQ4 => 64,
     }
 }
 

@@ -4,7 +4,7 @@
 //! 1. The segment's mean `m` is subtracted: `x' = x - m`. Under cosine, `x` is normalised first and the squared
 //!    Euclidean distance is used, of which `1 - cos` is half.
 //! 2. `x'_i` is about `lo + delta * c_i`, the decoded row `y`. How `lo`, `delta` and the codes `c` are chosen is what
-//!    makes the difference between codes: [`super::sq8`], [`super::sq4`].
+//!    makes the difference between codes: [`super::sq8`], [`super::sq4`], [`super::rabitq`], which rotates rows and queries first.
 //! 3. The query is centred too (not under inner product) and quantized to `q'_i = s * d_i`, `d_i` in `-127..=127`, so
 //!    that a distance is one dot product of small integers and a few operations:
 //!
@@ -36,18 +36,21 @@
 //! padding has room the factors lie in it (the query is zero there). The error is 0 where it is not told. Of `n` codes of
 //! `b` bits, `n b / 8` bytes, rounded up, hold code `i` in their lowest bits, those behind them in the next bits, and so on.
 
-use super::{ROUND, sq4, sq8};
+use super::{ROUND, rabitq, sq4, sq8};
 use nearstone_base::{Codes, Metric, Schema};
-use nearstone_kernels::{CODE_ALIGN, Kernels, kernels};
+use nearstone_kernels::{CODE_ALIGN, Kernels, Rotation, kernels};
 
 /// Bytes of the factors behind the codes.
 const FACTOR_BYTES: usize = 16;
 /// The byte of a query's code 0.
 const ZERO: u8 = 128;
+/// Rotated rows have a multiple of so many numbers.
+const ROTATED_ALIGN: usize = 32;
 /// Sums that do not wait for each other.
 pub(super) const LANES: usize = 8;
-/// Estimates are so many standard deviations off at most, if errors are directions like any other.
-const DEVIATIONS: f64 = 3.0;
+/// Estimates are believed to be so many standard deviations off at most: 19 of 20 are, if errors are directions like any other. A
+/// row that is missed is one of the others, and among them one of the last that were wanted.
+const DEVIATIONS: f64 = 2.0;
 
 /// What goes with the codes of a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -99,11 +102,12 @@ pub(crate) struct CodeWork {
 }
 
 /// What the codes of one segment have in common.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ScalarSpace {
     codes: Codes,
     metric: Metric,
     mean: Vec<f32>,
+    rotation: Option<Rotation>,
 }
 
 impl ScalarSpace {
@@ -121,7 +125,18 @@ impl ScalarSpace {
         }
         let rows = f64::from(rows.max(1));
         let mean = sums.into_iter().map(|sum| (sum / rows) as f32).collect();
-        ScalarSpace { codes: schema.chosen_codes(), metric, mean }
+        ScalarSpace::new(schema, mean)
+    }
+
+    fn new(schema: &Schema, mean: Vec<f32>) -> ScalarSpace {
+        let codes = schema.chosen_codes();
+        let rotation = match codes {
+            Codes::Sq8 | Codes::Sq4 => None,
+            Codes::RaBitQ1 | Codes::RaBitQ2 | Codes::RaBitQ4 => {
+                Some(Rotation::new(mean.len().next_multiple_of(ROTATED_ALIGN), rabitq::SEED))
+            }
+        };
+        ScalarSpace { codes, metric: schema.metric(), mean, rotation }
     }
 
     /// Its file form: the mean, little-endian.
@@ -136,26 +151,42 @@ impl ScalarSpace {
         }
         let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let mean: Vec<f32> = numbers.collect();
-        let codes = schema.chosen_codes();
-        mean.iter().all(|x| x.is_finite()).then_some(ScalarSpace { codes, metric: schema.metric(), mean })
+        mean.iter().all(|x| x.is_finite()).then(|| ScalarSpace::new(schema, mean))
     }
 
     /// Bits of a code.
     fn bits(&self) -> u32 {
         match self.codes {
             Codes::Sq8 => 8,
-            Codes::Sq4 => 4,
+            Codes::Sq4 | Codes::RaBitQ4 => 4,
+            Codes::RaBitQ2 => 2,
+            Codes::RaBitQ1 => 1,
         }
+    }
+
+    /// How many numbers a row has as it is encoded.
+    fn numbers(&self) -> usize {
+        let dimension = self.mean.len();
+        if self.rotation.is_some() { dimension.next_multiple_of(ROTATED_ALIGN) } else { dimension }
     }
 
     /// Bytes of the codes of a row.
     fn code_bytes(&self) -> usize {
-        (self.mean.len() * self.bits() as usize).div_ceil(8)
+        (self.numbers() * self.bits() as usize).div_ceil(8)
     }
 
     /// Bytes of a code row, a multiple of 64.
     pub(crate) fn row_bytes(&self) -> usize {
         (self.code_bytes() + FACTOR_BYTES).next_multiple_of(CODE_ALIGN)
+    }
+
+    /// So many rows that a walk with a beam of `width` came by are looked at again, to find what a walk on distances would.
+    pub(crate) fn kept(&self, width: usize) -> usize {
+        match self.codes {
+            Codes::Sq8 | Codes::Sq4 | Codes::RaBitQ4 => width,
+            Codes::RaBitQ2 => width.saturating_mul(2),
+            Codes::RaBitQ1 => width.saturating_mul(4),
+        }
     }
 
     /// Whether rows tell how far they are from their codes, as [`ScalarQuery::bound`] needs it.
@@ -166,15 +197,20 @@ impl ScalarSpace {
     /// Encodes a row into `out`, which has [`ScalarSpace::row_bytes`]; `work` is overwritten. Panics for other lengths.
     pub(crate) fn encode(&self, row: &[f32], out: &mut [u8], work: &mut CodeWork) {
         assert!(row.len() == self.mean.len() && out.len() == self.row_bytes());
-        work.numbers.resize(row.len(), 0.0);
+        work.numbers.clear();
+        work.numbers.resize(self.numbers(), 0.0);
         self.centre(row, &mut work.numbers);
+        self.rotate(&mut work.numbers);
         let (packed, rest) = out.split_at_mut(self.code_bytes());
         rest.fill(0);
         let factors = match self.codes {
             Codes::Sq8 => sq8::encode(&work.numbers, packed),
-            Codes::Sq4 => {
-                work.codes.resize(row.len(), 0);
-                let factors = sq4::encode(&work.numbers, &mut work.codes);
+            codes => {
+                work.codes.resize(work.numbers.len(), 0);
+                let factors = match codes {
+                    Codes::Sq4 => sq4::encode(&work.numbers, &mut work.codes),
+                    _ => rabitq::encode(self.bits(), &work.numbers, &mut work.codes),
+                };
                 pack(self.bits(), &work.codes, packed);
                 factors
             }
@@ -194,21 +230,30 @@ impl ScalarSpace {
         }
     }
 
+    /// Turns the numbers as rows of these codes are turned, if they are.
+    fn rotate(&self, numbers: &mut [f32]) {
+        if let Some(rotation) = &self.rotation {
+            rotation.apply(kernels(), numbers);
+        }
+    }
+
     /// Prepares a query: once, before any number of [`ScalarQuery::scores`]. Panics for another dimension.
     pub(crate) fn prepare(&self, query: &[f32]) -> ScalarQuery {
         assert_eq!(query.len(), self.mean.len());
-        let mut centred = vec![0f32; query.len().next_multiple_of(LANES)];
+        let count = self.numbers();
+        let mut centred = vec![0f32; count.next_multiple_of(LANES)];
         match self.metric {
             Metric::InnerProduct => centred[..query.len()].copy_from_slice(query),
             _ => self.centre(query, &mut centred[..query.len()]),
         }
+        self.rotate(&mut centred[..count]);
         // Sizes compare as their bits do.
         let largest = centred.iter().fold(0, |largest: u32, x| largest.max(x.abs().to_bits()));
         let largest = f32::from_bits(largest);
         let step = largest / 127.0;
         // What is too small to be divided by is as good as zero.
         let inverse = if step.is_normal() { 127.0 / largest } else { 0.0 };
-        let mut codes = vec![ZERO; query.len().next_multiple_of(CODE_ALIGN)];
+        let mut codes = vec![ZERO; count.next_multiple_of(CODE_ALIGN)];
         let (mut sums, mut constants) = ([0i32; LANES], [0f64; LANES]);
         for (numbers, codes) in centred.chunks_exact(LANES).zip(codes.chunks_exact_mut(LANES)) {
             for lane in 0..LANES {
@@ -237,15 +282,15 @@ impl ScalarSpace {
         };
         ScalarQuery {
             bits: self.bits(),
-            codes: spread(self.bits(), &codes[..query.len()]),
+            codes: spread(self.bits(), &codes[..count]),
             code_bytes: self.code_bytes().next_multiple_of(CODE_ALIGN),
             step,
             sum: sum as f32,
             constant: own * constant as f32,
             square_weight,
             dot_weight,
-            deviation: (DEVIATIONS / (query.len() as f64).sqrt()) as f32,
-            lost: (f64::from(step) * (query.len() as f64 / 12.0).sqrt()) as f32,
+            deviation: (DEVIATIONS / (count as f64).sqrt()) as f32,
+            lost: (f64::from(step) * (count as f64 / 12.0).sqrt()) as f32,
             length: match self.metric {
                 Metric::InnerProduct => kernels().dot_precise(query, query).sqrt() as f32,
                 _ => 0.0,
@@ -299,7 +344,7 @@ impl ScalarQuery {
         scores
     }
 
-    /// By how much the estimate of an encoded row is wrong at most, if its distance is `distance`: with 3 standard deviations of
+    /// By how much the estimate of an encoded row is wrong at most, if its distance is `distance`: with 2 standard deviations of
     /// a product with an error that has no direction of its own. Only where [`ScalarSpace::tells_errors`].
     ///
     /// The estimate is wrong by `2 <q' - x', x' - y> + 2 <e, y - q'>`, half of that under cosine, and by `<q, x' - y>

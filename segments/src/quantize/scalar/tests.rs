@@ -42,7 +42,9 @@ fn score(query: &ScalarQuery, row: &[u8]) -> f32 {
 fn kept(codes: Codes) -> usize {
     match codes {
         Codes::Sq8 => 12,
-        Codes::Sq4 => 25,
+        Codes::Sq4 | Codes::RaBitQ4 => 25,
+        Codes::RaBitQ2 => 120,
+        Codes::RaBitQ1 => 500,
     }
 }
 
@@ -114,7 +116,9 @@ fn the_error_is_a_small_share_of_the_spread_at_every_magnitude() {
     for codes in Codes::ALL {
         let most = match codes {
             Codes::Sq8 => 0.0145,
-            Codes::Sq4 => 0.12,
+            Codes::Sq4 | Codes::RaBitQ4 => 0.12,
+            Codes::RaBitQ2 => 0.4,
+            Codes::RaBitQ1 => 0.76,
         };
         for metric in METRICS {
             for (dimension, magnitude) in [(96, 1.0), (128, 2e-20), (128, 1e15), (768, 1.0)] {
@@ -148,8 +152,9 @@ fn errors(codes: Codes, metric: Metric, mut see: impl FnMut(f64, f64)) {
     }
 }
 
-/// 997 of 1,000 normal numbers lie within three standard deviations, and one third beyond one. Most rows here are strangers to the
-/// query, of whose difference a part, that along the row, meets no error: 0.7 of the bound's deviations are theirs.
+/// 954 of 1,000 normal numbers lie within two standard deviations, and 317 beyond one. Most rows here are strangers to the
+/// query, of whose difference a part, that along the row, meets no error: 0.7 of the bound's deviations are theirs, except under
+/// inner product.
 #[test]
 fn estimates_are_within_their_bound_and_the_bound_is_not_wide() {
     for codes in Codes::ALL.into_iter().filter(|&codes| codes != Codes::Sq8) {
@@ -157,13 +162,13 @@ fn estimates_are_within_their_bound_and_the_bound_is_not_wide() {
             let (mut within, mut far, mut count) = (0, 0, 0);
             errors(codes, metric, |wrong, bound| {
                 within += usize::from(wrong.abs() <= bound);
-                far += usize::from(wrong.abs() > bound / 3.0);
+                far += usize::from(wrong.abs() > bound / 2.0);
                 count += 1;
             });
             let share = |of: usize| of as f64 / f64::from(count);
             let (within, far) = (share(within), share(far));
-            assert!(within > 0.995, "{codes:?} under {metric:?}: {within} within the bound");
-            assert!(far > 0.08, "{codes:?} under {metric:?}: {far} beyond a third of the bound");
+            assert!(within > 0.95, "{codes:?} under {metric:?}: {within} within the bound");
+            assert!(far > 0.08, "{codes:?} under {metric:?}: {far} beyond half of the bound");
         }
     }
 }
@@ -234,9 +239,10 @@ fn the_factors_belong_to_the_stored_codes_at_every_length() {
             let Factors { delta, lo, square, error } = Factors::read(out);
             let stored = unpacked(&space, out);
             let between = &out[space.code_bytes()..out.len() - FACTOR_BYTES];
-            assert!(between.iter().chain(&stored[dimension..]).all(|&code| code == 0));
-            let mut numbers = vec![0.0; dimension];
+            assert!(between.iter().chain(&stored[space.numbers()..]).all(|&code| code == 0));
+            let mut numbers = vec![0.0; space.numbers()];
             space.centre(&row, &mut numbers);
+            space.rotate(&mut numbers);
             let (mut squares, mut errors) = (0.0, 0.0);
             for (&x, &code) in numbers.iter().zip(&stored) {
                 let decoded = f64::from(lo) + f64::from(delta) * f64::from(code);
@@ -316,10 +322,12 @@ fn parameters_read_back_and_nonsense_is_none() {
     for codes in Codes::ALL {
         let schema = Schema::new(2, Metric::L2).codes(codes);
         let space = space(codes, Metric::L2, &[vec![1.0, -2.0]]);
-        assert_eq!(ScalarSpace::from_bytes(&schema, &space.to_bytes()), Some(space));
-        assert_eq!(ScalarSpace::from_bytes(&schema, &[0; 7]), None);
+        let again = ScalarSpace::from_bytes(&schema, &space.to_bytes()).unwrap();
+        let rows = [vec![0.5, 3.0]];
+        assert_eq!((encoded(&again, &rows), again.mean.clone()), (encoded(&space, &rows), space.mean));
+        assert!(ScalarSpace::from_bytes(&schema, &[0; 7]).is_none());
         let single = Schema::new(1, Metric::L2).codes(codes);
-        assert_eq!(ScalarSpace::from_bytes(&single, &f32::NAN.to_le_bytes()), None);
+        assert!(ScalarSpace::from_bytes(&single, &f32::NAN.to_le_bytes()).is_none());
     }
 }
 
