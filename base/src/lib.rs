@@ -20,6 +20,7 @@ compile_error!("Nearstone's files are little-endian and read in place: big-endia
 pub mod checksum;
 pub mod clock;
 pub mod codec;
+mod codes;
 mod error;
 pub mod faults;
 mod id;
@@ -33,6 +34,7 @@ mod schema;
 pub mod sync;
 pub mod vfs;
 
+pub use codes::Codes;
 pub use error::{Error, ErrorKind, Outcome, Place, Result};
 pub use id::{CollectionId, LSN_MAX, Lsn, SegmentId, Uuid};
 pub use key::{KEY_BYTES_MAX, Key, KeyRef, KeyType};

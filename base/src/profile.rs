@@ -11,9 +11,9 @@ pub enum Profile {
     Auto,
     /// The fastest searches. Six bytes per number and some more for each row are touched by searches.
     Speed,
-    /// Little memory. Searches touch one byte per number, the links and the key of each row; vectors are read from the
-    /// file for the few rows of each search that are measured exactly. Slower than the others, more so where those reads
-    /// go to a disk.
+    /// Little memory. Searches touch the codes (one byte per number, or less: [`Codes`](crate::Codes)), the links and the
+    /// key of each row; vectors are read from the file for the few rows of each search that are measured exactly. Slower
+    /// than the others, more so where those reads go to a disk.
     Memory,
 }
 

@@ -2,6 +2,7 @@
 //! made for.
 
 use crate::codec::{Reader, Writer};
+use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyType};
 use crate::metric::Metric;
@@ -21,7 +22,7 @@ const EF_CONSTRUCTION_MAX: usize = 10_000;
 /// the graph anew.
 ///
 /// Defaults: string or integer keys are chosen with [`Schema::keys`] (integers when it is not called), `m` is 16
-/// (32 links on the ground layer), `ef_construction` is 200, the profile is [`Profile::Auto`].
+/// (32 links on the ground layer), `ef_construction` is 200, the profile is [`Profile::Auto`], the codes are [`Codes::Sq8`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Schema {
     dimension: usize,
@@ -30,12 +31,21 @@ pub struct Schema {
     m: usize,
     ef_construction: usize,
     profile: Profile,
+    codes: Codes,
 }
 
 impl Schema {
     /// Vectors of `dimension` numbers, compared by `metric`, under integer keys.
     pub fn new(dimension: usize, metric: Metric) -> Schema {
-        Schema { dimension, metric, keys: KeyType::U64, m: 16, ef_construction: 200, profile: Profile::Auto }
+        Schema {
+            dimension,
+            metric,
+            keys: KeyType::U64,
+            m: 16,
+            ef_construction: 200,
+            profile: Profile::Auto,
+            codes: Codes::Sq8,
+        }
     }
 
     /// Sets the type of the keys.
@@ -74,6 +84,20 @@ impl Schema {
         self
     }
 
+    /// Sets the codes of sealed segments.
+    ///
+    /// ```
+    /// use nearstone_base::{Codes, Metric, Profile, Schema};
+    ///
+    /// let small = Schema::new(768, Metric::Cosine).profile(Profile::Memory).codes(Codes::Sq4);
+    /// assert_eq!(small.chosen_codes(), Codes::Sq4);
+    /// ```
+    #[must_use]
+    pub fn codes(mut self, codes: Codes) -> Schema {
+        self.codes = codes;
+        self
+    }
+
     /// Numbers per vector.
     pub fn dimension(&self) -> usize {
         self.dimension
@@ -104,9 +128,14 @@ impl Schema {
         self.profile
     }
 
-    /// Whether rows of one can lie beside rows of the other: they are alike in all but the profile.
+    /// The codes of sealed segments.
+    pub fn chosen_codes(&self) -> Codes {
+        self.codes
+    }
+
+    /// Whether rows of one can lie beside rows of the other: they are alike in all but the profile and the codes.
     pub fn fits(&self, other: &Schema) -> bool {
-        self.profile(other.profile) == *other
+        self.profile(other.profile).codes(other.codes) == *other
     }
 
     /// Whether rows of the one are rows of the other: dimension, metric and keys are the same, the graph may be another.
@@ -183,15 +212,21 @@ impl Schema {
         Ok(())
     }
 
-    /// Writes it: `dimension u32 | metric u8 | keys u8 | m u8 | profile u8 | ef_construction u32`. (`m` is at
-    /// most 64; its number once had two bytes, of which the second was 0, as it is for [`Profile::Auto`].)
+    /// Where its codes are, in what [`Schema::encode`] writes.
+    pub const CODES_AT: usize = 10;
+
+    /// Writes it: `dimension u32 | metric u8 | keys u8 | m u8 | profile u8 | ef_construction u16 | codes u8 | 0 u8`. (`m` is at
+    /// most 64; its number once had two bytes, of which the second was 0, as it is for [`Profile::Auto`]. Nor is
+    /// `ef_construction` above 10,000; it had four bytes, of which the last two were 0, as they are for [`Codes::Sq8`].)
     pub fn encode(&self, out: &mut Writer) {
         out.u32(self.dimension as u32);
         out.u8(self.metric.code());
         out.u8(self.keys.code());
         out.u8(self.m as u8);
         out.u8(self.profile.code());
-        out.u32(self.ef_construction as u32);
+        out.u16(self.ef_construction as u16);
+        out.u8(self.codes.code());
+        out.u8(0);
     }
 
     /// Reads what [`Schema::encode`] wrote and validates it; `None` when it is no valid schema.
@@ -201,9 +236,11 @@ impl Schema {
         let keys = KeyType::from_code(input.u8()?)?;
         let m = input.u8()?.into();
         let profile = Profile::from_code(input.u8()?)?;
-        let schema = Schema { dimension, metric, keys, m, ef_construction: input.u32()? as usize, profile };
-        schema.validate().ok()?;
-        Some(schema)
+        let ef_construction = input.u16()?.into();
+        let codes = Codes::from_code(input.u8()?)?;
+        let zero = input.u8()?;
+        let schema = Schema { dimension, metric, keys, m, ef_construction, profile, codes };
+        (zero == 0 && schema.validate().is_ok()).then_some(schema)
     }
 }
 
@@ -264,8 +301,27 @@ mod tests {
             bytes[7] = 3;
             assert_eq!(Schema::decode(&mut Reader::new(&bytes)), None);
         }
-        assert!(schema.fits(&schema.profile(Profile::Memory)));
+        assert!(schema.fits(&schema.profile(Profile::Memory).codes(Codes::Sq4)));
         assert!(!schema.fits(&schema.profile(Profile::Memory).m(17)));
+    }
+
+    /// Schemas written before there were codes to choose from read as they did.
+    #[test]
+    fn the_codes_are_the_byte_that_was_zero_and_unknown_ones_are_refused() {
+        let schema = Schema::new(768, Metric::Cosine).ef_construction(EF_CONSTRUCTION_MAX);
+        for codes in Codes::ALL {
+            let mut out = Writer::new();
+            schema.codes(codes).encode(&mut out);
+            let bytes = out.into_bytes();
+            assert_eq!(bytes, [0, 3, 0, 0, 0, 0, 16, 0, 0x10, 0x27, codes.code(), 0]);
+            assert_eq!(Schema::decode(&mut Reader::new(&bytes)), Some(schema.codes(codes)));
+            for (at, wrong) in [(Schema::CODES_AT, Codes::ALL.len() as u8), (Schema::CODES_AT, 255), (11, 1)]
+            {
+                let mut bytes = bytes.clone();
+                bytes[at] = wrong;
+                assert_eq!(Schema::decode(&mut Reader::new(&bytes)), None, "{bytes:?}");
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 mod build;
 mod child;
 mod churn;
+mod codes;
 mod data;
 mod exact;
 mod footprint;
@@ -37,7 +38,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "search",
     "exact",
     "recall",
@@ -50,6 +51,7 @@ const PARTS: [&str; 12] = [
     "churn",
     "footprint",
     "residency",
+    "codes",
 ];
 
 fn main() -> ExitCode {
@@ -129,6 +131,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "build" => build::run(&data, rows, &mut report)?,
             "churn" => churn::run(&data, churned, &mut report)?,
             "ingest" => ingest::run(&data, &mut report)?,
+            "codes" => codes::run(&data, &mut report)?,
             "residency" => residency::run(&data, rows, &mut report)?,
             "merge" => merge::run(&data, searched.keep, &mut report)?,
             _ => footprint::run(&data, &mut report)?,

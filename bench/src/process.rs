@@ -23,6 +23,22 @@ pub(crate) fn processor_time() -> Duration {
     Duration::from_secs_f64(ticks(&stat) as f64 / TICKS_PER_SECOND)
 }
 
+/// Time that the calling thread was on a processor: as little as there is, whoever else wants one.
+pub(crate) fn thread_time() -> Duration {
+    let said = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(first_number(&said))
+}
+
+/// Reads of files so far, by all threads.
+pub(crate) fn reads() -> u64 {
+    let said = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    said.lines().find_map(|line| line.strip_prefix("syscr:")).map_or(0, first_number)
+}
+
+fn first_number(text: &str) -> u64 {
+    text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// A line of a process's status, in bytes.
 fn line(status: &str, name: &str) -> u64 {
     let value = status
@@ -47,6 +63,14 @@ mod tests {
         assert_eq!(line(status, "RssAnon:"), 1 << 20);
         assert_eq!(line(status, "RssFile:"), 3072);
         assert_eq!(line(status, "RssShmem:"), 0);
+    }
+
+    #[test]
+    fn numbers_are_read_from_what_begins_with_them() {
+        assert_eq!(
+            (first_number("184085 3432099 2\n"), first_number(" 10"), first_number("")),
+            (184_085, 10, 0)
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearstone::vfs::Residency;
-use nearstone::{Durability, KeyType, Metric, OnCollision, Profile, Schema, TakeFiles};
+use nearstone::{Codes, Durability, KeyType, Metric, OnCollision, Profile, Schema, TakeFiles};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -129,6 +129,35 @@ impl ProfileArg {
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum CodesArg {
+    /// One byte per number
+    Sq8,
+    /// Half a byte per number
+    Sq4,
+    /// One bit per number
+    #[value(name = "rabitq1")]
+    RaBitQ1,
+    /// Two bits per number
+    #[value(name = "rabitq2")]
+    RaBitQ2,
+    /// Half a byte per number, whatever their spread
+    #[value(name = "rabitq4")]
+    RaBitQ4,
+}
+
+impl CodesArg {
+    pub(crate) fn codes(self) -> Codes {
+        match self {
+            CodesArg::Sq8 => Codes::Sq8,
+            CodesArg::Sq4 => Codes::Sq4,
+            CodesArg::RaBitQ1 => Codes::RaBitQ1,
+            CodesArg::RaBitQ2 => Codes::RaBitQ2,
+            CodesArg::RaBitQ4 => Codes::RaBitQ4,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
 pub(crate) enum ResidencyArg {
     /// Pages of the file come when they are touched
     Mapped,
@@ -183,6 +212,9 @@ pub(crate) struct ShapeArgs {
     /// What sealed segments are made for
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) profile: ProfileArg,
+    /// The codes of sealed segments, on which searches with filters and those of lean collections measure
+    #[arg(long, value_enum, default_value = "sq8")]
+    pub(crate) codes: CodesArg,
 }
 
 impl ShapeArgs {
@@ -192,6 +224,7 @@ impl ShapeArgs {
             .m(self.m)
             .ef_construction(self.ef_construction)
             .profile(self.profile.profile())
+            .codes(self.codes.codes())
     }
 }
 
@@ -272,7 +305,7 @@ pub(crate) struct BuildArgs {
 pub(crate) struct AttachArgs {
     /// The store's folder
     pub(crate) store: PathBuf,
-    /// The collection's name; its schema must be that of the files, whatever their profile
+    /// The collection's name; its schema must be that of the files, whatever their profile and codes
     pub(crate) collection: String,
     /// Files that build has made
     #[arg(required = true)]
@@ -419,6 +452,9 @@ pub(crate) struct RebuildArgs {
     /// What sealed segments are made for
     #[arg(long, value_enum)]
     pub(crate) profile: Option<ProfileArg>,
+    /// The codes of sealed segments
+    #[arg(long, value_enum)]
+    pub(crate) codes: Option<CodesArg>,
 }
 
 #[derive(Args, Debug)]

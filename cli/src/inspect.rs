@@ -40,6 +40,7 @@ fn collection_json(collection: &CollectionStats) -> Value {
                 "dead_rows": segment.dead_rows,
                 "bytes": segment.bytes,
                 "profile": segment.profile.name(),
+                "codes": segment.codes.name(),
                 "inline_rows": has_inline_rows(segment),
                 "sections": sections,
             })
@@ -53,6 +54,7 @@ fn collection_json(collection: &CollectionStats) -> Value {
         "m": collection.schema.links(),
         "ef_construction": collection.schema.beam(),
         "profile": collection.schema.chosen_profile().name(),
+        "codes": collection.schema.chosen_codes().name(),
         "rows": collection.rows,
         "dead_rows": collection.dead_rows,
         "unsealed_rows": collection.unsealed_rows,
@@ -82,6 +84,7 @@ fn print_stats(stats: &StoreStats) {
                 c.schema.dimension().to_string(),
                 c.schema.metric().name().to_owned(),
                 c.schema.chosen_profile().name().to_owned(),
+                c.schema.chosen_codes().name().to_owned(),
                 grouped(c.rows),
                 grouped(c.dead_rows),
                 grouped(c.unsealed_rows),
@@ -90,18 +93,20 @@ fn print_stats(stats: &StoreStats) {
             ]
         })
         .collect();
-    let header = ["collection", "dim", "metric", "profile", "rows", "dead", "unsealed", "segments", "bytes"];
+    let header =
+        ["collection", "dim", "metric", "profile", "codes", "rows", "dead", "unsealed", "segments", "bytes"];
     table(&header, &rows);
     for collection in &stats.collections {
         for segment in &collection.segments {
             print_line(format_args!(
-                "{} segment {}: {} rows, {} dead, {}, profile {}, walked on {}",
+                "{} segment {}: {} rows, {} dead, {}, profile {}, codes {}, walked on {}",
                 collection.name,
                 segment.id,
                 grouped(segment.rows),
                 grouped(segment.dead_rows),
                 bytes(segment.bytes),
                 segment.profile.name(),
+                segment.codes.name(),
                 if has_inline_rows(segment) { "inline rows" } else { "codes" }
             ));
             let rows: Vec<Vec<String>> = segment
@@ -171,6 +176,9 @@ pub(crate) fn rebuild(args: &RebuildArgs, out: &Output) -> Outcome {
     }
     if let Some(profile) = args.profile {
         options = options.profile(profile.profile());
+    }
+    if let Some(codes) = args.codes {
+        options = options.codes(codes.codes());
     }
     let bar = bars::bar(out, "rebuild", Some(0));
     collection.rebuild_with(options, &mut bars::follow(&bar))?;

@@ -55,16 +55,18 @@ pub(crate) fn create(args: &CreateArgs, out: &Output) -> Outcome {
             "metric": schema.metric().name(),
             "keys": schema.key_type().name(),
             "profile": schema.chosen_profile().name(),
+            "codes": schema.chosen_codes().name(),
         }),
         || {
             print_line(format_args!(
-                "created {:?} in {}: {} dimensions, {}, {} keys, profile {}",
+                "created {:?} in {}: {} dimensions, {}, {} keys, profile {}, codes {}",
                 args.collection,
                 args.store.display(),
                 args.dim,
                 schema.metric().name(),
                 schema.key_type().name(),
-                schema.chosen_profile().name()
+                schema.chosen_profile().name(),
+                schema.chosen_codes().name()
             ));
         },
     );

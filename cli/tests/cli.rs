@@ -151,8 +151,8 @@ fn a_profile_is_chosen_by_name_and_shown_of_each_collection_and_segment() {
         assert_eq!((&segment["profile"], &segment["inline_rows"]), (&profile.into(), &inline.into()));
     }
     let shown = place.run(&["stats", "s"]).out;
-    assert!(shown.contains("profile memory, walked on codes"), "{shown}");
-    assert!(shown.contains("profile auto, walked on inline rows"), "{shown}");
+    assert!(shown.contains("profile memory, codes sq8, walked on codes"), "{shown}");
+    assert!(shown.contains("profile auto, codes sq8, walked on inline rows"), "{shown}");
     for residency in ["mapped", "warm", "pinned", "heap"] {
         let more = ["--queries", "rows.jsonl", "--ef", "64", "--residency", residency];
         let measured = place.ok(&[&["bench", "recall", "s", "lean"][..], &more].concat());
@@ -165,6 +165,38 @@ fn a_profile_is_chosen_by_name_and_shown_of_each_collection_and_segment() {
         "{}",
         wrong.err
     );
+}
+
+#[test]
+fn codes_are_chosen_by_name_and_change_with_a_rebuild() {
+    let place = Place::new();
+    let row = |i: usize| {
+        let numbers: Vec<String> = (0..64).map(|place| ((i * 37 + place * 11) % 101).to_string()).collect();
+        format!("{{\"vector\":[{}]}}\n", numbers.join(","))
+    };
+    place.write("rows.jsonl", &(0..300).map(row).collect::<String>());
+    let create = ["create", "s", "rows", "--dim", "64", "--metric", "l2", "--profile", "memory"];
+    let made = place.ok(&[&create[..], &["--codes", "sq4"]].concat());
+    assert_eq!(made["codes"], "sq4");
+    place.ok(&["import", "s", "rows", "rows.jsonl", "--bulk"]);
+    for codes in ["sq4", "sq8"] {
+        if codes == "sq8" {
+            place.ok(&["rebuild", "s", "rows", "--codes", codes]);
+        }
+        let found = place.ok(&["search", "s", "rows", "--key", "7", "--limit", "1"]);
+        assert_eq!(found["hits"][0]["distance"], 0.0);
+        assert_eq!(place.ok(&["verify", "s"])["sound"], true);
+        let rows = &place.ok(&["stats", "s"])["collections"][0];
+        assert_eq!((&rows["codes"], &rows["segments"][0]["codes"]), (&codes.into(), &codes.into()));
+        // 64 numbers and 16 bytes of factors, in 64 bytes or in 128.
+        let bytes = if codes == "sq4" { 64 } else { 128 };
+        assert_eq!(rows["segments"][0]["sections"]["codes"], 300 * bytes);
+        let shown = place.run(&["stats", "s"]).out;
+        assert!(shown.contains(&format!("profile memory, codes {codes}, walked on codes")), "{shown}");
+    }
+    let wrong = place.run(&[&create[..], &["--codes", "sq16"]].concat());
+    assert_eq!(wrong.code, 2);
+    assert!(["'sq16'", "sq8", "sq4"].iter().all(|word| wrong.err.contains(word)), "{}", wrong.err);
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl AttachOptions {
 
 impl Collection {
     /// Makes the rows of built files part of the collection, all at one lsn: as a bulk load of them would, without linking a
-    /// row. Their profile may be another: they serve as they are until they are merged. The files come from
+    /// row. Their profile and codes may be others: they serve as they are until they are merged. The files come from
     /// [`StoreBuilder::build_segments`](crate::StoreBuilder::build_segments), on this machine or another one.
     ///
     /// Cost: reading each file twice (once, when it is linked) and writing it, and a look-up of each key, besides what

@@ -81,8 +81,8 @@ pub use keys::Keys;
 pub use load::{BulkLoad, BulkLoaded, OnCollision};
 pub use nearstone_base::vfs;
 pub use nearstone_base::{
-    BATCH_BYTES_MAX, DIMENSION_MAX, Error, ErrorKind, KEY_BYTES_MAX, Key, KeyRef, KeyType, Lsn, M_MAX, M_MIN,
-    Metric, Outcome, PAYLOAD_BYTES_MAX, Place, Profile, Result, Schema, Uuid, clock, random,
+    BATCH_BYTES_MAX, Codes, DIMENSION_MAX, Error, ErrorKind, KEY_BYTES_MAX, Key, KeyRef, KeyType, Lsn, M_MAX,
+    M_MIN, Metric, Outcome, PAYLOAD_BYTES_MAX, Place, Profile, Result, Schema, Uuid, clock, random,
 };
 pub use nearstone_segments::sealed::Held;
 pub use nearstone_wal::{Durability, LogStats, RecoveryMode, RecoveryReport};

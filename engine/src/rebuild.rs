@@ -18,7 +18,7 @@ use crate::replace::Replacement;
 use crate::view::{SealedHandle, dropped};
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Ordering};
-use nearstone_base::{CollectionId, Profile, Result, Schema};
+use nearstone_base::{Codes, CollectionId, Profile, Result, Schema};
 
 /// Rows in memory that are frozen when the schema changes, rather than sealed and built anew before: their new graph is built
 /// by one thread.
@@ -32,6 +32,7 @@ pub struct RebuildOptions {
     m: Option<usize>,
     ef_construction: Option<usize>,
     profile: Option<Profile>,
+    codes: Option<Codes>,
 }
 
 impl RebuildOptions {
@@ -61,10 +62,19 @@ impl RebuildOptions {
         self
     }
 
+    /// Sets the codes of the segments, as [`Schema::codes`].
+    #[must_use]
+    pub fn codes(mut self, codes: Codes) -> RebuildOptions {
+        self.codes = Some(codes);
+        self
+    }
+
     fn apply(&self, schema: Schema) -> Result<Schema> {
         let m = self.m.unwrap_or(schema.links());
         let ef = self.ef_construction.unwrap_or(schema.beam());
-        let schema = schema.m(m).ef_construction(ef).profile(self.profile.unwrap_or(schema.chosen_profile()));
+        let profile = self.profile.unwrap_or(schema.chosen_profile());
+        let codes = self.codes.unwrap_or(schema.chosen_codes());
+        let schema = schema.m(m).ef_construction(ef).profile(profile).codes(codes);
         schema.validate().map(|()| schema)
     }
 }

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::layout;
 use crate::view::CollectionView;
 use nearstone_base::sync::{Arc, Ordering};
-use nearstone_base::{Lsn, Profile, Result, Schema, Uuid};
+use nearstone_base::{Codes, Lsn, Profile, Result, Schema, Uuid};
 use nearstone_segments::sealed::Held;
 use nearstone_wal::LogStats;
 
@@ -79,6 +79,8 @@ pub struct SegmentSummary {
     pub bytes: u64,
     /// What it was made for: its collection's profile, unless it was made elsewhere.
     pub profile: Profile,
+    /// Its codes: its collection's, unless it was made elsewhere.
+    pub codes: Codes,
     /// Where its bytes are.
     pub held: Held,
     /// Bytes by section, under names in snake case.
@@ -145,6 +147,7 @@ fn collection_stats(collection: &CollectionView, at: Lsn) -> CollectionStats {
                 dead_rows: u64::from(handle.segment.deaths().count()),
                 bytes: handle.segment.meta().len,
                 profile: handle.segment.meta().schema.chosen_profile(),
+                codes: handle.segment.meta().schema.chosen_codes(),
                 held: handle.segment.held(),
                 sections: handle
                     .segment

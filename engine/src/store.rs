@@ -415,13 +415,14 @@ fn exists(name: &str, is: &Schema, wanted: &Schema) -> Error {
 /// A schema in words, for messages.
 pub(crate) fn describe(schema: &Schema) -> String {
     format!(
-        "dimension {}, metric {}, keys {}, m {}, ef_construction {}, profile {}",
+        "dimension {}, metric {}, keys {}, m {}, ef_construction {}, profile {}, codes {}",
         schema.dimension(),
         schema.metric().name(),
         schema.key_type().name(),
         schema.links(),
         schema.beam(),
-        schema.chosen_profile().name()
+        schema.chosen_profile().name(),
+        schema.chosen_codes().name()
     )
 }
 

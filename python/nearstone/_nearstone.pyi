@@ -15,6 +15,7 @@ _Keys = Sequence[int] | Sequence[str] | npt.NDArray[np.integer[Any]]
 _KeyTypeName = Literal["u64", "str"]
 _MetricName = Literal["cosine", "l2", "ip"]
 _ProfileName = Literal["auto", "speed", "memory"]
+_CodesName = Literal["sq8", "sq4", "rabitq1", "rabitq2", "rabitq4"]
 _Payload = Mapping[str, Any]
 _Durability = Literal["sync", "os"] | float
 _Policy = Literal["replace", "keep", "refuse"]
@@ -109,6 +110,7 @@ class Store:
         m: int = 16,
         ef_construction: int = 200,
         profile: _ProfileName = "auto",
+        codes: _CodesName = "sq8",
     ) -> Collection: ...
     def collection_or_create(
         self,
@@ -120,6 +122,7 @@ class Store:
         m: int = 16,
         ef_construction: int = 200,
         profile: _ProfileName = "auto",
+        codes: _CodesName = "sq8",
     ) -> Collection: ...
     def collection(self, name: str) -> Collection: ...
     def collections(self) -> list[str]: ...
@@ -182,6 +185,8 @@ class Collection(_Readable):
     def ef_construction(self) -> int: ...
     @property
     def profile(self) -> _ProfileName: ...
+    @property
+    def codes(self) -> _CodesName: ...
     def upsert(
         self,
         keys: _Key | _Keys,
@@ -222,6 +227,7 @@ class Collection(_Readable):
         m: int | None = None,
         ef_construction: int | None = None,
         profile: _ProfileName | None = None,
+        codes: _CodesName | None = None,
         progress: _Progress | None = None,
     ) -> None: ...
 

@@ -10,7 +10,7 @@ use crate::read::{Readable, Source};
 use crate::search::THREADS_MAX;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use nearstone::{AttachOptions, Error, Key, Profile, RebuildOptions};
+use nearstone::{AttachOptions, Codes, Error, Key, Profile, RebuildOptions};
 use pyo3::prelude::*;
 
 /// A matrix is written in batches of so many bytes, unless it is to be atomic.
@@ -300,17 +300,20 @@ impl Collection {
     ///     m: Links a row makes on the upper layers of the graph; as now when not told.
     ///     ef_construction: Width of the beam while a row is linked; as now when not told.
     ///     profile: What sealed segments are made for, ``"auto"``, ``"speed"`` or ``"memory"``; as now when not told.
+    ///     codes: The codes of sealed segments, ``"sq8"``, ``"sq4"``, ``"rabitq1"``, ``"rabitq2"`` or ``"rabitq4"``; as now when
+    ///         not told.
     ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
     ///
     /// Raises:
-    ///     InvalidArgument: A parameter out of its range, or a profile that there is not.
+    ///     InvalidArgument: A parameter out of its range, or a profile or codes that there are not.
     ///     Cancelled, DiskFull, Corruption, ReadOnly, Closed: Nothing has changed.
-    #[pyo3(signature = (*, m=None, ef_construction=None, profile=None, progress=None))]
+    #[pyo3(signature = (*, m=None, ef_construction=None, profile=None, codes=None, progress=None))]
     fn rebuild(
         slf: &Bound<'_, Self>,
         m: Option<&Bound<'_, PyAny>>,
         ef_construction: Option<&Bound<'_, PyAny>>,
         profile: Option<&str>,
+        codes: Option<&str>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let mut options = RebuildOptions::new();
@@ -322,6 +325,9 @@ impl Collection {
         }
         if let Some(profile) = profile {
             options = options.profile(Profile::from_name(profile).or_raise(slf.py())?);
+        }
+        if let Some(codes) = codes {
+            options = options.codes(Codes::from_name(codes).or_raise(slf.py())?);
         }
         let collection = Collection::engine(slf);
         long::run(slf.py(), progress, move |step| collection.rebuild_with(options, step))

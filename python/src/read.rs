@@ -104,6 +104,12 @@ impl Readable {
         self.schema().chosen_profile().name()
     }
 
+    /// The codes of sealed segments: ``"sq8"``, ``"sq4"``, ``"rabitq1"``, ``"rabitq2"`` or ``"rabitq4"``.
+    #[getter]
+    fn codes(&self) -> &'static str {
+        self.schema().chosen_codes().name()
+    }
+
     /// Width of the beam while a row is linked.
     #[getter]
     fn ef_construction(&self) -> usize {

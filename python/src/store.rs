@@ -7,7 +7,7 @@ use crate::errors::OrRaise;
 use crate::long::{self, Released};
 use crate::pause::BackgroundPause;
 use crate::snapshot::Snapshot;
-use nearstone::{CollectionStats, Held, Profile, Schema, StoreStats};
+use nearstone::{Codes, CollectionStats, Held, Profile, Schema, StoreStats};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,14 +39,14 @@ impl Store {
         dim: &Bound<'_, PyAny>,
         metric: &str,
         keys: Option<&Bound<'_, PyAny>>,
-        m: &Bound<'_, PyAny>,
-        ef_construction: &Bound<'_, PyAny>,
-        profile: &str,
+        (m, ef_construction): (&Bound<'_, PyAny>, &Bound<'_, PyAny>),
+        (profile, codes): (&str, &str),
     ) -> PyResult<Schema> {
         let mut schema = Schema::new(count("dim", dim, 0)?, self::metric(py, metric)?)
             .m(count("m", m, 0)?)
             .ef_construction(count("ef_construction", ef_construction, 0)?)
-            .profile(Profile::from_name(profile).or_raise(py)?);
+            .profile(Profile::from_name(profile).or_raise(py)?)
+            .codes(Codes::from_name(codes).or_raise(py)?);
         if let Some(keys) = keys {
             schema = schema.keys(key_type(keys)?);
         }
@@ -99,13 +99,15 @@ impl Store {
     ///     ef_construction: Width of the beam while a row is linked.
     ///     profile: What sealed segments are made for: ``"auto"``, ``"speed"``, or ``"memory"`` (searches touch one byte per
     ///         number, the links and the key of each row, and read the vectors of the few they measure exactly).
+    ///     codes: What searches with filters and those of lean collections measure on: ``"sq8"`` (one byte per number),
+    ///         ``"sq4"`` (half a byte), ``"rabitq4"``, ``"rabitq2"`` or ``"rabitq1"`` (four, two bits, one bit).
     ///
     /// Raises:
     ///     AlreadyExists: There is one of that name.
     ///     InvalidArgument: A bad name or schema.
     #[pyo3(
-        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None, profile="auto"),
-        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200, profile='auto')"
+        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None, profile="auto", codes="sq8"),
+        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200, profile='auto', codes='sq8')"
     )]
     #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
     fn create_collection<'py>(
@@ -118,9 +120,10 @@ impl Store {
         m: Option<&Bound<'py, PyAny>>,
         ef_construction: Option<&Bound<'py, PyAny>>,
         profile: &str,
+        codes: &str,
     ) -> PyResult<Bound<'py, Collection>> {
         let (m, ef) = defaults(py, m, ef_construction)?;
-        let schema = Store::schema(py, dim, metric, keys, &m, &ef, profile)?;
+        let schema = Store::schema(py, dim, metric, keys, (&m, &ef), (profile, codes))?;
         let store = slf.get();
         let made = py.detach(|| store.inner.create_collection(name, schema)).or_raise(py)?;
         Collection::handle(slf, made)
@@ -132,8 +135,8 @@ impl Store {
     ///     AlreadyExists: It is there with another schema.
     ///     InvalidArgument: A bad name or schema.
     #[pyo3(
-        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None, profile="auto"),
-        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200, profile='auto')"
+        signature = (name, dim, *, metric="cosine", keys=None, m=None, ef_construction=None, profile="auto", codes="sq8"),
+        text_signature = "($self, name, dim, *, metric='cosine', keys='u64', m=16, ef_construction=200, profile='auto', codes='sq8')"
     )]
     #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
     fn collection_or_create<'py>(
@@ -146,9 +149,10 @@ impl Store {
         m: Option<&Bound<'py, PyAny>>,
         ef_construction: Option<&Bound<'py, PyAny>>,
         profile: &str,
+        codes: &str,
     ) -> PyResult<Bound<'py, Collection>> {
         let (m, ef) = defaults(py, m, ef_construction)?;
-        let schema = Store::schema(py, dim, metric, keys, &m, &ef, profile)?;
+        let schema = Store::schema(py, dim, metric, keys, (&m, &ef), (profile, codes))?;
         let store = slf.get();
         let found = py.detach(|| store.inner.collection_or_create(name, schema)).or_raise(py)?;
         Collection::handle(slf, found)
@@ -372,6 +376,7 @@ fn collection_dict<'py>(py: Python<'py>, stats: &CollectionStats) -> PyResult<Bo
     dict.set_item("m", stats.schema.links())?;
     dict.set_item("ef_construction", stats.schema.beam())?;
     dict.set_item("profile", stats.schema.chosen_profile().name())?;
+    dict.set_item("codes", stats.schema.chosen_codes().name())?;
     dict.set_item("rows", stats.rows)?;
     dict.set_item("dead_rows", stats.dead_rows)?;
     dict.set_item("unsealed_rows", stats.unsealed_rows)?;
@@ -384,6 +389,7 @@ fn collection_dict<'py>(py: Python<'py>, stats: &CollectionStats) -> PyResult<Bo
         dict.set_item("dead_rows", segment.dead_rows)?;
         dict.set_item("bytes", segment.bytes)?;
         dict.set_item("profile", segment.profile.name())?;
+        dict.set_item("codes", segment.codes.name())?;
         dict.set_item("held", held_dict(py, segment.held)?)?;
         let sections = PyDict::new(py);
         for (name, bytes) in &segment.sections {

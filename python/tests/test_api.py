@@ -186,9 +186,26 @@ def test_a_lean_collection_reads_its_vectors(path: Path, rng: np.random.Generato
             assert set(stats["held"]) == {"mapped", "warmed", "pinned", "heap", "read"}
 
 
+def test_codes_are_chosen_by_name(path: Path, rng: np.random.Generator) -> None:
+    matrix = rng.standard_normal((600, 64), dtype=np.float32)
+    with nearstone.open(path, background="manual") as store:
+        for name in ("sq8", "sq4", "rabitq1", "rabitq2", "rabitq4"):
+            rows = store.collection_or_create(name, 64, metric="l2", profile="memory", codes=name)
+            assert rows.codes == name
+            rows.bulk_load(np.arange(600), matrix)
+            (segment,) = store.stats()["collections"][name]["segments"]
+            assert store.stats()["collections"][name]["codes"] == segment["codes"] == name
+            assert segment["sections"]["codes"] == 600 * (128 if name == "sq8" else 64)
+            hits = rows.search(matrix[:20], k=1)
+            assert np.array_equal(hits.keys[:, 0], np.arange(20)) and not hits.distances.any()
+        rows.rebuild(codes="sq8")
+        assert rows.codes == "sq8"
+        refused(nearstone.InvalidArgument, ["sq3", "sq8, sq4"], lambda: rows.rebuild(codes="sq3"))
+
+
 def test_defaults_and_key_types(store: nearstone.Store) -> None:
     rows = store.create_collection("rows", 2)
-    assert rows.profile == "auto"
+    assert (rows.profile, rows.codes) == ("auto", "sq8")
     assert (rows.metric, rows.key_type, rows.m, rows.ef_construction) == ("cosine", "u64", 16, 200)
     assert store.create_collection("ints", 2, keys=int).key_type == "u64"
     assert store.create_collection("strs", 2, keys=str).key_type == "str"

@@ -483,6 +483,7 @@ def test_schemas(world: World, refused: Any) -> None:
         refused(Invalid, ["euclid", "l2", "cosine", "ip"], lambda make=make: make("x", 8, metric="euclid"))
         refused(Invalid, ["L2", "l2"], lambda make=make: make("x", 8, metric="L2"))
         refused(Invalid, ["small", "auto", "speed", "memory"], lambda make=make: make("x", 8, profile="small"))
+        refused(Invalid, ["pq9", "sq8", "sq4"], lambda make=make: make("x", 8, codes="pq9"))
         refused(Invalid, ["uuid", "u64", "str"], lambda make=make: make("x", 8, keys="uuid"))
         for arguments in (
             {"dim": 3.0},
@@ -741,6 +742,7 @@ def test_nothing_panics(store: nearstone.Store, tmp_path: Path) -> None:
         lambda x: store.create_collection("m", 3, m=x),
         lambda x: store.create_collection("e", 3, ef_construction=x),
         lambda x: store.create_collection("p", 3, profile=x),
+        lambda x: store.create_collection("c", 3, codes=x),
         lambda x: rows.attach(x),
         lambda x: rows.attach([x]),
         lambda x: rows.attach([], on_collision=x),

@@ -11,7 +11,7 @@ mod exact;
 pub mod graph;
 mod meta;
 pub mod mutable;
-pub mod quantize;
+mod quantize;
 mod rerank;
 pub mod seal;
 pub mod sealed;

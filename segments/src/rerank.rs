@@ -1,45 +1,65 @@
 //! From estimates to exact distances: of the rows that a walk or a scan over codes found, only those that may be among the
 //! nearest are measured.
 //!
-//! Rows come in the order of their estimates. The first few are measured in any case, and show how wrong estimates are; a row
-//! that seems farther than the last one wanted by more than twice that ends it.
+//! Rows come in the order of their estimates. The first few are measured in any case, and show how wrong estimates are. From
+//! then on a row is left out if it seems farther than the last one wanted by more than twice that.
+//!
+//! Coarse codes say how wrong the estimate of each row may be, and rows differ: there, what is left out seems farther by more than
+//! that. If an estimate turns out to be much more wrong than its code said, the others may be so as well.
 
 use crate::segment::Hit;
-use crate::topk::Candidate;
+use crate::topk::{Candidate, Nearest};
 use nearstone_base::Result;
+
+/// By how much the estimate of a row may be wrong, if its distance is the one given.
+pub(crate) type Bound<'a> = &'a dyn Fn(u32, f32) -> f32;
 
 /// So many rows are measured before it is believed how wrong estimates are.
 const TRIED: usize = 8;
 /// Estimates may be wrong by so many times what they were among those.
 const MARGIN: f32 = 2.0;
+/// Estimates of rows whose codes tell how wrong they are may be wrong by so many times the share of that that they were. (Below 1, for
+/// of many rows some are a little more wrong than it says.)
+const MARGIN_TOLD: f32 = 0.6;
 /// Rows asked for ahead of the one that is measured.
 const AHEAD: usize = 6;
 
 /// Exact distances of those of the candidates, sorted by estimate, that may be among the `limit` nearest, in this order. `soon` is
-/// told of a row a few before it is measured.
+/// told of a row a few before it is measured; `bound` is there for codes that tell how wrong they are.
 pub(crate) fn rerank(
     candidates: &[Candidate],
     limit: usize,
     soon: impl Fn(u32),
+    bound: Option<Bound<'_>>,
     mut measure: impl FnMut(u32) -> Result<f32>,
 ) -> Result<Vec<Hit>> {
     let first = limit.max(TRIED);
-    let (mut hits, mut wrong, mut last) =
-        (Vec::with_capacity(candidates.len().min(first.saturating_mul(2))), 0f32, f32::INFINITY);
+    let mut hits = Vec::with_capacity(candidates.len().min(first.saturating_mul(2)));
+    // Estimates are wrong by so many times what they may be, or, where that is not known, by so much.
+    let (mut doubt, margin) = if bound.is_some() { (1f32, MARGIN_TOLD) } else { (0.0, MARGIN) };
+    let unit = |ordinal, distance| bound.map_or(1.0, |bound| bound(ordinal, distance));
+    let mut last = f32::INFINITY;
+    let mut nearest = Nearest::default();
+    nearest.reset(limit);
+    let too_far = |&Candidate { distance, ordinal }: &Candidate, doubt: f32, last: f32| {
+        // What seems nearer is not asked for its bound.
+        distance > last && distance - unit(ordinal, last) * doubt > last
+    };
     candidates.iter().take(AHEAD).for_each(|candidate| soon(candidate.ordinal));
     for (place, candidate) in candidates.iter().enumerate() {
-        if place == first {
+        if place >= first {
             // Not below that of the last one wanted, whatever comes.
-            last = hits.iter().fold(f32::NEG_INFINITY, |last, hit: &Hit| last.max(hit.distance));
+            last = nearest.worst().map_or(f32::INFINITY, |worst| worst.distance);
         }
-        if candidate.distance - wrong * MARGIN > last {
-            break;
-        }
-        if let Some(later) = candidates.get(place + AHEAD) {
+        if let Some(later) = candidates.get(place + AHEAD).filter(|later| !too_far(later, doubt, last)) {
             soon(later.ordinal);
         }
+        if too_far(candidate, doubt, last) {
+            continue;
+        }
         let distance = measure(candidate.ordinal)?;
-        wrong = wrong.max((distance - candidate.distance).abs());
+        doubt = doubt.max((distance - candidate.distance).abs() / unit(candidate.ordinal, distance) * margin);
+        nearest.push(Candidate::new(distance, candidate.ordinal));
         hits.push(Hit { distance, ordinal: candidate.ordinal });
     }
     Ok(hits)
@@ -68,7 +88,8 @@ mod tests {
             candidates.sort_unstable();
             candidates[0].distance = rows[0].0 + error;
             let told = RefCell::new(vec![false; rows.len()]);
-            let hits = rerank(&candidates, limit, |row| told.borrow_mut()[row as usize] = true, |row| {
+            let soon = |row: u32| told.borrow_mut()[row as usize] = true;
+            let hits = rerank(&candidates, limit, soon, None, |row| {
                 assert!(told.borrow()[row as usize], "row {row} comes as a surprise");
                 Ok(exact[row as usize])
             }).unwrap();
@@ -90,8 +111,29 @@ mod tests {
             &candidates,
             10,
             |_| {},
+            None,
             |row| Ok(if row == 0 { f32::INFINITY } else { 40.0 - row as f32 }),
         );
         assert_eq!(hits.unwrap().len(), 40);
+    }
+
+    /// The first rows have good estimates, and the nearest one a bad one, of which its code tells.
+    #[test]
+    fn a_row_whose_code_says_that_it_may_be_nearer_is_measured() {
+        let candidates: Vec<Candidate> = (0..100).map(|row| Candidate::new(row as f32, row)).collect();
+        let nearest_is_70 = |row: u32| if row == 70 { 0.5 } else { row as f32 };
+        let measured = |exact: fn(u32) -> f32, bound: Option<Bound<'_>>| -> Vec<u32> {
+            let hits = rerank(&candidates, 10, |_| {}, bound, |row| Ok(exact(row))).unwrap();
+            hits.iter().map(|hit| hit.ordinal).collect()
+        };
+        let first = |to: u32| (0..to).collect::<Vec<u32>>();
+        assert_eq!(measured(nearest_is_70, None), first(10));
+        let one = |row, _| if row == 70 { 80.0 } else { 1.0 };
+        assert_eq!(measured(nearest_is_70, Some(&one)), [first(11), vec![70]].concat());
+        // Half more wrong than its code said, then three times as wrong: others may be 1.8 times as wrong then.
+        let third_is_far = |row: u32| if row == 3 { 33.0 } else { row as f32 };
+        assert_eq!(measured(third_is_far, Some(&|_, _| 20.0)), first(31));
+        assert_eq!(measured(third_is_far, Some(&|_, _| 10.0)), first(29));
+        assert_eq!(measured(third_is_far, Some(&|_, _| f32::NAN)).len(), 100);
     }
 }

@@ -234,6 +234,8 @@ pub struct Scratch {
     pub(crate) distances: Vec<f32>,
     /// What a walk found; for the callers of `walk` to take and give back.
     pub(crate) found: Vec<Candidate>,
+    /// All that a walk over coarse codes measured.
+    pub(crate) seen: Vec<Candidate>,
     /// Candidates of a neighbour selection.
     pub(crate) candidates: Vec<Candidate>,
     /// Neighbours chosen by it.

@@ -13,8 +13,8 @@ use nearstone::clock::ManualClock;
 use nearstone::random::{SeededRandom, SplitMix64};
 use nearstone::vfs::{CrashChoice, SimVfs};
 use nearstone::{
-    Background, Collection, Durability, ErrorKind, Metric, OnCollision, Profile, RebuildOptions, Schema,
-    Snapshot, Store, TakeFiles,
+    Background, Codes, Collection, Durability, ErrorKind, Metric, OnCollision, Profile, RebuildOptions,
+    Schema, Snapshot, Store, TakeFiles,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,8 +284,10 @@ impl History {
                 self.handles[collection].compact().map_err(text)?;
             }
             Op::Rebuild(collection) => {
-                let links = self.handles[collection].schema().links();
-                let other = RebuildOptions::new().m(if links == 4 { 5 } else { 4 });
+                let schema = self.handles[collection].schema();
+                let other = RebuildOptions::new().m(if schema.links() == 4 { 5 } else { 4 });
+                let place = Codes::ALL.iter().position(|&codes| codes == schema.chosen_codes()).unwrap_or(0);
+                let other = other.codes(Codes::ALL[(place + 1) % Codes::ALL.len()]);
                 self.handles[collection].rebuild(other).map_err(text)?;
             }
             Op::Steps(steps) => {

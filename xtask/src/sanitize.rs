@@ -194,8 +194,17 @@ fn valgrind(workspace: &Workspace, watch: &Watch, size: Size) -> Result<(), End>
     let rooms = ["nearstone-base", "nearstone-kernels", "nearstone-tests"];
     run(&rooms, &["api", "bad_input", "crash", "model"], &[])?;
     // Without those that measure what large graphs and many codes find.
-    let slow =
-        ["recall", "four_threads", "no_unlinked_row", "walks_find", "searches_while", "odd_", "hundred_best"];
+    let slow = [
+        "recall",
+        "four_threads",
+        "no_unlinked_row",
+        "walks_find",
+        "searches_while",
+        "odd_",
+        "few_best",
+        "estimates_are_unbiased",
+        "within_their_bound",
+    ];
     run(&["nearstone-segments"], &[], &slow.map(|name| ["--skip", name]).concat())
 }
 

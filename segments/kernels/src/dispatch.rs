@@ -6,6 +6,9 @@ use crate::many::{Bar, PanelRows};
 use half::f16;
 use std::sync::OnceLock;
 
+/// Products of four rows of codes with one of bytes.
+type DotsBiased = unsafe fn(&[&[u8]; 4], &[u8]) -> [i32; 4];
+
 /// A backend's kernels. The pointers stay private: each is only called after the processor was asked.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
@@ -22,7 +25,8 @@ pub(crate) struct Table {
     pub(crate) dot_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) l2_precise: unsafe fn(&[f32], &[f32]) -> f64,
     pub(crate) dot_norm_precise: unsafe fn(&[f32], &[f32]) -> (f64, f64),
-    pub(crate) dots_biased: unsafe fn(&[&[u8]; 4], &[u8]) -> [i32; 4],
+    /// Of codes of 1, 2, 4 and 8 bits.
+    pub(crate) dots_biased: [DotsBiased; 4],
 }
 
 /// The kernels of one backend that this processor has. A value of this type is the proof that it does.
@@ -156,7 +160,21 @@ impl Kernels {
         assert!(from.len().is_multiple_of(64) && from.len() <= 65_536);
         assert!(codes.iter().all(|row| row.len() == from.len()));
         // SAFETY: as in `dot`; the length is a multiple of 64.
-        unsafe { (self.0.dots_biased)(codes, from) }
+        unsafe { (self.0.dots_biased[3])(codes, from) }
+    }
+
+    /// As [`Kernels::dots_biased`], for codes of 1, 2, 4 or 8 bits. A byte holds `8 / bits` of them, the first in its lowest
+    /// bits; of each 64 bytes the first codes are compared with the first 64 bytes of `from` that belong to them, the
+    /// second with the next 64, and so on. Panics for other `bits`, when `from` has not as many bytes as a row has codes,
+    /// when the bytes of a row are no multiple of 64, or the codes more than 65,536.
+    #[inline]
+    pub fn dots_packed(self, bits: u32, codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
+        assert!(matches!(bits, 1 | 2 | 4 | 8), "codes of {bits} bits");
+        let len = from.len() / (8 / bits as usize);
+        assert!(from.len().is_multiple_of(64 * (8 / bits as usize)) && from.len() <= 65_536);
+        assert!(codes.iter().all(|row| row.len() == len));
+        // SAFETY: as in `dots_biased`; the lengths fit.
+        unsafe { (self.0.dots_biased[bits.trailing_zeros() as usize])(codes, from) }
     }
 }
 

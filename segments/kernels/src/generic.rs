@@ -254,25 +254,69 @@ pub(crate) unsafe fn dot_norm_precise<V: Doubles>(a: &[f32], b: &[f32]) -> (f64,
     (dot, norm)
 }
 
-/// `sum codes_i (from_i - 128)` for four rows, exactly: up to 65,536 bytes no sum leaves the 32 bits, `65536 * 255 * 128 <
-/// 2^31`. The row they are compared with is loaded once for all four, and no sum waits for another.
+/// `sum codes_i (from_i - 128)` for four rows of bytes.
 ///
 /// # Safety
-/// The processor has the instruction set of `V`; all slices have the same length, a multiple of 64.
+/// As [`packed`].
 #[inline(always)]
 pub(crate) unsafe fn dots_biased<V: Bytes>(codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
-    debug_assert!(codes.iter().all(|row| row.len() == from.len()) && from.len().is_multiple_of(64));
+    // SAFETY: the caller's promise.
+    unsafe { packed::<V, 8>(codes, from) }
+}
+
+/// As [`dots_biased`], two codes of 4 bits a byte.
+///
+/// # Safety
+/// As [`packed`].
+#[inline(always)]
+pub(crate) unsafe fn dots_nibbles<V: Bytes>(codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { packed::<V, 4>(codes, from) }
+}
+
+/// As [`dots_biased`], four codes of 2 bits a byte.
+///
+/// # Safety
+/// As [`packed`].
+#[inline(always)]
+pub(crate) unsafe fn dots_crumbs<V: Bytes>(codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { packed::<V, 2>(codes, from) }
+}
+
+/// As [`dots_biased`], eight codes of 1 bit a byte.
+///
+/// # Safety
+/// As [`packed`].
+#[inline(always)]
+pub(crate) unsafe fn dots_bits<V: Bytes>(codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { packed::<V, 1>(codes, from) }
+}
+
+/// The products of codes of `BITS` bits, exactly: up to 65,536 codes no sum leaves the 32 bits, `65536 * 255 * 128 < 2^31`. What
+/// they are compared with is loaded once for all four rows, and no sum waits for another.
+///
+/// # Safety
+/// The processor has the instruction set of `V`; `BITS` divides 8; the rows have the same length, a multiple of 64, and `from`
+/// has `8 / BITS` times that.
+#[inline(always)]
+unsafe fn packed<V: Bytes, const BITS: usize>(codes: &[&[u8]; 4], from: &[u8]) -> [i32; 4] {
+    let parts = 8 / BITS;
+    let len = codes[0].len();
+    debug_assert!(codes.iter().all(|row| row.len() * parts == from.len()) && len.is_multiple_of(64));
     let (a, b, c, d) = (codes[0].as_ptr(), codes[1].as_ptr(), codes[2].as_ptr(), codes[3].as_ptr());
-    let f = from.as_ptr();
-    // SAFETY: `STEP` divides 64 and 64 divides the length: every step lies inside all slices.
+    // SAFETY: `STEP` divides 64 and 64 divides the lengths: every step lies inside all rows, and in the block of `from` that
+    // belongs to it.
     unsafe {
         let mut sums = [V::zero(); 4];
         let mut at = 0;
-        while at < from.len() {
-            sums[0] = sums[0].add_biased(a.add(at), f.add(at));
-            sums[1] = sums[1].add_biased(b.add(at), f.add(at));
-            sums[2] = sums[2].add_biased(c.add(at), f.add(at));
-            sums[3] = sums[3].add_biased(d.add(at), f.add(at));
+        while at < len {
+            let f = from.as_ptr().add(at / 64 * 64 * parts + at % 64);
+            sums[0] = sums[0].add_biased::<BITS>(a.add(at), f);
+            sums[1] = sums[1].add_biased::<BITS>(b.add(at), f);
+            sums[2] = sums[2].add_biased::<BITS>(c.add(at), f);
+            sums[3] = sums[3].add_biased::<BITS>(d.add(at), f);
             at += V::STEP;
         }
         V::sums(sums)

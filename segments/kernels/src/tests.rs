@@ -156,6 +156,52 @@ fn four_rows_at_a_time_agree_exactly_at_every_length_alignment_and_extreme() {
 }
 
 #[test]
+fn codes_of_a_few_bits_agree_exactly_at_every_length_alignment_and_extreme() {
+    for bits in [1usize, 2, 4, 8] {
+        let parts = 8 / bits;
+        let reference = |codes: &[u8], from: &[u8]| -> i32 {
+            let product = |(i, &byte): (usize, &u8)| -> i32 {
+                let code = |part: usize| i32::from(byte >> (bits * part)) & ((1 << bits) - 1);
+                let other = |part: usize| i32::from(from[i / 64 * 64 * parts + 64 * part + i % 64]) - 128;
+                (0..parts).map(|part| code(part) * other(part)).sum()
+            };
+            codes.iter().enumerate().map(product).sum()
+        };
+        let check = |four: [&[u8]; 4], from: &[u8]| {
+            let expected = std::array::from_fn(|row| reference(four[row], from));
+            for k in Kernels::supported() {
+                let found = k.dots_packed(bits as u32, &four, from);
+                assert_eq!(found, expected, "{} of {bits} bits at {}", k.name(), from.len());
+            }
+        };
+        let bytes: Vec<u8> = (0..8_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
+        for len in (0..=448).step_by(64) {
+            for shift in [0, 1, 17, 33] {
+                let row = |row: usize| &bytes[row * 500 + shift..][..len];
+                check(std::array::from_fn(row), &bytes[2_000 + shift..][..len * parts]);
+            }
+        }
+        let constant = |byte: u8, len: usize| vec![byte; len];
+        for from in [0, 1, 128, 255].map(|byte| constant(byte, 65_536)) {
+            let rows = [255, 0, 1, 0b0110_1001].map(|byte| constant(byte, 65_536 / parts));
+            check(rows.each_ref().map(Vec::as_slice), &from);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "codes of 3 bits")]
+fn codes_of_an_odd_number_of_bits_are_refused() {
+    crate::kernels().dots_packed(3, &[&[0; 64]; 4], &[0; 64]);
+}
+
+#[test]
+#[should_panic(expected = "row.len() == len")]
+fn rows_of_another_length_than_their_codes_are_refused() {
+    crate::kernels().dots_packed(4, &[&[0; 64], &[0; 64], &[0; 64], &[0; 128]], &[0; 128]);
+}
+
+#[test]
 #[should_panic(expected = "row.len() == from.len()")]
 fn rows_of_another_length_are_refused() {
     crate::kernels().dots_biased(&[&[0; 64], &[0; 64], &[0; 128], &[0; 64]], &[0; 64]);

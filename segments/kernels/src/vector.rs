@@ -160,11 +160,13 @@ pub(crate) trait Bytes: Copy {
     /// The processor has the instruction set.
     unsafe fn zero() -> Self;
 
-    /// Adds the products of `STEP` unsigned bytes and others from which 128 is subtracted, exactly.
+    /// Adds the products of what `STEP` bytes hold, `BITS` bits each, and bytes from which 128 is subtracted, exactly. Those
+    /// that belong to the lowest bits come first; each further part of the bits has its own 64 bytes farther on.
     ///
     /// # Safety
-    /// The processor has the instruction set; both pointers are valid for reading `STEP` bytes.
-    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self;
+    /// The processor has the instruction set; `BITS` divides 8; `codes` is valid for reading `STEP` bytes, and so is `from`, 64
+    /// bytes farther on for each further part.
+    unsafe fn add_biased<const BITS: usize>(self, codes: *const u8, from: *const u8) -> Self;
 
     /// The sum of all sums, of four at once.
     ///

@@ -88,7 +88,8 @@ impl MutableSegment {
         found.sort_unstable();
         found.truncate(kept);
         let soon = |row| prefetch_whole(self.vector(row).as_bytes());
-        let hits = rerank(&found, options.limit, soon, |row| Ok(exact.distance(self.vector(row))))?;
+        let measure = |row| Ok(exact.distance(self.vector(row)));
+        let hits = rerank(&found, options.limit, soon, None, measure)?;
         scratch.found = found;
         Ok(self.best(&hits, options.limit))
     }

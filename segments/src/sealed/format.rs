@@ -20,7 +20,7 @@
 //! bits of `ignorable` may be unknown.
 //!
 //! Then `schema 12 | rows u32 | lsn_min u64 | lsn_max u64 | user_bytes u64 | created_secs u64`, and zeros. What the bytes of a
-//! schema are, [`Schema::encode`] says; the profile among them is the segment's own, and its collection may have another.
+//! schema are, [`Schema::encode`] says; profile and codes among them are the segment's own, and its collection may have others.
 //! The segment's number in its store is not in the file: a file that travels gets a new one. Nor is the version of rows
 //! that were never in a log: they have one for all, which comes with the number; the header then has, twice, the lowest
 //! lsn that it can be.
@@ -45,7 +45,7 @@
 //! | 6 | payload offsets | n+1 x 8 | where each payload begins; the last one is the end |
 //! | 7 | payloads | bytes x 1 | JSON text, or nothing |
 //! | 8 | code parameters | bytes x 1 | what the codes were made with |
-//! | 9 | codes | n x 64 k | one 8-bit code row per vector, zeros after it |
+//! | 9 | codes | n x 64 k | one code row per vector, zeros after it; of which codes, the schema says |
 //! | 10 | vectors | n x 4 d | the original `f32` numbers |
 //! | 11 | statistics | words x 8 | key bytes, payload bytes, links; later versions may append |
 //! | 12 | key filter | blocks x 32 | split-block Bloom filter over `hash64` |
@@ -58,7 +58,7 @@
 use crate::graph::LEVEL_MAX;
 use nearstone_base::checksum::{crc32, hash128};
 use nearstone_base::codec::{Reader, Writer};
-use nearstone_base::{Error, ErrorKind, Lsn, Result, Schema, Uuid};
+use nearstone_base::{Codes, Error, ErrorKind, Lsn, Result, Schema, Uuid};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -342,7 +342,7 @@ impl Layout {
     /// three more blocks.
     ///
     /// # Errors
-    /// `UnsupportedVersion` for a newer version or an unknown refuse bit, `Corruption` for all other nonsense.
+    /// `UnsupportedVersion` for a newer version, an unknown refuse bit or unknown codes, `Corruption` for all other nonsense.
     pub fn read<'a>(
         path: &Path,
         len: u64,
@@ -390,6 +390,13 @@ impl Layout {
         check_block(path, uuid, footer.blocks, &page, footer.pages.first().copied().unwrap_or(0))?;
         let block = read(0, BLOCK as usize)?;
         check_block(path, uuid, 0, &block, Reader::new(&page).u32().unwrap_or(0))?;
+        if let Some(&codes) =
+            block.get(PREFIX + Schema::CODES_AT).filter(|codes| Codes::from_code(**codes).is_none())
+        {
+            let known = Codes::ALL.map(Codes::name).join(", ");
+            let text = format!("{} has codes of kind {codes}: this build knows {known}", path.display());
+            return Err(Error::new(ErrorKind::UnsupportedVersion, text));
+        }
         let header = Header::decode(&block, uuid)
             .ok_or_else(|| bad(PREFIX as u64, "a valid header", "numbers out of their range".into()))?;
         Ok(Layout { header, digest: hash128(&footer_bytes), footer })

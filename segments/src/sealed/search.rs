@@ -4,8 +4,8 @@
 //! Otherwise:
 //!
 //! 1. The query is prepared once for the codes; the ground is walked on them with a beam of `max(ef, limit)`, from the nearest
-//!    of the first rows.
-//! 2. What the beam holds is measured against the original vectors, the nearest first, for as long as it may be among the
+//!    of the first rows. Of coarse codes, more of the rows that the walk came by are kept than the beam holds.
+//! 2. What was kept is measured against the original vectors, the nearest first, for as long as it may be among the
 //!    `limit` nearest, and sorted by that distance, then by key.
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
 //!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
@@ -16,12 +16,13 @@ use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
 use crate::exact::{NearestRows, by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, beam};
-use crate::quantize::sq8::Sq8Query;
-use crate::rerank::rerank;
+use crate::quantize::scalar::ScalarQuery;
+use crate::rerank::{Bound, rerank};
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
 use nearstone_base::{Error, Lsn, Result};
 use nearstone_kernels::{prefetch_read, prefetch_whole};
+use std::cell::RefCell;
 
 /// So many of the first rows are looked at for a start.
 const ENTRY_ROWS: u32 = 128;
@@ -105,13 +106,14 @@ impl SealedSegment {
             if found.len() < options.limit {
                 return self.scan_for(query, options);
             }
-            self.rerank(&exact, &found, options.limit, &mut scratch.room)
+            self.rerank(&exact, &scorer, &found, options.limit, &mut scratch.room)
         });
         scratch.found = found;
         hits
     }
 
-    /// Appends what a walk over codes finds. It begins at those that seem nearest of the first rows, which are of the highest
+    /// Finds rows by a walk over codes, more of them than the beam is wide if the codes are coarse: rows that the walk came by and
+    /// that did not stay in the beam may be nearer than they seem. It begins at those that seem nearest of the first rows, which are of the highest
     /// levels: their codes lie together and stay in the cache, where each step of a descent would wait for memory twice.
     fn walk_codes(
         &self,
@@ -131,25 +133,47 @@ impl SealedSegment {
         }
         let mut starts = Vec::with_capacity(STARTS);
         nearest.drain_sorted(&mut starts);
-        beam(self, scorer, visible, 0, &starts, self.rows(), width, scratch, found)
+        let kept = self.codes.kept(width);
+        if kept <= width {
+            return beam(self, scorer, visible, 0, &starts, self.rows(), width, scratch, found);
+        }
+        let mut seen = std::mem::take(&mut scratch.seen);
+        seen.clear();
+        seen.extend_from_slice(&starts);
+        let scorer = Remembering { scorer, seen: RefCell::new(seen) };
+        beam(self, &scorer, visible, 0, &starts, self.rows(), width, scratch, found)?;
+        let mut seen = scorer.seen.into_inner();
+        seen.retain(|candidate| visible.accept(candidate.ordinal));
+        if seen.len() > kept {
+            seen.select_nth_unstable(kept);
+            seen.truncate(kept);
+        }
+        seen.sort_unstable();
+        found.clear();
+        found.append(&mut seen);
+        scratch.seen = seen;
+        Ok(())
     }
 
     /// Exact distances of the candidates, which are sorted, and the best `limit` of them.
     pub(super) fn rerank(
         &self,
         exact: &ExactDistance<'_>,
+        scorer: &CodeScorer<'_>,
         found: &[Candidate],
         limit: usize,
         room: &mut Room,
     ) -> Result<Vec<Hit>> {
+        let told = |row, distance| scorer.bound(row, distance);
+        let bound = self.codes.tells_errors().then_some(&told as Bound<'_>);
         let hits = match self.blocks.cold() {
             None => {
                 let measure = |row| Ok(exact.distance(self.vector(row)?));
-                rerank(found, limit, |row| self.prefetch_hit(row), measure)?
+                rerank(found, limit, |row| self.prefetch_hit(row), bound, measure)?
             }
             Some(_) => {
                 let measure = |row| Ok(exact.distance(self.read_vector(row, room)?));
-                rerank(found, limit, |row| self.prefetch_names(row), measure)?
+                rerank(found, limit, |row| self.prefetch_names(row), bound, measure)?
             }
         };
         self.best(hits, limit)
@@ -274,11 +298,30 @@ impl SealedSegment {
 /// Distances from one query to code rows.
 pub(super) struct CodeScorer<'a> {
     segment: &'a SealedSegment,
-    query: Sq8Query,
+    query: ScalarQuery,
     /// All code rows, looked at only after their blocks were touched.
     codes: &'a [u8],
     stride: usize,
     row_bytes: usize,
+}
+
+/// A scorer that remembers what it has measured.
+struct Remembering<'a> {
+    scorer: &'a CodeScorer<'a>,
+    seen: RefCell<Vec<Candidate>>,
+}
+
+impl Scorer for Remembering<'_> {
+    fn score(&self, ordinals: &[u32], out: &mut Vec<f32>) -> Result<()> {
+        self.scorer.score(ordinals, out)?;
+        let measured = ordinals.iter().zip(&*out);
+        self.seen.borrow_mut().extend(measured.map(|(&row, &distance)| Candidate::new(distance, row)));
+        Ok(())
+    }
+
+    fn prefetch(&self, ordinals: &[u32]) {
+        self.scorer.prefetch(ordinals);
+    }
 }
 
 /// Rows that are measured together.
@@ -289,11 +332,16 @@ impl<'a> CodeScorer<'a> {
         let codes = &segment.places.codes;
         CodeScorer {
             segment,
-            query: segment.params.prepare(query),
+            query: segment.codes.prepare(query),
             codes: segment.blocks.unchecked(codes.offset, codes.len).unwrap_or(&[]),
             stride: codes.stride as usize,
-            row_bytes: segment.params.row_bytes(),
+            row_bytes: segment.codes.row_bytes(),
         }
+    }
+
+    /// By how much the estimate of a row that was measured is wrong at most, if its distance is `distance`.
+    fn bound(&self, ordinal: u32, distance: f32) -> f32 {
+        self.query.bound(self.code(ordinal), distance)
     }
 
     /// The code of a row; nothing where there is none.

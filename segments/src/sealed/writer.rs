@@ -18,7 +18,7 @@ use super::share::share;
 use super::stream::{Stream, step};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
-use crate::quantize::sq8::Sq8Params;
+use crate::quantize::scalar::ScalarSpace;
 use crate::segment::RowSource;
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::vfs::{OpenMode, Vfs};
@@ -362,9 +362,9 @@ fn write_payloads(out: &mut Stream<'_>, rows: &dyn RowSource) -> Result<u64> {
 
 /// As many rows as fit are encoded by all threads and written, then the next ones.
 fn write_codes(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource, threads: usize) -> Result<()> {
-    let params = train(schema, rows)?;
-    out.section(format::CODE_PARAMS, 1, |out| out.bytes(&params.to_bytes()))?;
-    let stride = params.row_bytes();
+    let space = train(schema, rows)?;
+    out.section(format::CODE_PARAMS, 1, |out| out.bytes(&space.to_bytes()))?;
+    let stride = space.row_bytes();
     let batch = (CODES_BYTES / stride).clamp(1, rows.rows() as usize);
     let mut codes = vec![0; batch * stride];
     out.section(format::CODES, stride as u64, |out| {
@@ -373,7 +373,7 @@ fn write_codes(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource, thre
             share(codes, PIECE * stride, threads, out.cancel, |place, piece, work| {
                 let first = first + (place / stride) as u32;
                 for (row, code) in (first..).zip(piece.chunks_exact_mut(stride)) {
-                    params.encode(vector(schema, rows, row)?, code, work);
+                    space.encode(vector(schema, rows, row)?, code, work);
                 }
                 Ok(())
             })?;
@@ -390,11 +390,11 @@ fn write_vectors(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource) ->
 }
 
 /// Code parameters from an even sample of the rows.
-pub(crate) fn train(schema: &Schema, rows: &dyn RowSource) -> Result<Sq8Params> {
+fn train(schema: &Schema, rows: &dyn RowSource) -> Result<ScalarSpace> {
     let step = rows.rows().div_ceil(SAMPLE_ROWS).max(1) as usize;
     let sample: Vec<&[f32]> =
         (0..rows.rows()).step_by(step).map(|row| vector(schema, rows, row)).collect::<Result<_>>()?;
-    Ok(Sq8Params::train(schema.metric(), schema.dimension(), sample.iter().copied()))
+    Ok(ScalarSpace::train(schema, sample.iter().copied()))
 }
 
 pub(super) fn vector<'a>(schema: &Schema, rows: &'a dyn RowSource, row: u32) -> Result<&'a [f32]> {

@@ -250,7 +250,7 @@ pub fn add_u64(bytes: &mut [u8], at: usize, more: u64) {
     put_u64(bytes, at, value + more);
 }
 
-/// The bytes of a schema, valid or not. The profile is the upper byte of `m`.
+/// The bytes of a schema, valid or not. The profile is the upper byte of `m`, the codes are the third of `ef_construction`.
 pub fn schema_bytes(dimension: u32, metric: u8, keys: u8, m: u16, ef_construction: u32) -> Vec<u8> {
     let mut out = Writer::new();
     out.u32(dimension);

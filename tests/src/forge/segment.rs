@@ -46,6 +46,8 @@ pub mod header {
     pub const SCHEMA: usize = 64;
     /// The profile in the schema, 1 byte.
     pub const PROFILE: usize = SCHEMA + 7;
+    /// The codes in the schema, 1 byte.
+    pub const CODES: usize = SCHEMA + 10;
     /// 4 bytes.
     pub const ROWS: usize = 76;
     /// The lowest version of a row.

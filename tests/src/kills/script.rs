@@ -5,7 +5,9 @@
 //! The fourth actor makes a third collection, renames it and drops it again.
 
 use nearstone::random::SplitMix64;
-use nearstone::{AttachOptions, Collection, Durability, Metric, Profile, Result, Schema, Store, TakeFiles};
+use nearstone::{
+    AttachOptions, Codes, Collection, Durability, Metric, Profile, Result, Schema, Store, TakeFiles,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,10 +33,11 @@ const DIMENSION: usize = 8;
 /// Long payloads fill log files, so that one follows another.
 const LONG: usize = 60_000;
 
-/// The schema of one of the collections that stay. The second one is lean: it holds the same rows, and reads their vectors.
+/// The schema of one of the collections that stay. The second one is lean: it holds the same rows, with smaller codes, and reads
+/// their vectors.
 pub fn schema(name: &str) -> Schema {
-    let profile = if name == COLLECTIONS[1] { Profile::Memory } else { Profile::Auto };
-    Schema::new(DIMENSION, Metric::L2).m(6).ef_construction(24).profile(profile)
+    let schema = Schema::new(DIMENSION, Metric::L2).m(6).ef_construction(24);
+    if name == COLLECTIONS[1] { schema.profile(Profile::Memory).codes(Codes::Sq4) } else { schema }
 }
 
 fn guest_schema() -> Schema {

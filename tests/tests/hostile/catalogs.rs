@@ -264,6 +264,14 @@ pub(crate) static CASES: &[Case] = &[
     case(Right, "catalog collection: a profile that its segments were not made for", |f| {
         f.catalog(|rows| rows.set_collection_schema(1, &schema_bytes(6, 1, 0, 0x0204, 16)));
     }),
+    case(Refused, "catalog collection: codes max", |f| schema(f, 6, 4, 0xff_0010)),
+    case(Refused, "catalog collection: something behind the codes", |f| schema(f, 6, 4, 0x0100_0010)),
+    case(Refused, "catalog collection: its segments' codes, but not in their files", |f| {
+        schema(f, 6, 4, 0x1_0010);
+    }),
+    case(Right, "catalog collection: codes that its segments do not have", |f| {
+        f.catalog(|rows| rows.set_collection_schema(1, &schema_bytes(6, 1, 0, 4, 0x1_0010)));
+    }),
     case(Refused, "catalog collection: beam max", |f| schema(f, 6, 4, u32::MAX)),
     case(Refused, "catalog collection: sealed beyond the last lsn", |f| {
         f.catalog(|rows| put_u64(rows.body(Table::Collections, 1), 4 + 4 + 12, 1 << 40));

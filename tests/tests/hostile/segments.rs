@@ -104,6 +104,21 @@ pub(crate) static CASES: &[Case] = &[
         f.segment(0, |s| s.blocks[header::PROFILE] = 2);
         f.catalog(|rows| rows.set_schema(1, &schema_bytes(6, 1, 0, 4, 16)));
     }),
+    // Codes of four bits are as long here as those of eight.
+    case(Safe, "segment schema: other codes than it has", |f| {
+        (0..3).for_each(|n| f.segment(n, |s| s.blocks[header::CODES] = 1));
+    }),
+    case(Safe, "segment schema: other codes than it has, also of the collection", |f| {
+        schema(f, 3, 0, 1, 4, 0x1_0010);
+    }),
+    case(Refused, "segment schema: codes max", |f| f.segment(0, |s| s.blocks[header::CODES] = 255)),
+    case(Refused, "segment schema: something behind the codes", |f| {
+        f.segment(1, |s| s.blocks[header::CODES + 1] = 1);
+    }),
+    case(Refused, "segment schema: other codes than the catalog says", |f| {
+        f.segment(0, |s| s.blocks[header::CODES] = 1);
+        f.catalog(|rows| rows.set_schema(1, &schema_bytes(6, 1, 0, 4, 16)));
+    }),
     case(Safe, "segment schema: beam 10000", |f| schema(f, 3, 0, 1, 4, 10_000)),
     case(Safe, "segment schema: another metric", |f| schema(f, 3, 2, 1, 4, 16)),
     // The footer.

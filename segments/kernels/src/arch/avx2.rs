@@ -196,13 +196,19 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
-        // SAFETY: see above.
+    unsafe fn add_biased<const BITS: usize>(self, codes: *const u8, from: *const u8) -> Self {
+        // SAFETY: see above. The shifts are known when this is compiled, for the loop is unrolled.
         unsafe {
             let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.cast()));
-            let f = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()));
-            let f = _mm256_sub_epi16(f, _mm256_set1_epi16(128));
-            Products(_mm256_add_epi32(self.0, _mm256_madd_epi16(c, f)))
+            let mut sums = self.0;
+            for part in 0..8 / BITS {
+                let c = _mm256_srl_epi16(c, _mm_cvtsi32_si128((BITS * part) as i32));
+                let c = _mm256_and_si256(c, _mm256_set1_epi16((1 << BITS) - 1));
+                let f = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.add(64 * part).cast()));
+                let f = _mm256_sub_epi16(f, _mm256_set1_epi16(128));
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(c, f));
+            }
+            Products(sums)
         }
     }
 

@@ -193,12 +193,19 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
-        // SAFETY: see above. To subtract 128 is to flip the highest bit.
+    unsafe fn add_biased<const BITS: usize>(self, codes: *const u8, from: *const u8) -> Self {
+        // SAFETY: see above. To subtract 128 is to flip the highest bit. What a shift brings over from the next byte is
+        // masked out; the shifts are known when this is compiled, for the loop is unrolled.
         unsafe {
             let c = _mm512_loadu_si512(codes.cast());
-            let f = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(-128));
-            Products(_mm512_dpbusd_epi32(self.0, c, f))
+            let mut sums = self.0;
+            for part in 0..8 / BITS {
+                let c = _mm512_srl_epi16(c, _mm_cvtsi32_si128((BITS * part) as i32));
+                let c = _mm512_and_si512(c, _mm512_set1_epi8(((1u32 << BITS) - 1) as i8));
+                let f = _mm512_loadu_si512(from.add(64 * part).cast());
+                sums = _mm512_dpbusd_epi32(sums, c, _mm512_xor_si512(f, _mm512_set1_epi8(-128)));
+            }
+            Products(sums)
         }
     }
 

@@ -24,7 +24,7 @@ macro_rules! kernels_for {
             dot_precise,
             l2_precise,
             dot_norm_precise,
-            dots_biased,
+            dots_biased: [dots_bits, dots_crumbs, dots_nibbles, dots_biased],
         };
 
         crate::arch::kernels_for!(@one $features, dot, (a: &[f32], b: &[f32]) -> f32, $floats);
@@ -39,6 +39,9 @@ macro_rules! kernels_for {
         crate::arch::kernels_for!(@one $features, l2_precise, (a: &[f32], b: &[f32]) -> f64, $doubles);
         crate::arch::kernels_for!(@one $features, dot_norm_precise, (a: &[f32], b: &[f32]) -> (f64, f64), $doubles);
         crate::arch::kernels_for!(@one $features, dots_biased, (a: &[&[u8]; 4], b: &[u8]) -> [i32; 4], $bytes);
+        crate::arch::kernels_for!(@one $features, dots_nibbles, (a: &[&[u8]; 4], b: &[u8]) -> [i32; 4], $bytes);
+        crate::arch::kernels_for!(@one $features, dots_crumbs, (a: &[&[u8]; 4], b: &[u8]) -> [i32; 4], $bytes);
+        crate::arch::kernels_for!(@one $features, dots_bits, (a: &[&[u8]; 4], b: &[u8]) -> [i32; 4], $bytes);
     };
     (@one none, $kernel:ident, ($a:ident: $at:ty, $b:ident: $bt:ty) -> $out:ty, $vector:ty) => {
         /// # Safety

@@ -146,11 +146,15 @@ impl Bytes for Products {
     }
 
     #[inline(always)]
-    unsafe fn add_biased(self, codes: *const u8, from: *const u8) -> Self {
-        // SAFETY: the caller's promise: sixteen bytes can be read from both.
-        let (c, f) =
-            unsafe { (codes.cast::<[u8; 16]>().read_unaligned(), from.cast::<[u8; 16]>().read_unaligned()) };
-        Products(std::array::from_fn(|i| self.0[i] + i32::from(c[i]) * (i32::from(f[i]) - 128)))
+    unsafe fn add_biased<const BITS: usize>(self, codes: *const u8, from: *const u8) -> Self {
+        // SAFETY: the caller's promise: sixteen bytes can be read.
+        let c = unsafe { codes.cast::<[u8; 16]>().read_unaligned() };
+        (0..8 / BITS).fold(self, |Products(sums), part| {
+            // SAFETY: the caller's promise: sixteen bytes for each part.
+            let f = unsafe { from.add(64 * part).cast::<[u8; 16]>().read_unaligned() };
+            let code = |i: usize| i32::from(c[i] >> (BITS * part)) & ((1 << BITS) - 1);
+            Products(std::array::from_fn(|i| sums[i] + code(i) * (i32::from(f[i]) - 128)))
+        })
     }
 
     #[inline(always)]
