@@ -84,6 +84,7 @@ def build_segments(
     m: int = 16,
     ef_construction: int = 200,
     profile: _ProfileName = "auto",
+    codes: _CodesName = "sq8",
     seal_bytes: int | None = None,
     seal_rows: int | None = None,
     threads: int | None = None,

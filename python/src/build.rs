@@ -6,7 +6,7 @@ use crate::errors::{OrRaise, invalid};
 use crate::load::HeldRows;
 use crate::long;
 use crate::search::THREADS_MAX;
-use nearstone::{Key, Profile, Schema, Store, TakeFiles};
+use nearstone::{Codes, Key, Profile, Schema, Store, TakeFiles};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -27,7 +27,7 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 ///     vectors: A matrix of shape ``(n, dim)``.
 ///     payloads: As in ``upsert``.
 ///     metric: As in ``create_collection``, and so are ``m`` and ``ef_construction``, which must be the collection's.
-///     profile: As in ``create_collection``; the collection may have another.
+///     profile: As in ``create_collection``, and so are ``codes``; the collection may have others.
 ///     seal_bytes: Bytes of vectors at which a segment is full (128 MiB).
 ///     seal_rows: Rows at which it is (250,000).
 ///     threads: To link rows with; all cores when not told.
@@ -44,9 +44,9 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 #[pyfunction]
 #[pyo3(
     signature = (folder, keys, vectors, payloads=None, *, metric="cosine", m=None, ef_construction=None,
-                 profile="auto", seal_bytes=None, seal_rows=None, threads=None, progress=None),
+                 profile="auto", codes="sq8", seal_bytes=None, seal_rows=None, threads=None, progress=None),
     text_signature = "(folder, keys, vectors, payloads=None, *, metric='cosine', m=16, ef_construction=200, \
-                      profile='auto', seal_bytes=None, seal_rows=None, threads=None, progress=None)"
+                      profile='auto', codes='sq8', seal_bytes=None, seal_rows=None, threads=None, progress=None)"
 )]
 #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
 pub(crate) fn build_segments<'py>(
@@ -59,6 +59,7 @@ pub(crate) fn build_segments<'py>(
     m: Given<'_, 'py>,
     ef_construction: Given<'_, 'py>,
     profile: &str,
+    codes: &str,
     seal_bytes: Given<'_, 'py>,
     seal_rows: Given<'_, 'py>,
     threads: Given<'_, 'py>,
@@ -74,9 +75,10 @@ pub(crate) fn build_segments<'py>(
     }
     let threads = some_count("threads", threads, 1)?.map(|threads| threads.min(THREADS_MAX));
     let (metric, profile) = (self::metric(py, metric)?, Profile::from_name(profile).or_raise(py)?);
+    let codes = Codes::from_name(codes).or_raise(py)?;
     let (m, ef) = (some_count("m", m, 0)?, some_count("ef_construction", ef_construction, 0)?);
     let rows = Rows::of(keys, vectors, payloads, |dimension, first| {
-        let schema = Schema::new(dimension, metric).profile(profile);
+        let schema = Schema::new(dimension, metric).profile(profile).codes(codes);
         let schema = schema.keys(first.map_or(schema.key_type(), Key::key_type));
         let schema = schema.m(m.unwrap_or(schema.links())).ef_construction(ef.unwrap_or(schema.beam()));
         schema.validate().map(|()| schema).or_raise(py)

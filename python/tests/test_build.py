@@ -64,7 +64,7 @@ def test_the_schema_follows_what_is_given(path: Path, tmp_path: Path, refused: C
         tmp_path / "text", ["a", "b"], np.eye(3)[:2], metric="ip", m=8, ef_construction=50, profile="memory"
     )
     one = nearstone.build_segments(
-        tmp_path / "one", "c", [1, 2, 3], {"x": 1}, metric="ip", m=8, ef_construction=50
+        tmp_path / "one", "c", [1, 2, 3], {"x": 1}, metric="ip", m=8, ef_construction=50, codes="rabitq2"
     )
     with nearstone.open(path, background="manual") as store:
         rows = store.create_collection("rows", 3, metric="ip", keys=str, m=8, ef_construction=50)
@@ -167,6 +167,7 @@ def test_bad_input_builds_nothing(tmp_path: Path, refused: Callable[..., Any]) -
     refused(bad, ["ef_construction is 7"], lambda: make(folder, [1, 2, 3], good, ef_construction=7))
     refused(bad, ["euclid", "cosine"], lambda: make(folder, [1, 2, 3], good, metric="euclid"))  # type: ignore[arg-type]
     refused(bad, ["small", "memory"], lambda: make(folder, [1, 2, 3], good, profile="small"))  # type: ignore[arg-type]
+    refused(bad, ["sq16", "sq4"], lambda: make(folder, [1, 2, 3], good, codes="sq16"))  # type: ignore[arg-type]
     refused(bad, ["threads", "0"], lambda: make(folder, [1, 2, 3], good, threads=0))
     refused(bad, ["seal_rows", "0"], lambda: make(folder, [1, 2, 3], good, seal_rows=0))
     refused(bad, ["seal_bytes", "0"], lambda: make(folder, [1, 2, 3], good, seal_bytes=0))
