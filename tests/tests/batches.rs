@@ -1,7 +1,7 @@
 //! Collections large enough for graphs that are built in batches: bulk loads and rebuilds, cancelled, and with rows that die
 //! meanwhile.
 
-use nearstone::{Collection, ErrorKind, Metric, Profile, RebuildOptions, Schema, Step, Store};
+use nearstone::{Background, Collection, ErrorKind, Metric, Profile, RebuildOptions, Schema, Step, Store};
 use nearstone_datasets::{Generator, Shape};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -23,9 +23,10 @@ impl Data {
     fn load(
         &self,
         rows: &Collection,
+        threads: usize,
         progress: &mut (dyn FnMut(Step) -> ControlFlow<()> + Send),
     ) -> nearstone::Result<()> {
-        let mut load = rows.bulk_load()?.progress(progress);
+        let mut load = rows.bulk_load()?.threads(threads).progress(progress);
         (0..ROWS).try_for_each(|key| load.push(key, self.row(key), ()))?;
         load.finish().map(drop)
     }
@@ -44,8 +45,8 @@ impl Data {
     }
 }
 
-fn store(folder: &Path) -> Store {
-    Store::builder().auto_compact(false).open(folder.join("store")).unwrap()
+fn store(folder: &Path, background: Background) -> Store {
+    Store::builder().auto_compact(false).background(background).open(folder.join("store")).unwrap()
 }
 
 fn files(folder: &Path) -> usize {
@@ -76,10 +77,10 @@ fn loads_and_rebuilds_in_batches_find_nearly_all_and_keep_every_row() {
         (Metric::InnerProduct, Profile::Auto),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
+        let store = store(folder.path(), Background::Manual);
         let schema = Schema::new(DIMENSION, metric).profile(profile);
         let rows = store.create_collection("rows", schema).unwrap();
-        data.load(&rows, &mut watch(&mut 0, u32::MAX)).unwrap();
+        data.load(&rows, 2, &mut watch(&mut 0, u32::MAX)).unwrap();
         let check = |rows: &Collection, live: &dyn Fn(u64) -> bool| {
             store.verify().unwrap();
             assert_eq!(rows.len().unwrap(), (0..ROWS).filter(|&key| live(key)).count() as u64);
@@ -112,18 +113,18 @@ fn loads_and_rebuilds_in_batches_find_nearly_all_and_keep_every_row() {
 fn a_load_or_rebuild_in_batches_that_is_cancelled_leaves_nothing() {
     let data = Data::new();
     let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
+    // One thread, that which reports: how often it does would depend on how much others do.
+    let store = store(folder.path(), Background::Manual);
     let rows = store.create_collection("rows", Schema::new(DIMENSION, Metric::Cosine)).unwrap();
     let mut all = 0;
-    data.load(&store.create_collection("other", rows.schema()).unwrap(), &mut watch(&mut all, u32::MAX))
-        .unwrap();
+    let other = store.create_collection("other", rows.schema()).unwrap();
+    data.load(&other, 1, &mut watch(&mut all, u32::MAX)).unwrap();
     assert!(all > 50, "{all}");
     for stop in (0..all - 1).step_by(9) {
-        let error = data.load(&rows, &mut watch(&mut 0, stop)).unwrap_err();
+        let error = data.load(&rows, 1, &mut watch(&mut 0, stop)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
         assert_eq!((files(folder.path()), rows.len().unwrap()), (1, 0), "cancelled at report {stop}");
     }
-    let other = store.collection("other").unwrap();
     other.rebuild_with(RebuildOptions::new(), &mut watch(&mut all, u32::MAX)).unwrap();
     assert!(all > 50, "{all}");
     for stop in (0..all - 1).step_by(9) {
