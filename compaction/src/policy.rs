@@ -1,11 +1,11 @@
 //! What to compact next: a pure function from segment statistics to a choice.
 //!
-//! Three rules, in the order of what they cost and give:
+//! The rules, in the order of what they cost and give:
 //!
 //! 1. **Dead share.** A segment whose dead share passes the threshold is rewritten. The threshold falls with the
 //!    segment's age, so that a small or slow store, where 20 % would never be reached, is cleaned as well: at age
-//!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing. Much smaller ones
-//!    come along: beside it they cost little, and every search asks each of them.
+//!    `a` it is `dead_share * min(1, age / a)`. Segments that are wholly dead go first, they cost nothing. What is much smaller than
+//!    its living rows, all together, comes along: beside them it costs little, and every search asks each segment.
 //! 2. **Tiers.** Sealed segments of similar size are merged when there are `tier_inputs` of them; small ones are all of one size.
 //! 3. **Dead in memory.** Rows that are put again and again die before they are sealed. Searches walk through them, and they
 //!    pin the log: when most of the rows in memory are dead, and they are not few, the live ones are sealed.
@@ -37,6 +37,12 @@ impl SegmentStats {
     pub fn dead_share(&self) -> f64 {
         f64::from(self.dead) / f64::from(self.rows.max(1))
     }
+
+    /// The living rows' share of the file, about.
+    pub fn live_bytes(&self) -> u64 {
+        let live = u64::from(self.rows.saturating_sub(self.dead));
+        (u128::from(self.bytes) * u128::from(live) / u128::from(self.rows.max(1))) as u64
+    }
 }
 
 /// The numbers of the rules.
@@ -50,10 +56,10 @@ pub struct Policy {
     pub tier_inputs: usize,
     /// A tier spans sizes up to this factor.
     pub tier_factor: u64,
-    /// Smaller segments count as if they had so many bytes. Deaths in large segments seal what is in memory, be it a row or two:
-    /// such segments never were four of a size.
+    /// Segments up to `tier_factor` times this are of one tier, whatever their sizes. Deaths in large segments seal what is in memory,
+    /// be it a row or two: such segments never were four of a size.
     pub tier_bytes_min: u64,
-    /// Segments with more live bytes than this are left to the dead-share rule.
+    /// Segments with more bytes than this are left to the dead-share rule.
     pub bytes_max: u64,
     /// Rows in memory are sealed for their dead ones when there are at least so many,
     pub memory_rows_min: u32,
@@ -114,12 +120,15 @@ pub fn choose(segments: &[SegmentStats], policy: &Policy) -> Choice {
         .filter(|s| s.dead > 0 && s.dead_share() >= threshold(policy, s.age_secs))
         .max_by(|a, b| a.dead_share().total_cmp(&b.dead_share()).then(b.id.cmp(&a.id)));
     if let Some(segment) = worst {
-        let is_along = |s: &&SegmentStats| s.bytes.saturating_mul(policy.tier_factor) <= segment.bytes;
-        let along = segments.iter().filter(is_along).map(|s| s.id);
-        return Choice::Merge {
-            inputs: [segment.id].into_iter().chain(along).collect(),
-            reason: Reason::DeadShare,
-        };
+        let mut others: Vec<&SegmentStats> = segments.iter().filter(|s| s.id != segment.id).collect();
+        others.sort_by_key(|s| (s.live_bytes(), s.id));
+        let mut left = segment.live_bytes() / policy.tier_factor.max(1);
+        let along = others.into_iter().map_while(|s| {
+            left = left.checked_sub(s.live_bytes())?;
+            Some(s.id)
+        });
+        let inputs = [segment.id].into_iter().chain(along).collect();
+        return Choice::Merge { inputs, reason: Reason::DeadShare };
     }
     match tiered::choose(segments, policy) {
         Some(inputs) => Choice::Merge { inputs, reason: Reason::Tier },
@@ -167,13 +176,38 @@ mod tests {
     #[test]
     fn small_segments_do_not_pile_up_beside_one_that_is_cleaned() {
         let policy = Policy::default();
-        let segments = [segment(1, 1000, 200, 4000, 0), segment(2, 250, 0, 1000, 0), segment(3, 2, 0, 9, 0)];
+        let segments = [segment(1, 1000, 200, 5000, 0), segment(2, 198, 0, 990, 0), segment(3, 2, 0, 10, 0)];
         let Choice::Merge { inputs, reason } = choose(&segments, &policy) else { panic!("nothing chosen") };
-        assert_eq!((inputs.as_slice(), reason), (&[1, 2, 3].map(SegmentId)[..], Reason::DeadShare));
-        // One of its own size waits for others.
-        let segments = [segment(1, 1000, 200, 4000, 0), segment(2, 251, 0, 1001, 0)];
+        assert_eq!((inputs.as_slice(), reason), (&[1, 3, 2].map(SegmentId)[..], Reason::DeadShare));
+        // One of its own size waits for others, and so does one that is large beside the rows that live.
         let alone = Choice::Merge { inputs: vec![SegmentId(1)], reason: Reason::DeadShare };
-        assert_eq!(choose(&segments, &policy), alone);
+        for dead in [200, 900] {
+            let segments = [segment(1, 1000, dead, 5000, 0), segment(2, 202, 0, 1010, 0)];
+            assert_eq!(choose(&segments, &policy), alone, "{dead} dead");
+        }
+    }
+
+    /// What a stream of single rows, each sealed by itself, costs: bytes written over bytes that came.
+    #[test]
+    fn a_stream_of_tiny_segments_is_rewritten_a_few_times() {
+        let (mut segments, mut written, policy) = (Vec::new(), 0, Policy::default());
+        for id in 0..4096 {
+            segments.push(segment(id, 1, 0, 2048, 0));
+            while let Choice::Merge { inputs, .. } = choose(&segments, &policy) {
+                let rows = segments.iter().filter(|s| inputs.contains(&s.id)).map(|s| s.rows).sum();
+                segments.retain(|s| !inputs.contains(&s.id));
+                written += u64::from(rows) * 2048;
+                segments.push(segment(
+                    1 << 32 | id << 8 | inputs.len() as u64,
+                    rows,
+                    0,
+                    u64::from(rows) * 2048,
+                    0,
+                ));
+            }
+            assert!(segments.len() < 24, "{} segments", segments.len());
+        }
+        assert!(written < 8 * 4096 * 2048, "each row was written {} times", written / (4096 * 2048));
     }
 
     #[test]

@@ -5,16 +5,23 @@ use crate::policy::{Policy, SegmentStats};
 use nearstone_base::SegmentId;
 
 /// The smallest tier that is full: the run of segments, in order of size, whose largest is at most `tier_factor`
-/// times its smallest (or `tier_bytes_min`, if that is smaller still) and that has at least `tier_inputs` members.
+/// times its smallest (or `tier_bytes_min`, if that is more) and no larger than all others together, and that has at least
+/// `tier_inputs` members.
 pub(crate) fn choose(segments: &[SegmentStats], policy: &Policy) -> Option<Vec<SegmentId>> {
     let mut by_size: Vec<&SegmentStats> = segments.iter().filter(|s| s.bytes <= policy.bytes_max).collect();
     by_size.sort_by_key(|s| (s.bytes, s.id));
     for (start, smallest) in by_size.iter().enumerate() {
         let limit = smallest.bytes.max(policy.tier_bytes_min.max(1)).saturating_mul(policy.tier_factor);
-        let run: Vec<SegmentId> =
-            by_size[start..].iter().take_while(|s| s.bytes <= limit).map(|s| s.id).collect();
+        let mut run: Vec<&SegmentStats> =
+            by_size[start..].iter().copied().take_while(|s| s.bytes <= limit).collect();
+        // Not a large one for the sake of a few tiny ones, again and again.
+        let mut all: u64 = run.iter().map(|s| s.bytes).sum();
+        while let Some(largest) = run.last().filter(|s| s.bytes > all - s.bytes) {
+            all -= largest.bytes;
+            run.pop();
+        }
         if run.len() >= policy.tier_inputs.max(2) {
-            return Some(run);
+            return Some(run.iter().map(|s| s.id).collect());
         }
     }
     None
@@ -54,6 +61,11 @@ mod tests {
     #[test]
     fn small_segments_are_of_one_size() {
         assert_eq!(sizes(&[1, 7, 400]), None);
-        assert_eq!(sizes(&[1, 7, 60, 400, 401]), Some(vec![0, 1, 2, 3]));
+        assert_eq!(sizes(&[20, 40, 90, 150, 401]), Some(vec![0, 1, 2, 3]));
+        assert_eq!(
+            sizes(&[1, 7, 9, 400, 401]),
+            None,
+            "each large one would be written again for every few tiny ones"
+        );
     }
 }

@@ -120,7 +120,10 @@ impl Drop for SegmentBuild<'_> {
             // The files first: what is left of them in a crash between is marked.
             self.collector.discard();
             let (vfs, folder) = (&self.core.vfs, &self.core.segments);
-            let _ = vfs.remove(&folder.join(UNFINISHED_BUILD));
+            // A disk may keep one removal and lose another.
+            if vfs.sync_dir(folder).is_ok() {
+                let _ = vfs.remove(&folder.join(UNFINISHED_BUILD));
+            }
             if self.made_folder {
                 let _ = vfs.remove_dir(folder);
             }
@@ -165,7 +168,8 @@ fn make_folder(vfs: &dyn Vfs, folder: &Path) -> Result<(Box<dyn VfsLock>, bool)>
         return Err(holds_something(folder, name));
     }
     names.iter().try_for_each(|name| vfs.remove(&folder.join(name)))?;
-    let file = vfs.open(&mark, OpenMode::Truncate)?;
+    // Over what it says already: a mark without words is one that locking has made.
+    let file = vfs.open(&mark, OpenMode::ReadWrite)?;
     file.write_at(BEGUN, 0)?;
     file.sync_all()?;
     vfs.sync_dir(folder)?;

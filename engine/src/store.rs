@@ -391,9 +391,10 @@ impl Engine {
         self.pace.end();
         self.workers.stop();
         failpoint("close-workers-stopped");
-        let marked = self.close_log();
-        // A snapshot may outlive the lock; from then on the files are somebody else's, and the next open sweeps.
+        // A snapshot may outlive the lock, and so may a call that takes an id after the last transaction said which come next: from
+        // then on the files are somebody else's, and the next open sweeps.
         self.core.keep_files.store(true, Ordering::Release);
+        let marked = self.close_log();
         let released = self.release();
         marked.and(released)
     }

@@ -19,7 +19,7 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 ///
 /// Builds sealed segments in a folder of their own, without a store: for rows that are made at one place and served at
 /// another. ``Collection.attach`` brings them into a collection of the same schema. Can be interrupted, and leaves nothing
-/// then.
+/// then, unless it was as good as done.
 ///
 /// Args:
 ///     folder: Missing, empty, or left by a build that died: what that has left goes.

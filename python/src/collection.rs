@@ -128,7 +128,8 @@ impl Collection {
     }
 
     /// Loads many rows at once, past the log: faster than writing them and waiting until they are sealed, and all of
-    /// them become visible and durable together, or none. Can be interrupted, and has done nothing then.
+    /// them become visible and durable together, or none. Can be interrupted, and has done nothing then, unless it was as good as
+    /// done: the last step may still be carried out behind.
     ///
     /// Args:
     ///     keys: As in ``upsert``. No key may come twice.
@@ -170,7 +171,8 @@ impl Collection {
     }
 
     /// Makes the rows of files that ``build_segments`` has made part of the collection, without linking one: all of them
-    /// become visible and durable together, or none. Can be interrupted, and has done nothing then.
+    /// become visible and durable together, or none. Can be interrupted, and has done nothing then, unless it was as good as done: the
+    /// last step may still be carried out behind.
     ///
     /// Args:
     ///     files: A path, or several. Each file is read whole and checked before.

@@ -233,7 +233,7 @@ def test_other_threads_run_meanwhile(tmp_path: Path, rng: np.random.Generator) -
     done = threading.Event()
 
     def work() -> None:
-        nearstone.build_segments(tmp_path / "built", range(len(vectors)), vectors)
+        nearstone.build_segments(tmp_path / "built", range(len(vectors)), vectors, threads=1)
         done.set()
 
     thread = threading.Thread(target=work)

@@ -390,9 +390,8 @@ impl Layout {
         check_block(path, uuid, footer.blocks, &page, footer.pages.first().copied().unwrap_or(0))?;
         let block = read(0, BLOCK as usize)?;
         check_block(path, uuid, 0, &block, Reader::new(&page).u32().unwrap_or(0))?;
-        if let Some(&codes) =
-            block.get(PREFIX + Schema::CODES_AT).filter(|codes| Codes::from_code(**codes).is_none())
-        {
+        let unknown = |codes: &&u8| Codes::from_code(**codes).is_none();
+        if let Some(codes) = block.get(PREFIX + Schema::CODES_AT).filter(unknown) {
             let known = Codes::ALL.map(Codes::name).join(", ");
             let text = format!("{} has codes of kind {codes}: this build knows {known}", path.display());
             return Err(Error::new(ErrorKind::UnsupportedVersion, text));

@@ -12,7 +12,7 @@
 //! 4. Again from 2, twice as many rows each time, until none is left.
 //!
 //! Rows of one batch have not found all of each other, so this is a graph to be refined ([`super::refine`]): walks to every
-//! row find the others. Which threads do what makes no difference to it.
+//! row find the others. Which threads do what makes no difference to it, before rows that nothing leads to are attached.
 //!
 //! Not by inner product: what searches look for there are long rows, and a row that is walked to as itself meets those
 //! that lie near it.

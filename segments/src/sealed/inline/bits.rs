@@ -34,7 +34,7 @@ const BEAMS: [usize; 9] = [10, 12, 14, 16, 20, 24, 32, 48, 64];
 /// of them).
 const BYTES_BESIDES: usize = 1600;
 /// With rows so much more expensive, four bits have never paid.
-const DEARER_MAX: f32 = 1.8;
+const DEARER_MAX: f32 = 1.7;
 
 /// The bits that suit a graph, of which `built` are the rows with one bit. Takes 50 ms, whatever the size of the graph.
 pub(super) fn bits_for(

@@ -2,16 +2,15 @@
 //!
 //! 1. All vectors are brought to the space of inline rows and held in half precision.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
-//!    ([`super::refine`]), and encoded again,
-//!    with one bit a dimension or four, whichever suits them ([`super::bits`]).
+//!    ([`super::refine`]), and encoded again, with one bit a dimension or four, whichever suits them ([`super::bits`]).
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
 //!    grow from neighbour to neighbour ([`super::growth`]).
 //!
 //! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once. One whose rows are not linked
 //! yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
 //!
-//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links); three sets of links while the graph is
-//! built or refined; and one byte per number and up to 128 per row for codes, which are left out where they would not fit. (Joining holds no more: what it has of its own, the upper rows and a number for
+//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links; eighteen per number where codes
+//! have four bits); three sets of links while the graph is built or refined; and one byte per number and up to 128 per row for codes, which are left out where they would not fit. (Joining holds no more: what it has of its own, the upper rows and a number for
 //! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
 //!
 //! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
