@@ -186,7 +186,7 @@ def test_a_lean_collection_reads_its_vectors(path: Path, rng: np.random.Generato
             assert set(stats["held"]) == {"mapped", "warmed", "pinned", "heap", "read"}
 
 
-def test_codes_are_chosen_by_name(path: Path, rng: np.random.Generator) -> None:
+def test_codes_are_chosen_by_name(path: Path, rng: np.random.Generator, refused: Any) -> None:
     matrix = rng.standard_normal((600, 64), dtype=np.float32)
     with nearstone.open(path, background="manual") as store:
         for name in ("sq8", "sq4", "rabitq1", "rabitq2", "rabitq4"):
