@@ -207,11 +207,13 @@ fn an_input_whose_rows_are_nearly_all_dead_joins_a_large_one() {
 }
 
 #[test]
-fn eight_equal_inputs_join() {
+fn four_equal_inputs_join_and_eight_are_better_built_anew() {
     let room = Room::new(vector);
     let inputs: Vec<SealedSegment> = (0..8).map(|n| room.sealed(n * 1_030..(n + 1) * 1_030)).collect();
     let inputs: Vec<&SealedSegment> = inputs.iter().collect();
-    compare("eighths", &room.join(&inputs, |_| false), &room.rebuild(&inputs, |_| false));
+    compare("quarters", &room.join(&inputs[..4], |_| false), &room.rebuild(&inputs[..4], |_| false));
+    assert!(merge(&inputs, |_| false).join(&room.target(), &|_| false).unwrap().is_none());
+    compare("eighths", &room.build(&inputs, |_| false), &room.rebuild(&inputs, |_| false));
 }
 
 #[test]

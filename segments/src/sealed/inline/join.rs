@@ -34,8 +34,11 @@ const BEAM_MIN: u64 = 16;
 const APPROACH: u64 = 16;
 /// Rows of an input that is more than so many times as large as another one do not walk that one.
 const MUCH_LARGER: u64 = 4;
-/// With more expansions a row than these, linking from nothing costs little more.
-const EXPANSIONS_MAX: u64 = 300;
+/// With more expansions a row than these, a graph built in batches costs less: 224, of eight equal inputs, took 7.7 s where that
+/// took 5.0.
+const EXPANSIONS_MAX: u64 = 128;
+/// By inner product rows are linked one by one, which costs much more.
+const EXPANSIONS_MAX_ALONE: u64 = 300;
 /// Of an input whose graph is worth keeping, one row in so many lives.
 const LIVE_MIN: u64 = 2;
 /// At most one row in so many comes from other inputs, or from those without inline rows, which are small as a rule.
@@ -97,7 +100,9 @@ impl<'a> Join<'a> {
         let blind =
             schema.metric() == Metric::InnerProduct && segments.iter().any(|one| one.inline.is_none());
         let shaped = u32::try_from(rows.len()).is_ok_and(|rows| shape_of(schema, rows).is_some()) && !blind;
-        if !shaped || poor * POOR_SHARE > all || expansions > all * EXPANSIONS_MAX {
+        let most =
+            if schema.metric() == Metric::InnerProduct { EXPANSIONS_MAX_ALONE } else { EXPANSIONS_MAX };
+        if !shaped || poor * POOR_SHARE > all || expansions > all * most {
             return None;
         }
 
