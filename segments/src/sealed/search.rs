@@ -8,7 +8,8 @@
 //! 2. What was kept is measured against the original vectors, the nearest first, for as long as it may be among the
 //!    `limit` nearest, and sorted by that distance, then by key.
 //! 3. If fewer than `limit` rows came out (the graph has holes, or few rows are visible and accepted), or if the
-//!    walk would see most rows anyway, all rows are scanned: results are `min(limit, visible accepted rows)`.
+//!    walk would see most rows anyway, as where nearly all are dead, all rows are scanned: results are
+//!    `min(limit, visible accepted rows)`.
 
 use super::cold::Room;
 use super::inline::InlineWish;
@@ -28,6 +29,11 @@ use std::cell::RefCell;
 const ENTRY_ROWS: u32 = 128;
 /// Rows that a walk begins with.
 const STARTS: usize = 4;
+/// What it takes to measure a row exactly, and one that is read for it, as times a distance on codes.
+const EXACT: u64 = 5;
+const EXACT_READ: u64 = 50;
+/// How many rows are passed over in the time of one.
+const CHECKS: u64 = 8;
 
 impl SealedSegment {
     /// The nearest visible accepted rows, by distance, then by key; at most `options.limit`, and fewer only when
@@ -184,10 +190,19 @@ impl SealedSegment {
     }
 
     /// Whether all rows are looked at from the start: a beam as wide as the living rows sees them all, at a higher price
-    /// than a scan.
+    /// than a scan; and where nearly all rows are dead, a walk goes through thousands of them for a few that live.
     fn is_scanned(&self, options: &SearchOptions<'_>) -> bool {
-        let alive = self.rows().saturating_sub(self.deaths().count()) as usize;
-        options.exact || options.limit.max(options.ef) >= alive
+        let rows = u64::from(self.rows());
+        let alive = rows.saturating_sub(self.deaths().count().into());
+        let width = options.limit.max(options.ef) as u64;
+        if options.exact || width >= alive {
+            return true;
+        }
+        // In distances on codes: a walk measures about `m` rows for each that it expands, but never more than there are.
+        let expanded = width.saturating_mul(rows) / alive;
+        let walk = expanded.saturating_mul(self.meta().schema.links() as u64).min(rows);
+        let exact = if self.blocks.cold().is_some() { EXACT_READ } else { EXACT };
+        alive < rows / 2 && alive.saturating_mul(exact) + rows / CHECKS < walk
     }
 
     /// How inline rows are walked, where every row may be a hit and most are alive.

@@ -45,3 +45,19 @@ fn a_query_of_another_length_among_many_is_refused() {
     let error = made.open().search_many(&asked, &scan, 1.0, &mut Scratch::default(), &mut lists).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 }
+
+/// A walk went through a thousand dead rows for each that lived, while a handful was left to look at.
+#[test]
+fn where_nearly_all_rows_are_dead_the_living_are_looked_at() {
+    let made = make(&Schema::new(64, Metric::L2).m(8).ef_construction(32), 4_000);
+    let segment = made.open();
+    let lives = |row: u32| row % 50 == 7;
+    (0..4_000).filter(|&row| !lives(row)).for_each(|row| assert!(segment.deaths().set(row, 500)));
+    let mut scratch = Scratch::default();
+    for row in (0..4_000).step_by(97) {
+        let query = &made.rows.rows[row].vector;
+        // So narrow that a walk would miss some.
+        let hits = segment.search(query, &options(8, 8), &mut scratch).unwrap();
+        assert_eq!(hits, truth(&made.rows, query, 8, lives), "row {row}");
+    }
+}
