@@ -17,6 +17,8 @@ pub const M_MAX: usize = 64;
 
 /// Largest `ef_construction`; more only wastes time.
 const EF_CONSTRUCTION_MAX: usize = 10_000;
+/// Where the codes are, in what [`Schema::encode`] writes.
+const CODES_AT: usize = 10;
 
 /// A collection's schema. What concerns its rows is fixed when it is created; the graph's shape can be changed by building
 /// the graph anew.
@@ -212,9 +214,6 @@ impl Schema {
         Ok(())
     }
 
-    /// Where its codes are, in what [`Schema::encode`] writes.
-    pub const CODES_AT: usize = 10;
-
     /// Writes it: `dimension u32 | metric u8 | keys u8 | m u8 | profile u8 | ef_construction u16 | codes u8 | 0 u8`. (`m` is at
     /// most 64; its number once had two bytes, of which the second was 0, as it is for [`Profile::Auto`]. Nor is
     /// `ef_construction` above 10,000; it had four bytes, of which the last two were 0, as they are for [`Codes::Sq8`].)
@@ -227,6 +226,13 @@ impl Schema {
         out.u16(self.ef_construction as u16);
         out.u8(self.codes.code());
         out.u8(0);
+    }
+
+    /// The number of codes that this build knows nothing of, where [`Schema::encode`] of a later one wrote what is next.
+    pub fn unknown_codes(input: &Reader<'_>) -> Option<u8> {
+        let mut ahead = input.clone();
+        ahead.raw(CODES_AT)?;
+        ahead.u8().filter(|&code| Codes::from_code(code).is_none())
     }
 
     /// Reads what [`Schema::encode`] wrote and validates it; `None` when it is no valid schema.
@@ -315,11 +321,12 @@ mod tests {
             let bytes = out.into_bytes();
             assert_eq!(bytes, [0, 3, 0, 0, 0, 0, 16, 0, 0x10, 0x27, codes.code(), 0]);
             assert_eq!(Schema::decode(&mut Reader::new(&bytes)), Some(schema.codes(codes)));
-            for (at, wrong) in [(Schema::CODES_AT, Codes::ALL.len() as u8), (Schema::CODES_AT, 255), (11, 1)]
-            {
+            for (at, wrong) in [(CODES_AT, Codes::ALL.len() as u8), (CODES_AT, 255), (11, 1)] {
                 let mut bytes = bytes.clone();
                 bytes[at] = wrong;
                 assert_eq!(Schema::decode(&mut Reader::new(&bytes)), None, "{bytes:?}");
+                let unknown = (at == CODES_AT).then_some(wrong);
+                assert_eq!(Schema::unknown_codes(&Reader::new(&bytes)), unknown);
             }
         }
     }

@@ -107,7 +107,8 @@ impl<'a> Merge<'a> {
     /// and asked about every few hundred rows and every two megabytes; it may wait there, and `true` ends the work.
     ///
     /// # Errors
-    /// What reading the inputs and writing the file give, and `Cancelled`. No file stays behind then.
+    /// What reading the inputs and writing the file give, and `Cancelled`. No file stays behind then, except after a failed sync of the
+    /// folder.
     pub fn join(&self, target: &SealTarget<'_>, cancel: &dyn Fn(u64) -> bool) -> Result<Option<Merged>> {
         let join = Join::plan(&self.schema, &self.rows.segments, &self.rows.plan, LEVEL_SEED);
         let Some(join) = join else { return Ok(None) };

@@ -159,8 +159,6 @@ fn write(
         Some(handle) => handle,
         None => link(core, engine, segment, threads, progress)?,
     };
-    // Nothing names the file yet.
-    handle.set_obsolete();
     let total = u64::from(segment.rows());
     report(progress, "write", total, total)?;
     Ok(handle)
@@ -227,8 +225,7 @@ fn link(
         .ok_or_else(|| Error::invalid("a segment without rows was to be written"))
 }
 
-/// Lets `write` make the segment's file, which is not there after an error. It asks `step` on its way, whose error is the one to
-/// tell.
+/// Lets `write` make the segment's file. It asks `step` on its way, whose error is the one to tell.
 fn make_file<T>(
     core: &Core,
     segment: &MutableSegment,
@@ -244,9 +241,6 @@ fn make_file<T>(
     };
     let site = core.site();
     let written = write(&site.target(segment.id(), threads), &cancel);
-    if written.is_err() {
-        core.remove_new(segment.id());
-    }
     stopped.into_inner().map_or(written, Err)
 }
 

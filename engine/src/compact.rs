@@ -15,7 +15,7 @@ use nearstone_base::{CollectionId, Error, ErrorKind, Lsn, Result, Schema, Segmen
 use nearstone_compaction::merge::{Merge, MergeInput, Merged};
 use nearstone_compaction::pace::Work;
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
-use nearstone_segments::seal::sampled_recall;
+use nearstone_segments::seal::{SealTarget, sampled_recall};
 use std::cell::RefCell;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
@@ -170,6 +170,31 @@ impl Engine {
         Merge::new(inputs.collect(), schema)
     }
 
+    /// Lets `write` make a file under a new id, which is not there after an error. Between its pieces, with nothing locked, what is
+    /// more urgent is done, and `told` is told how far it is; an error of these comes before what `write` makes of it.
+    fn make_merged(
+        self: &Arc<Self>,
+        work: Option<Work>,
+        told: &mut dyn FnMut(u64) -> Result<()>,
+        write: impl FnOnce(&SealTarget<'_>, &dyn Fn(u64) -> bool) -> Result<Option<Merged>>,
+    ) -> Result<Result<Option<Merged>>> {
+        let (told, failed) = (RefCell::new(told), RefCell::new(None));
+        let cancel = |done| {
+            let step = self.between_pieces(work).and_then(|()| (*told.borrow_mut())(done));
+            let Err(error) = step else { return false };
+            failed.borrow_mut().get_or_insert(error);
+            true
+        };
+        let site = self.site(work);
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        let made = write(&target, &cancel);
+        let failed = failed.into_inner();
+        if failed.is_some() || made.is_err() {
+            self.core.remove_new(target.id);
+        }
+        failed.map_or(Ok(made), Err)
+    }
+
     /// Joins the graphs of the inputs; `None` when all rows are to be linked from nothing.
     fn join_merge(
         self: &Arc<Self>,
@@ -179,22 +204,10 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
         let total = u64::from(merge.rows());
-        let progress = RefCell::new(progress);
-        let failed = RefCell::new(None);
-        // Asked between two pieces of work, with nothing locked.
-        let cancel = |done| {
-            let step =
-                self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), "join", done, total));
-            let Err(error) = step else { return false };
-            failed.borrow_mut().get_or_insert(error);
-            true
-        };
-        let site = self.site(work);
-        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
-        let merged = merge.join(&target, &cancel).inspect_err(|_| self.core.remove_new(target.id));
-        if let Some(error) = failed.into_inner() {
-            return Err(error);
-        }
+        let merged =
+            self.make_merged(work, &mut |done| report(progress, "join", done, total), |target, cancel| {
+                merge.join(target, cancel)
+            })?;
         // Graphs that cannot be read are no reason to keep them: what a merge needs of the rows is elsewhere.
         let unless_damaged = |error: Error| match error.kind() {
             ErrorKind::Corruption => {
@@ -249,22 +262,14 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
         let total = u64::from(merge.rows());
-        let progress = RefCell::new(progress);
-        let failed = RefCell::new(None);
-        let cancel = |done: u64| {
-            let (phase, done, total) = if done < total { ("link", done, total) } else { ("write", 0, 1) };
-            let step =
-                self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), phase, done, total));
-            let Err(error) = step else { return false };
-            failed.borrow_mut().get_or_insert(error);
-            true
-        };
-        let site = self.site(work);
-        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
-        let merged = merge.build(&target, &cancel).inspect_err(|_| self.core.remove_new(target.id));
-        if let Some(error) = failed.into_inner() {
-            return Err(error);
-        }
+        let merged = self.make_merged(
+            work,
+            &mut |done| match done {
+                done if done < total => report(progress, "link", done, total),
+                _ => report(progress, "write", 0, 1),
+            },
+            |target, cancel| merge.build(target, cancel),
+        )?;
         merged?.map_or(Ok(None), |merged| self.unless_worse(merged, inputs))
     }
 
@@ -276,22 +281,11 @@ impl Engine {
         work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        let site = self.site(work);
-        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
         self.link_merge(merge, work, progress)?;
         failpoint("compact-linked");
-        let progress = RefCell::new(progress);
-        let failed = RefCell::new(None);
-        let cancel = || {
-            let step = self.between_pieces(work).and_then(|()| report(*progress.borrow_mut(), "write", 0, 1));
-            let Err(error) = step else { return false };
-            failed.borrow_mut().get_or_insert(error);
-            true
-        };
-        let merged = merge.write(&target, &cancel).inspect_err(|_| self.core.remove_new(target.id));
-        if let Some(error) = failed.into_inner() {
-            return Err(error);
-        }
+        let merged = self.make_merged(work, &mut |_| report(progress, "write", 0, 1), |target, cancel| {
+            merge.write(target, &|| cancel(0))
+        })?;
         merged?.map(|merged| Ok((self.core.open_new(&merged.meta)?, merged.origin))).transpose()
     }
 
@@ -366,9 +360,13 @@ fn is_good(new: &SealedHandle, inputs: &[Arc<SealedHandle>]) -> Result<bool> {
     if found >= GATE_RECALL {
         return Ok(true);
     }
-    // Small ones are easy, whatever their graph.
-    let large = |input: &&Arc<SealedHandle>| input.segment.rows() >= new.segment.rows() / GATE_SHARE;
-    for input in inputs.iter().filter(large) {
+    // Small ones are easy, whatever their graph; and who asks for fewer links, or for a narrower beam, does not want what there was.
+    let compares = |input: &&Arc<SealedHandle>| {
+        let (was, is) = (&input.segment.meta().schema, &new.segment.meta().schema);
+        input.segment.rows() >= new.segment.rows() / GATE_SHARE
+            && (was.links() <= is.links() && was.beam() <= is.beam())
+    };
+    for input in inputs.iter().filter(compares) {
         if found + GATE_SLACK < recall(&input.segment)? {
             return Ok(false);
         }

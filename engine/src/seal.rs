@@ -201,8 +201,8 @@ pub(crate) fn write_sealed(
     rebuilt.map(|output| Ok((core.open_new(&output.meta)?, output.order))).transpose()
 }
 
-/// As [`write_sealed`], for rows none of which is dead, with a graph that is built in batches. `None` when they are to be linked
-/// one by one after all: nobody knows the file then, if there is one, and the next one is made over its name.
+/// As [`write_sealed`], for rows none of which is dead, with a graph that is built in batches. `None`, and no file, when they are to
+/// be linked one by one after all.
 pub(crate) fn write_built(
     core: &Core,
     segment: &MutableSegment,
@@ -210,7 +210,8 @@ pub(crate) fn write_built(
     target: &SealTarget<'_>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<Arc<SealedHandle>>> {
-    let Some(output) = seal_batched(segment, batches, target, cancel)? else { return Ok(None) };
+    let built = seal_batched(segment, batches, target, cancel).inspect_err(|_| core.remove_new(target.id));
+    let Some(output) = built? else { return Ok(None) };
     let handle = core.open_new(&output.meta)?;
     let found = sampled_recall(&handle.segment, GATE_SAMPLES, GATE_LIMIT, GATE_EF)?;
     Ok((found >= GATE_RECALL).then_some(handle))

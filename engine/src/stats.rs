@@ -79,7 +79,7 @@ pub struct SegmentSummary {
     pub bytes: u64,
     /// What it was made for: its collection's profile, unless it was made elsewhere.
     pub profile: Profile,
-    /// Its codes: its collection's, unless it was made elsewhere.
+    /// Its codes: its collection's, unless it was made elsewhere, or on its way when these changed.
     pub codes: Codes,
     /// Where its bytes are.
     pub held: Held,

@@ -8,7 +8,7 @@ use nearstone::{
 };
 use nearstone_datasets::{Generator, Shape};
 use nearstone_tests::forge::segment::header;
-use nearstone_tests::forge::{FOLDER, Forger};
+use nearstone_tests::forge::{FOLDER, Forger, schema_bytes};
 use std::sync::Arc;
 
 const DIMENSION: usize = 72;
@@ -178,6 +178,19 @@ fn a_file_with_other_codes_serves_and_a_merge_writes_the_collections_own() {
             assert_eq!(hits[0].key().as_u64(), Some(key));
         }
     }
+}
+
+/// It was told as damage, for which one reaches for other means.
+#[test]
+fn a_store_with_codes_of_a_later_time_is_unsupported_and_says_which() {
+    let (mut forger, _) = Forger::new();
+    forger.catalog(|rows| rows.set_collection_schema(1, &schema_bytes(6, 1, 0, 4, 0xc8_0010)));
+    let vfs: Arc<dyn Vfs> = Arc::new(forger.disk());
+    let opened = Store::builder().vfs(vfs).background(Background::Manual).open(FOLDER);
+    let error = opened.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedVersion, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("codes of kind 200") && text.contains("sq8, sq4"), "{text}");
 }
 
 #[test]

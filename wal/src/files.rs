@@ -8,7 +8,7 @@
 
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::vfs::{OpenMode, Vfs, VfsFile};
-use nearstone_base::{Lsn, Result};
+use nearstone_base::{ErrorKind, Lsn, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,8 +114,10 @@ impl Unnamed {
             self.file.sync_all()?;
         }
         failpoint("wal-file-synced");
-        vfs.rename_new(&self.tmp, &self.path)
-            .map_err(|error| error.context("a new log file, whose id is never reused"))?;
+        vfs.rename_new(&self.tmp, &self.path).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => error.context("a log file of that id, and ids are never reused"),
+            _ => error,
+        })?;
         failpoint("wal-file-named");
         if !seeded("wal-folder-not-synced") {
             vfs.sync_dir(dir)?;

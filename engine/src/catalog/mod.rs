@@ -37,7 +37,7 @@ use backend::FileBackend;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::Arc;
 use nearstone_base::vfs::{OpenMode, Vfs};
-use nearstone_base::{Error, ErrorKind, Outcome, Result, Uuid};
+use nearstone_base::{Codes, Error, ErrorKind, Outcome, Result, Uuid};
 use overlay::OverlayBackend;
 use pages::PageFile;
 use redb::{
@@ -186,23 +186,34 @@ fn validate(vfs: &dyn Vfs, dir: &Path, store: Uuid) -> Result<(CatalogState, Dig
     let file = Arc::new(open_file(vfs, dir, store, OpenMode::Read)?);
     trees::check(&file)?;
     let overlay = OverlayBackend::new(file.clone())?;
-    let mut db = open_database(&file, overlay)?;
-    let loaded = load(&file, &db, store).and_then(|loaded| {
-        check_trees(&file, &mut db)?;
-        Ok(loaded)
-    });
-    let closed = shut(&file, db);
+    let db = open_database(&file, overlay)?;
+    let loaded = load(&file, &db, store);
+    // Also where the rows are refused: redb frees pages when it closes, of any number that its books name, and a panic
+    // in there ends the process. Once it has refused its own trees it closes without.
+    let trees = check_trees(&file, db);
     let loaded = loaded?;
-    closed?;
+    trees?;
     Ok(loaded)
 }
 
-/// Has redb compare its trees with the checksums in them and rebuild the allocator's state from them. This reaches what
-/// the digest of the rows does not: a page of redb's own books that is whole but out of date, which would let a
-/// later commit overwrite pages in use. Reads every page in use once.
-fn check_trees(file: &PageFile, db: &mut Database) -> Result<()> {
-    if guarded(file, || Ok(db.check_integrity()?))? {
-        return Ok(());
+/// Has redb compare its trees with the checksums in them and rebuild the allocator's state from them, then closes it.
+/// This reaches what the digest of the rows does not: a page of redb's own books that is whole but out of date, which
+/// would let a later commit overwrite pages in use. Reads every page in use once.
+fn check_trees(file: &PageFile, mut db: Database) -> Result<()> {
+    let mut ended = false;
+    let checked = guarded(file, || {
+        let sound = db.check_integrity();
+        ended = true;
+        Ok(sound?)
+    });
+    if !ended {
+        // It panicked over its books, and would follow them again to close. Its memory is the price.
+        std::mem::forget(db);
+        return checked.map(drop);
+    }
+    let closed = shut(file, db);
+    if checked? {
+        return closed;
     }
     Err(unreadable(file.path(), "trees or an allocator state that do not fit together"))
 }
@@ -266,6 +277,14 @@ fn load(file: &PageFile, db: &Database, store: Uuid) -> Result<(CatalogState, Di
         Flaw::Version(version) => Error::new(
             ErrorKind::UnsupportedVersion,
             format!("{} has rows of version {version}: this program is older", file.path().display()),
+        ),
+        Flaw::Codes(codes) => Error::new(
+            ErrorKind::UnsupportedVersion,
+            format!(
+                "{} has a collection with codes of kind {codes}: this program knows {}",
+                file.path().display(),
+                Codes::ALL.map(Codes::name).join(", ")
+            ),
         ),
     })
 }

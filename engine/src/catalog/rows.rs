@@ -64,6 +64,8 @@ pub(super) enum Flaw {
     Damaged(String, String),
     /// Written by a newer version of the row format.
     Version(u32),
+    /// Of a collection with codes that this build knows nothing of.
+    Codes(u8),
 }
 
 /// The hash of every row outside `meta`, and their sum.
@@ -167,7 +169,7 @@ impl Decoder {
         let mut input = Reader::new(body);
         let read = match table {
             Table::Meta => self.meta_row(key, &mut input)?,
-            Table::Collections => self.collection_row(key, &mut input),
+            Table::Collections => self.collection_row(key, &mut input)?,
             Table::Segments => self.segment_row(key, &mut input),
             Table::Deaths => self.deaths_row(key, &mut input),
         };
@@ -238,10 +240,18 @@ impl Decoder {
         Some(())
     }
 
-    fn collection_row(&mut self, key: u64, input: &mut Reader<'_>) -> Option<()> {
+    fn collection_row(&mut self, key: u64, input: &mut Reader<'_>) -> Result<Option<()>, Flaw> {
+        let name = input.bytes().and_then(|name| std::str::from_utf8(name).ok());
+        match (name, Schema::unknown_codes(input)) {
+            (Some(_), Some(codes)) => Err(Flaw::Codes(codes)),
+            (name, _) => Ok(name.and_then(|name| self.known_collection_row(key, name, input))),
+        }
+    }
+
+    fn known_collection_row(&mut self, key: u64, name: &str, input: &mut Reader<'_>) -> Option<()> {
         let id = CollectionId(u32::try_from(key).ok()?);
         let row = CollectionRow {
-            name: std::str::from_utf8(input.bytes()?).ok()?.to_string(),
+            name: name.to_string(),
             schema: Schema::decode(input)?,
             sealed_lsn: input.u64()?,
             created_secs: input.u64()?,

@@ -17,7 +17,7 @@ use super::select::{select, sort_candidates};
 use super::{FlatGraph, FlatLevel, FromRow, Links, NO_LINK, VectorSource, walk};
 use crate::segment::AcceptAll;
 use crate::topk::{Candidate, Scratch};
-use nearstone_base::Result;
+use nearstone_base::{Error, ErrorKind, Result};
 use std::cmp::Reverse;
 
 /// Beam of the walks that look for a place to attach a row.
@@ -56,7 +56,7 @@ pub fn flatten<V: VectorSource + ?Sized>(
         }
         flat.levels.push(FlatLevel { rows: members as u32, stride, links });
     }
-    attach_all(&mut flat, &Renumbered { vectors, order: &order }, &mut healer.scratch)?;
+    attach_all(&mut flat, &Renumbered { vectors, order: &order }, &mut healer.scratch, &|| false)?;
     Ok((order, flat))
 }
 
@@ -138,11 +138,12 @@ impl<V: VectorSource + ?Sized> Healer<'_, V> {
     }
 }
 
-/// Makes every row reachable from row 0 on the ground level, of which there is one.
+/// Makes every row reachable from row 0 on the ground level, of which there is one. `cancel` is asked before each row that is not.
 pub(crate) fn attach_all<V: VectorSource + ?Sized>(
     flat: &mut FlatGraph,
     vectors: &V,
     scratch: &mut Scratch,
+    cancel: &dyn Fn() -> bool,
 ) -> Result<()> {
     let rows = flat.levels[0].rows;
     let mut reached = vec![false; rows as usize];
@@ -152,6 +153,9 @@ pub(crate) fn attach_all<V: VectorSource + ?Sized>(
     for row in 0..rows {
         if reached[row as usize] {
             continue;
+        }
+        if cancel() {
+            return Err(Error::new(ErrorKind::Cancelled, "making every row reachable was cancelled"));
         }
         found.clear();
         let scorer = FromRow { vectors, row };

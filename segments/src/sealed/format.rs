@@ -390,8 +390,7 @@ impl Layout {
         check_block(path, uuid, footer.blocks, &page, footer.pages.first().copied().unwrap_or(0))?;
         let block = read(0, BLOCK as usize)?;
         check_block(path, uuid, 0, &block, Reader::new(&page).u32().unwrap_or(0))?;
-        let unknown = |codes: &&u8| Codes::from_code(**codes).is_none();
-        if let Some(codes) = block.get(PREFIX + Schema::CODES_AT).filter(unknown) {
+        if let Some(codes) = block.get(PREFIX..).and_then(|rest| Schema::unknown_codes(&Reader::new(rest))) {
             let known = Codes::ALL.map(Codes::name).join(", ");
             let text = format!("{} has codes of kind {codes}: this build knows {known}", path.display());
             return Err(Error::new(ErrorKind::UnsupportedVersion, text));

@@ -30,7 +30,7 @@ pub use hot::Held;
 pub(crate) use inline::InlineWork;
 pub use inline::batch::Batches;
 pub use inline::join::Join;
-pub(crate) use inline::write::is_refined;
+pub(crate) use inline::limits::is_refined;
 pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
 pub use writer::{SealTarget, write_batched, write_joined, write_segment};

@@ -119,8 +119,9 @@ impl SealedSegment {
     }
 
     /// Finds rows by a walk over codes, more of them than the beam is wide if the codes are coarse: rows that the walk came by and
-    /// that did not stay in the beam may be nearer than they seem. It begins at those that seem nearest of the first rows, which are of the highest
-    /// levels: their codes lie together and stay in the cache, where each step of a descent would wait for memory twice.
+    /// that did not stay in the beam may be nearer than they seem. It begins at those that seem nearest of the first rows, which are
+    /// of the highest levels: their codes lie together and stay in the cache, where each step of a descent would wait for memory
+    /// twice.
     fn walk_codes(
         &self,
         scorer: &CodeScorer<'_>,
@@ -149,14 +150,18 @@ impl SealedSegment {
         let scorer = Remembering { scorer, seen: RefCell::new(seen) };
         beam(self, &scorer, visible, 0, &starts, self.rows(), width, scratch, found)?;
         let mut seen = scorer.seen.into_inner();
-        seen.retain(|candidate| visible.accept(candidate.ordinal));
-        if seen.len() > kept {
-            seen.select_nth_unstable(kept);
-            seen.truncate(kept);
-        }
-        seen.sort_unstable();
         found.clear();
-        found.append(&mut seen);
+        // The nearest first, so that only these are asked for.
+        let mut rest = &mut seen[..];
+        while found.len() < kept && !rest.is_empty() {
+            let near = kept.min(rest.len());
+            rest.select_nth_unstable(near - 1);
+            let (near, far) = std::mem::take(&mut rest).split_at_mut(near);
+            near.sort_unstable();
+            let accepted = near.iter().filter(|candidate| visible.accept(candidate.ordinal));
+            found.extend(accepted.take(kept - found.len()));
+            rest = far;
+        }
         scratch.seen = seen;
         Ok(())
     }
@@ -198,11 +203,14 @@ impl SealedSegment {
         if options.exact || width >= alive {
             return true;
         }
+        if alive >= rows / 2 {
+            return false;
+        }
         // In distances on codes: a walk measures about `m` rows for each that it expands, but never more than there are.
         let expanded = width.saturating_mul(rows) / alive;
         let walk = expanded.saturating_mul(self.meta().schema.links() as u64).min(rows);
         let exact = if self.blocks.cold().is_some() { EXACT_READ } else { EXACT };
-        alive < rows / 2 && alive.saturating_mul(exact) + rows / CHECKS < walk
+        alive.saturating_mul(exact) + rows / CHECKS < walk
     }
 
     /// How inline rows are walked, where every row may be a hit and most are alive.

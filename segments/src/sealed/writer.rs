@@ -13,7 +13,7 @@ use super::filter;
 use super::format::{self, BLOCK, Header};
 use super::inline::batch::Batches;
 use super::inline::join::Join;
-use super::inline::write::{Prepared, batched_lean, refined_lean};
+use super::inline::write::{Given, Prepared, refined_lean};
 use super::share::share;
 use super::stream::{Stream, step};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
@@ -87,8 +87,9 @@ pub fn write_segment(
 ) -> Result<SegmentMeta> {
     check_graph(schema, rows.rows(), graph)?;
     let keys = Keys::read(schema, rows, cancel)?;
-    let inline = Prepared::new(schema, rows, graph, target.threads, cancel)?;
-    let better = refined_lean(schema, rows, graph, target.threads, cancel)?;
+    let given = Given::Graph(graph);
+    let inline = Prepared::new(schema, rows, given, target.threads, cancel)?;
+    let better = refined_lean(schema, rows, given, target.threads, cancel)?;
     let graph = inline.as_ref().map(|inline| &inline.graph).or(better.as_ref()).unwrap_or(graph);
     write_contents(target, &Contents { schema, rows, keys, graph, inline: inline.as_ref() }, cancel)
 }
@@ -132,8 +133,9 @@ pub fn write_batched(
         )));
     }
     let keys = Keys::read(schema, rows, cancel)?;
-    let inline = Prepared::batched(schema, rows, batches, target.threads, cancel)?;
-    let lean = batched_lean(schema, rows, batches, target.threads, cancel)?;
+    let given = Given::Batches(batches);
+    let inline = Prepared::new(schema, rows, given, target.threads, cancel)?;
+    let lean = refined_lean(schema, rows, given, target.threads, cancel)?;
     let graph = inline.as_ref().map(|inline| &inline.graph).or(lean.as_ref());
     let Some(graph) = graph else { return Ok(None) };
     check_graph(schema, rows.rows(), graph)?;

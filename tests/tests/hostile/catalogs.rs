@@ -125,6 +125,34 @@ fn names_of_tables(forger: &mut Forger, at: usize, value: u32) {
     });
 }
 
+/// Puts a page number into every list of pages that redb is to free: values behind keys of 16 bytes, each a length of
+/// two bytes, then the numbers.
+fn pages_to_free(forger: &mut Forger, page: u64) {
+    forger.pages(|pages| {
+        let mut lists = 0;
+        for node in pages.nodes(1) {
+            let leaf = &mut pages.bytes[node..node + PAGE];
+            let number = |at: usize| u32::from_le_bytes([leaf[at], leaf[at + 1], leaf[at + 2], leaf[at + 3]]);
+            let count = usize::from(leaf[2]);
+            let starts = (0..count).map(|n| match n {
+                0 => 4 + 20 * count,
+                n => number(4 * n) as usize,
+            });
+            let spans: Vec<_> = starts.zip((0..count).map(|n| number(4 + 4 * n) as usize)).collect();
+            for (start, end) in spans {
+                let list = leaf.get_mut(start..end).filter(|list| list.len() >= 10 && list.len() % 8 == 2);
+                if let Some(list) =
+                    list.filter(|list| usize::from(list[0]) * 8 + 2 <= list.len() && list[0] > 0)
+                {
+                    put_u64(list, 2, page);
+                    lists += 1;
+                }
+            }
+        }
+        assert!(lists > 0, "redb frees nothing");
+    });
+}
+
 /// redb's number of a page: its order above, its region, its place below.
 const fn page(order: u64, region: u64, index: u64) -> u64 {
     order << 59 | region << 20 | index
@@ -290,6 +318,15 @@ pub(crate) static CASES: &[Case] = &[
                 rows.set_schema(id, &schema_bytes(65_536, 0, 0, 64, 10_000));
             }
         });
+    }),
+    case(Refused, "catalog pages: one to free that lies outside", |f| pages_to_free(f, page(0, 15, 0))),
+    case(Refused, "catalog pages: one to free that lies outside, and rows of another version", |f| {
+        f.catalog(|rows| put_u32(rows.meta(), meta::VERSION, u32::MAX));
+        pages_to_free(f, page(0, 15, 0));
+    }),
+    case(Refused, "catalog pages: one to free that is in use, and rows of another version", |f| {
+        f.catalog(|rows| put_u32(rows.meta(), meta::VERSION, u32::MAX));
+        pages_to_free(f, page(0, 0, 1));
     }),
     // Segments.
     case(Refused, "catalog segment: length max", |f| segment(f, |row| put_u64(row, 0, u64::MAX))),

@@ -17,11 +17,12 @@
 //! Not by inner product: what searches look for there are long rows, and a row that is walked to as itself meets those
 //! that lie near it.
 
-use super::choose::{Back, Choice};
+use super::choose::{BACK_MAX, Back, Choice};
 use super::codes::{Codes, Near};
 use super::halves::Halves;
+use super::limits::refined_shape;
 use super::upper::by_level;
-use super::write::{encode, encode_entry, refined_shape};
+use super::write::{encode, encode_entry};
 use crate::graph::{FlatLevel, NO_LINK};
 use crate::sealed::share::share;
 use nearstone_base::sync::{AtomicU64, Ordering};
@@ -83,19 +84,23 @@ impl Batches {
         &self.upper
     }
 
-    /// The ground, with so many places per row, all of whose rows are in `halves`; `bytes` is room for their inline rows.
+    /// The ground, with so many places per row, all of whose rows are in `halves`; `bytes` is room for their inline rows. `None` when
+    /// `held` says of what is linked so far that half precision does not hold its distances.
     pub(super) fn ground(
         &self,
         places: usize,
-        shape: InlineShape,
+        (shape, bytes): (InlineShape, &mut [u8]),
         (halves, codes): (Halves<'_>, Option<&Codes>),
-        bytes: &mut [u8],
+        held: &dyn Fn(&FlatLevel) -> Result<bool>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<FlatLevel>> {
         let rows = self.order.len() as u32;
         let mut ground = self.first(rows.min(FIRST), places, Near::halves(halves), threads, cancel)?;
-        while ground.rows < rows {
+        while held(&ground)? {
+            if ground.rows == rows {
+                return Ok(Some(ground));
+            }
             let near = Near::along(&ground, halves, codes);
             let bytes = &mut bytes[..ground.rows as usize * shape.stride()];
             encode(shape, &ground, halves, bytes, threads, cancel)?;
@@ -110,7 +115,7 @@ impl Batches {
             self.place(&mut ground, end, (built, entry), near, threads, cancel)?;
             self.meet(&mut ground, built.count(), near, threads, cancel)?;
         }
-        Ok(Some(ground))
+        Ok(None)
     }
 
     /// The first rows: each one looks at all others.
@@ -187,14 +192,21 @@ impl Batches {
             let begin = (place / places) as u32;
             for (row, out) in (begin..).zip(piece.chunks_exact_mut(places)) {
                 let own = ground.list(row);
-                choice.begin(row, rows, near);
-                choice.measure_again(own, near);
                 if row < first {
-                    choice.measure(back.to(row), near);
+                    let back = back.to(row, BACK_MAX);
+                    if back.is_empty() {
+                        out.copy_from_slice(&ground.links[row as usize * places..][..places]);
+                        continue;
+                    }
+                    choice.begin(row, rows, near);
+                    // Not as chosen together: places that were left over went to others.
+                    choice.measure(own, near);
+                    choice.measure(back, near);
                 } else {
+                    choice.begin(row, rows, near);
+                    choice.measure_again(own, near);
                     for &host in own.iter().take(HOSTS) {
-                        let guests = back.to(host);
-                        choice.measure(&guests[..guests.len().min(GUESTS_MAX)], near);
+                        choice.measure(back.to_one_of(host, row, GUESTS_MAX), near);
                     }
                 }
                 choice.keep_nearest(places);

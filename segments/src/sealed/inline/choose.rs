@@ -15,7 +15,7 @@ use crate::topk::Visited;
 /// Of squared distances.
 const LOOSER: f32 = 1.1;
 /// A row that so many others chose has enough to choose from.
-const BACK_MAX: usize = 512;
+pub(super) const BACK_MAX: usize = 512;
 /// So many of the nearest candidates are enough, or twice as many as there are places if that is more.
 const LOOKED_AT: usize = 64;
 /// How many candidates ahead of the one that is looked at are asked for.
@@ -169,10 +169,21 @@ impl Back {
         Back { ends, from }
     }
 
-    pub(super) fn to(&self, row: u32) -> &[u32] {
+    /// Those that link to a row, so many at most.
+    pub(super) fn to(&self, row: u32, most: usize) -> &[u32] {
+        self.to_one_of(row, row, most)
+    }
+
+    /// The same, for one of many who ask: of too many, not the same ones for all. (Otherwise a crowd of equal rows would choose
+    /// the few that come first, and nobody the others.)
+    pub(super) fn to_one_of(&self, row: u32, who: u32, most: usize) -> &[u32] {
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before as usize]) as usize;
         let all = &self.from[start..self.ends[row as usize] as usize];
-        &all[..all.len().min(BACK_MAX)]
+        let from = match all.len().checked_sub(most) {
+            None | Some(0) => 0,
+            Some(spare) => mix(row, who) as usize % (spare + 1),
+        };
+        &all[from..][..all.len().min(most)]
     }
 }
 

@@ -13,10 +13,10 @@
 //!
 //! Nothing but numbers is taken from an input, and all of it is checked: a link that leads nowhere is `Corruption`.
 
-use super::choose::{Back, Choice};
+use super::choose::{BACK_MAX, Back, Choice};
 use super::codes::Near;
+use super::limits::shape_of;
 use super::upper::by_level;
-use super::write::shape_of;
 use crate::graph::{FlatLevel, NO_LINK};
 use crate::sealed::SealedSegment;
 use crate::sealed::share::share;
@@ -24,7 +24,7 @@ use crate::segment::{AcceptAll, SearchOptions};
 use crate::topk::Scratch;
 use nearstone_base::sync::{AtomicU64, Ordering};
 use nearstone_base::{Lsn, Metric, Result, Schema};
-use nearstone_kernels::{InlineBits, InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
+use nearstone_kernels::{InlineQuery, InlineScratch, InlineStart, inline_walk, kernels};
 
 /// The beam of a walk, were everything in the input that is walked: one that holds a share of all rows holds that share
 /// of a row's neighbours.
@@ -130,14 +130,6 @@ impl<'a> Join<'a> {
         self.done.load(Ordering::Relaxed) / 2
     }
 
-    /// The bits that the input with the most rows found to suit it.
-    pub(super) fn bits(&self) -> InlineBits {
-        let with_rows =
-            self.inputs.iter().filter_map(|input| Some((input.segment, input.segment.inline.as_ref()?)));
-        let largest = with_rows.max_by_key(|(segment, _)| segment.rows());
-        largest.map_or(InlineBits::One, |(_, inline)| inline.rows.shape.bits())
-    }
-
     /// How many rows are on level 1, on level 2 and so on.
     pub(super) fn members(&self) -> &[u32] {
         &self.upper
@@ -171,7 +163,7 @@ impl<'a> Join<'a> {
             for (row, out) in ((place / places) as u32..).zip(piece.chunks_exact_mut(places)) {
                 let Work { own, choice, .. } = work;
                 own.read(self, row, places)?;
-                let (chosen, back) = (chosen.list(row), back.to(row));
+                let (chosen, back) = (chosen.list(row), back.to(row, BACK_MAX));
                 if chosen.is_empty() && back.is_empty() && !own.lost && own.kept.len() <= places {
                     out[..own.kept.len()].copy_from_slice(&own.kept);
                     continue;

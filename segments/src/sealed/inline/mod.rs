@@ -19,6 +19,7 @@ mod codes;
 mod growth;
 mod halves;
 pub(super) mod join;
+pub(super) mod limits;
 mod refine;
 mod upper;
 pub(super) mod write;

@@ -9,24 +9,20 @@
 //! A segment that joins others begins with the links that these have ([`super::join`]), and is encoded once. One whose rows are not linked
 //! yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
 //!
-//! Memory: two bytes per number; all inline rows (six bytes per number and 256 per row, with 32 links; eighteen per number where codes
-//! have four bits); three sets of links while the graph is built or refined; and one byte per number and up to 128 per row for codes, which are left out where they would not fit. (Joining holds no more: what it has of its own, the upper rows and a number for
-//! each old row, is freed or small before the inline rows are made.) A segment that would take more than [`BYTES_MAX`] goes without.
-//!
-//! A segment of the lean profile has no inline rows. Its graph is refined all the same, on some that are not written, as
-//! long as that takes no more than [`LEAN_BYTES_MAX`].
+//! [`super::limits`] says which segments get inline rows, and what making them may hold.
 
 use super::batch::Batches;
 use super::bits::bits_for;
-use super::codes::{Codes, Near};
+use super::codes::Near;
 use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
+use super::limits::{codes_of, fitting, lean_shape, shape_of};
 use super::refine::refine;
 use super::upper::upper;
 use super::{ENTRY_LINKS, ENTRY_SHARE};
 use crate::graph::{FlatGraph, FlatLevel, attach_all};
-use crate::quantize::space::{Space, padded};
+use crate::quantize::space::Space;
 use crate::sealed::format;
 use crate::sealed::share::share;
 use crate::sealed::stream::{Stream, step};
@@ -35,17 +31,9 @@ use crate::segment::RowSource;
 use crate::topk::Scratch;
 use half::f16;
 use nearstone_base::vfs::Pages;
-use nearstone_base::{Metric, Profile, Result, Schema};
+use nearstone_base::{Metric, Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineBits, InlineRows, InlineShape, kernels};
 
-/// Fewer rows are scanned nearly as fast.
-const ROWS_MIN: u32 = 1024;
-/// Below this, one bit per dimension says too little.
-const DIMENSION_MIN: usize = 48;
-/// Making inline rows holds so many bytes at most.
-const BYTES_MAX: u64 = 8 << 30;
-/// Who wants little memory does not want it for a better graph either.
-const LEAN_BYTES_MAX: u64 = 1 << 30;
 /// Rows whose links are measured to see whether half precision holds their distances.
 const CHECKED_ROWS: u32 = 256;
 /// A distance is held when it is right within this share of it.
@@ -67,54 +55,34 @@ pub(in crate::sealed) struct Prepared {
     pub(in crate::sealed) graph: FlatGraph,
 }
 
+/// What a graph is made of.
+#[derive(Clone, Copy)]
+pub(in crate::sealed) enum Given<'a> {
+    /// One whose rows are linked.
+    Graph(&'a FlatGraph),
+    /// Rows that are to be linked in batches.
+    Batches(&'a Batches),
+}
+
 impl Prepared {
     /// `None` for a segment that goes without.
     pub(in crate::sealed) fn new(
         schema: &Schema,
         rows: &dyn RowSource,
-        graph: &FlatGraph,
+        given: Given<'_>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
         let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
         let longer = fitting(schema, InlineBits::Four, rows.rows());
-        match Better::than(graph, (shape, longer), schema, rows, threads, cancel)? {
-            Some(better) => better.prepared(threads, cancel),
-            None => Ok(None),
-        }
-    }
-
-    /// The rows along a graph that is built in batches; `None` for a segment that goes without.
-    pub(in crate::sealed) fn batched(
-        schema: &Schema,
-        rows: &dyn RowSource,
-        batches: &Batches,
-        threads: usize,
-        cancel: &dyn Fn() -> bool,
-    ) -> Result<Option<Prepared>> {
-        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
-        let longer = fitting(schema, InlineBits::Four, rows.rows());
-        match Better::batched(batches, (shape, longer), schema, rows, threads, cancel)? {
-            Some(better) => better.prepared(threads, cancel),
-            None => Ok(None),
-        }
-    }
-
-    /// The rows, encoded along the ground of a finished graph, and what walks begin with.
-    fn along(
-        graph: FlatGraph,
-        space: Space,
-        (shape, mut bytes): (InlineShape, Pages),
-        halves: Halves<'_>,
-        threads: usize,
-        cancel: &dyn Fn() -> bool,
-    ) -> Result<Option<Prepared>> {
+        let better = Better::than(given, (shape, longer), schema, rows, threads, cancel)?;
+        let Some(Better { graph, space, numbers, rows: (shape, mut bytes) }) = better else {
+            return Ok(None);
+        };
+        let halves = numbers.halves();
         let Some(ground) = graph.levels.first() else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
-        let Some(rows) = InlineRows::new(shape, &bytes) else { return Ok(None) };
-        let growth = Growth::learn(&rows, |row, out| halves.widened(row, out))?;
-        let Some(entry) = encode_entry(ground.rows, shape.bits(), halves) else { return Ok(None) };
-        Ok(Some(Prepared { space, shape, ground: bytes, entry, growth, graph }))
+        Prepared::along(graph, space, (shape, bytes), halves)
     }
 
     /// The rows of a join along the graph that it finds; `None` for a segment that goes without.
@@ -134,10 +102,29 @@ impl Prepared {
         }
         let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
         graph.levels.extend(upper(join.members(), schema, halves, threads, cancel)?);
-        attach_all(&mut graph, &halves, &mut Scratch::default())?;
-        let shape = fitting(schema, join.bits(), rows.rows()).unwrap_or(shape);
+        attach_all(&mut graph, &halves, &mut Scratch::default(), cancel)?;
         let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
-        Prepared::along(graph, space, (shape, bytes), halves, threads, cancel)
+        let (ground, mut made) = (&graph.levels[0], (shape, bytes));
+        encode(shape, ground, halves, &mut made.1, threads, cancel)?;
+        let longer = fitting(schema, InlineBits::Four, rows.rows());
+        if let Some(longer) = suited(&made, longer, ground, halves)? {
+            made = longer;
+            encode(made.0, ground, halves, &mut made.1, threads, cancel)?;
+        }
+        Prepared::along(graph, space, made, halves)
+    }
+
+    /// What walks begin with, for rows that are encoded along the ground of their graph.
+    fn along(
+        graph: FlatGraph,
+        space: Space,
+        (shape, ground): (InlineShape, Pages),
+        halves: Halves<'_>,
+    ) -> Result<Option<Prepared>> {
+        let Some(rows) = InlineRows::new(shape, &ground) else { return Ok(None) };
+        let growth = Growth::learn(&rows, |row, out| halves.widened(row, out))?;
+        let Some(entry) = encode_entry(rows.count(), shape.bits(), halves) else { return Ok(None) };
+        Ok(Some(Prepared { space, shape, ground, entry, growth, graph }))
     }
 
     /// Writes the sections.
@@ -161,29 +148,9 @@ struct Better {
 }
 
 impl Better {
-    /// `None` where half precision does not hold the distances, or there is no memory.
+    /// `None` where half precision does not hold the distances, or there is no memory. `longer` is tried against the shape of one bit.
     fn than(
-        graph: &FlatGraph,
-        (shape, longer): (InlineShape, Option<InlineShape>),
-        schema: &Schema,
-        rows: &dyn RowSource,
-        threads: usize,
-        cancel: &dyn Fn() -> bool,
-    ) -> Result<Option<Better>> {
-        let Some(ground) = graph.levels.first() else { return Ok(None) };
-        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
-        let halves = numbers.halves();
-        if !are_held(schema, rows, ground, &space, halves)? {
-            return Ok(None);
-        }
-        let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
-        let codes = codes_of(schema, shape, halves, threads, cancel)?;
-        Better::refined(graph, (space, numbers, codes), (shape, bytes), longer, threads, cancel)
-    }
-
-    /// As [`Better::than`], of a graph that is built in batches.
-    fn batched(
-        batches: &Batches,
+        given: Given<'_>,
         (shape, longer): (InlineShape, Option<InlineShape>),
         schema: &Schema,
         rows: &dyn RowSource,
@@ -192,50 +159,51 @@ impl Better {
     ) -> Result<Option<Better>> {
         let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
         let halves = numbers.halves();
-        let codes = codes_of(schema, shape, halves, threads, cancel)?;
-        let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
-        let places = 2 * schema.links();
-        let measured = (halves, codes.as_ref());
-        let ground = batches.ground(places, shape, measured, &mut bytes, threads, cancel)?;
-        let Some(ground) = ground else { return Ok(None) };
-        if !are_held(schema, rows, &ground, &space, halves)? {
-            return Ok(None);
-        }
-        let mut graph = FlatGraph { levels: vec![ground], beam: BATCHED_BEAM * schema.links() };
-        graph.levels.extend(upper(batches.members(), schema, halves, threads, cancel)?);
-        Better::refined(&graph, (space, numbers, codes), (shape, bytes), longer, threads, cancel)
-    }
-
-    fn refined(
-        graph: &FlatGraph,
-        (space, numbers, codes): (Space, HalvesMemory, Option<Codes>),
-        (shape, mut bytes): (InlineShape, Pages),
-        longer: Option<InlineShape>,
-        threads: usize,
-        cancel: &dyn Fn() -> bool,
-    ) -> Result<Option<Better>> {
-        let Some(ground) = graph.levels.first() else { return Ok(None) };
-        let halves = numbers.halves();
-        encode(shape, ground, halves, &mut bytes, threads, cancel)?;
-        let Some(built) = InlineRows::new(shape, &bytes) else { return Ok(None) };
-        let near = Near::along(ground, halves, codes.as_ref());
-        let refined = refine(graph, &built, near, threads, cancel)?;
-        let mut rows = (shape, bytes);
-        if let Some(longer) = longer
-            && let Some(built) = InlineRows::new(shape, &rows.1)
-            && bits_for(&built, ground, (shape, longer), halves)? == longer.bits()
-            && let Some(room) = Pages::zeroed(ground.rows as usize * longer.stride())
+        let held = |ground: &FlatLevel| are_held(schema, rows, ground, &space, halves);
+        if let Given::Graph(graph) = given
+            && !graph.levels.first().map_or(Ok(false), held)?
         {
-            rows = (longer, room);
+            return Ok(None);
         }
-        Ok(Some(Better { graph: refined, space, numbers, rows }))
+        let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let codes = codes_of(schema, shape, halves, threads, cancel)?;
+        let built;
+        let graph = match given {
+            Given::Graph(graph) => graph,
+            Given::Batches(batches) => {
+                let room = (shape, &mut bytes[..]);
+                let measured = (halves, codes.as_ref());
+                let ground = batches.ground(2 * schema.links(), room, measured, &held, threads, cancel)?;
+                let Some(ground) = ground else { return Ok(None) };
+                let mut levels = vec![ground];
+                levels.extend(upper(batches.members(), schema, halves, threads, cancel)?);
+                built = FlatGraph { levels, beam: BATCHED_BEAM * schema.links() };
+                &built
+            }
+        };
+        let Some(ground) = graph.levels.first() else { return Ok(None) };
+        encode(shape, ground, halves, &mut bytes, threads, cancel)?;
+        let Some(walked) = InlineRows::new(shape, &bytes) else { return Ok(None) };
+        let near = Near::along(ground, halves, codes.as_ref());
+        let refined = refine(graph, &walked, near, threads, cancel)?;
+        let made = (shape, bytes);
+        let longer = suited(&made, longer, ground, halves)?;
+        Ok(Some(Better { graph: refined, space, numbers, rows: longer.unwrap_or(made) }))
     }
+}
 
-    /// Inline rows along it.
-    fn prepared(self, threads: usize, cancel: &dyn Fn() -> bool) -> Result<Option<Prepared>> {
-        let Better { graph, space, numbers, rows } = self;
-        Prepared::along(graph, space, rows, numbers.halves(), threads, cancel)
+/// Room for longer rows, where these suit the graph better than those of one bit that were made along it.
+fn suited(
+    (shape, bytes): &(InlineShape, Pages),
+    longer: Option<InlineShape>,
+    ground: &FlatLevel,
+    halves: Halves<'_>,
+) -> Result<Option<(InlineShape, Pages)>> {
+    let (Some(longer), Some(rows)) = (longer, InlineRows::new(*shape, bytes)) else { return Ok(None) };
+    if bits_for(&rows, ground, (*shape, longer), halves)? != longer.bits() {
+        return Ok(None);
     }
+    Ok(Pages::zeroed(ground.rows as usize * longer.stride()).map(|room| (longer, room)))
 }
 
 /// The graph of a segment of the lean profile, refined by walks over inline rows that are thrown away; `None` for any other
@@ -243,88 +211,12 @@ impl Better {
 pub(in crate::sealed) fn refined_lean(
     schema: &Schema,
     rows: &dyn RowSource,
-    graph: &FlatGraph,
+    given: Given<'_>,
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<FlatGraph>> {
     let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
-    Ok(Better::than(graph, (shape, None), schema, rows, threads, cancel)?.map(|better| better.graph))
-}
-
-/// As [`refined_lean`], of a graph that is built in batches.
-pub(in crate::sealed) fn batched_lean(
-    schema: &Schema,
-    rows: &dyn RowSource,
-    batches: &Batches,
-    threads: usize,
-    cancel: &dyn Fn() -> bool,
-) -> Result<Option<FlatGraph>> {
-    let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
-    Ok(Better::batched(batches, (shape, None), schema, rows, threads, cancel)?.map(|better| better.graph))
-}
-
-fn lean_shape(schema: &Schema, rows: u32) -> Option<InlineShape> {
-    let lean = schema.chosen_profile() == Profile::Memory;
-    lean.then(|| walked_shape(schema, rows, LEAN_BYTES_MAX)).flatten()
-}
-
-/// The shape of the inline rows with which a segment's graph is refined, whether they are written or not.
-pub(super) fn refined_shape(schema: &Schema, rows: u32) -> Option<InlineShape> {
-    shape_of(schema, rows).or_else(|| lean_shape(schema, rows))
-}
-
-/// Whether a segment with so many rows gets inline rows, and with them a refined graph, unless half precision does not hold
-/// its distances: [`crate::SealedSegment::has_inline_rows`] says so afterwards. (Lean ones are refined where memory allows;
-/// nobody counts on that.)
-pub(crate) fn is_refined(schema: &Schema, rows: u32) -> bool {
-    shape_of(schema, rows).is_some()
-}
-
-/// The shape of a segment's inline rows, if such a segment has them.
-pub(super) fn shape_of(schema: &Schema, rows: u32) -> Option<InlineShape> {
-    match schema.chosen_profile() {
-        Profile::Memory => None,
-        Profile::Auto | Profile::Speed => walked_shape(schema, rows, BYTES_MAX),
-    }
-}
-
-/// The shape of inline rows with which a graph is refined, if making them holds at most so many bytes.
-fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShape> {
-    if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
-        return None;
-    }
-    let shape = shape_with(schema, InlineBits::One)?;
-    (u64::from(rows) * bytes_of(schema, shape) <= bytes_max).then_some(shape)
-}
-
-/// The shape with so many bits; `None` for dimensions that there are no inline rows of.
-fn shape_with(schema: &Schema, bits: InlineBits) -> Option<InlineShape> {
-    InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links(), bits)
-}
-
-/// The shape with so many bits, if making such rows takes no more memory than may be.
-fn fitting(schema: &Schema, bits: InlineBits, rows: u32) -> Option<InlineShape> {
-    shape_with(schema, bits).filter(|&shape| u64::from(rows) * bytes_of(schema, shape) <= BYTES_MAX)
-}
-
-/// Bytes of a row while a graph is refined, without codes.
-fn bytes_of(schema: &Schema, shape: InlineShape) -> u64 {
-    let links = 3 * 4 * 2 * schema.links() as u64 + 32;
-    shape.dimension() as u64 * 2 + shape.stride() as u64 + links
-}
-
-/// Codes of all rows, if there is room for these as well.
-fn codes_of(
-    schema: &Schema,
-    shape: InlineShape,
-    halves: Halves<'_>,
-    threads: usize,
-    cancel: &dyn Fn() -> bool,
-) -> Result<Option<Codes>> {
-    let bytes_max = if schema.chosen_profile() == Profile::Memory { LEAN_BYTES_MAX } else { BYTES_MAX };
-    let rows = (halves.numbers.len() / halves.dimension) as u64;
-    let bytes = bytes_of(schema, shape) + Codes::stride(shape.dimension()) as u64;
-    if rows * bytes <= bytes_max { Codes::new(halves, threads, cancel) } else { Ok(None) }
+    Ok(Better::than(given, (shape, None), schema, rows, threads, cancel)?.map(|better| better.graph))
 }
 
 /// The rows of one level.
@@ -405,7 +297,7 @@ fn are_held(
 ) -> Result<bool> {
     let (mut held, mut measured) = (0, 0);
     let (mut right, mut from, mut found) = (Vec::new(), Vec::new(), Vec::new());
-    for row in (0..rows.rows()).step_by(rows.rows().div_ceil(CHECKED_ROWS).max(1) as usize) {
+    for row in (0..ground.rows).step_by(ground.rows.div_ceil(CHECKED_ROWS).max(1) as usize) {
         let links = ground.list(row);
         let others = links.iter().map(|&link| vector(schema, rows, link));
         space.distances(vector(schema, rows, row)?, others, &mut right)?;

@@ -147,6 +147,21 @@ fn equal_rows_are_all_reached() {
     }
 }
 
+/// All rows of a crowd of equals chose those of it that came first, and were attached one by one in the end: a walk for each, by one thread.
+#[test]
+fn of_a_crowd_of_equal_rows_most_are_chosen_by_others() {
+    let schema = schema(Metric::L2);
+    let rows = rows(&schema, 9_000, |row| if row % 2 == 0 { surface(0) } else { surface(row) });
+    let made = build(&schema, &rows, 2);
+    let ground = made.open().graph().unwrap().levels.swap_remove(0);
+    let mut inward = vec![0u32; 9_000];
+    ground.links.iter().filter(|&&link| link != NO_LINK).for_each(|&link| inward[link as usize] += 1);
+    let one = surface(0);
+    let equal = (0..9_000).filter(|&row| made.rows.rows[row].vector == one);
+    let lonely = equal.filter(|&row| inward[row] < 2).count();
+    assert!(lonely < 100, "{lonely}");
+}
+
 #[test]
 fn what_is_better_linked_row_by_row_is_left_to_be() {
     let plan = |schema: Schema, rows| Batches::plan(&schema, rows, 1).is_some();

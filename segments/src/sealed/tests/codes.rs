@@ -46,6 +46,32 @@ fn rows_that_seem_too_far_are_not_among_the_nearest() {
     }
 }
 
+/// A walk on coarse codes remembers all that it measured, and a condition was asked for every one of these.
+#[test]
+fn a_condition_is_asked_for_the_rows_that_are_looked_at_again_and_no_others() {
+    struct Counted(std::sync::atomic::AtomicUsize);
+    impl Accept for Counted {
+        fn accept(&self, ordinal: u32) -> bool {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            ordinal % 10 != 3
+        }
+    }
+    let asked = |codes| {
+        let schema = Schema::new(64, Metric::L2).m(16).ef_construction(64).codes(codes);
+        let made = make(&schema, 4_000);
+        let (segment, accept) = (made.open(), Counted(0.into()));
+        for row in made.rows.rows.iter().step_by(80) {
+            let options = SearchOptions { accept: &accept, ..options(5, 24) };
+            let hits = segment.search(&row.vector, &options, &mut Scratch::default()).unwrap();
+            assert!(hits.len() == 5 && hits.iter().all(|hit| hit.ordinal % 10 != 3));
+        }
+        accept.0.into_inner() / 50
+    };
+    let (fine, coarse) = (asked(Codes::Sq8), asked(Codes::RaBitQ1));
+    // Four times as many as the beam holds, and one in ten of them is refused.
+    assert!(coarse < fine + 4 * 24 + 40, "{fine} and {coarse} times a query");
+}
+
 /// A code that the file does not have is damage, not a panic.
 #[test]
 fn a_row_without_a_code_is_corruption() {

@@ -1,6 +1,7 @@
 //! Segments with inline rows: what walks over them find, and what they make of data and files that are out to harm.
 
 use super::*;
+use crate::sealed::inline::write::{Given, Prepared};
 use crate::sealed::{Join, write_joined};
 use crate::segment::Answers;
 
@@ -201,31 +202,33 @@ fn codes_get_the_bits_that_the_rows_call_for() {
     assert_eq!(bits(&make(&wide, 1_100)), 1);
 }
 
-/// A join encodes its rows once, and takes what suited the larger part of them.
+/// It was what suited the largest input, and so for ever what suited the first few rows.
 #[test]
-fn a_join_has_the_bits_of_its_largest_input() {
+fn a_join_has_the_bits_that_its_own_rows_call_for() {
     let schema = Schema::new(64, Metric::L2).m(16).ef_construction(48);
-    let (four, one) = (clustered(&schema, 40, 3_000), near_a_surface(&schema, 2_000));
+    let joined = |inputs: [&Made; 2]| {
+        let segments = inputs.map(Made::open);
+        let inputs_of = |input: usize| (0..segments[input].rows()).map(move |row| (input as u32, row));
+        let all: Vec<(u32, u32)> = (0..2).flat_map(inputs_of).collect();
+        let join = Join::plan(&schema, &[&segments[0], &segments[1]], &all, 1).unwrap();
+        let rows = join.origin().iter().zip(0u64..).map(|(&(input, row), key)| Row {
+            // Both have the same keys.
+            key: Key::U64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ..inputs[input as usize].rows.rows[row as usize].clone()
+        });
+        let rows = Rows { metric: schema.metric(), rows: rows.collect() };
+        let vfs = folder();
+        let meta = write_joined(&target(&vfs), &schema, &rows, &join, &|| false).unwrap().unwrap();
+        let made = Made { vfs, meta, rows };
+        made.open().verify(&mut |_, _| true).unwrap();
+        let recall = recall(&made, 10, 32);
+        assert!(recall >= 0.95, "{recall}");
+        bits(&made)
+    };
+    let (four, one) = (clustered(&schema, 40, 2_000), near_a_surface(&schema, 2_000));
     assert_eq!((bits(&four), bits(&one)), (4, 1));
-    let segments = [one.open(), four.open()];
-    let all: Vec<(u32, u32)> =
-        (0..2).flat_map(|input| (0..segments[input].rows()).map(move |row| (input as u32, row))).collect();
-    let inputs: Vec<&SealedSegment> = segments.iter().collect();
-    let join = Join::plan(&schema, &inputs, &all, 1).unwrap();
-    let from = [&one.rows.rows, &four.rows.rows];
-    let joined = join.origin().iter().zip(0u64..).map(|(&(input, row), key)| Row {
-        // Both have the same keys.
-        key: Key::U64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-        ..from[input as usize][row as usize].clone()
-    });
-    let rows = Rows { metric: schema.metric(), rows: joined.collect() };
-    let vfs = folder();
-    let meta = write_joined(&target(&vfs), &schema, &rows, &join, &|| false).unwrap().unwrap();
-    let made = Made { vfs, meta, rows };
-    made.open().verify(&mut |_, _| true).unwrap();
-    assert_eq!(bits(&made), 4);
-    let recall = recall(&made, 10, 32);
-    assert!(recall >= 0.95, "{recall}");
+    assert_eq!(joined([&four, &four]), 4);
+    assert_eq!(joined([&one, &one]), 1);
 }
 
 /// From one fixed row, a walk stays in that row's cluster.
@@ -263,7 +266,7 @@ fn refining_leaves_no_more_equal_rows_alone_than_there_were() {
         place.vector = (0..64).map(|i| (i % 7) as f32 / 7.0).collect();
     }
     let (rows, graph) = graph_of(&base, &rows);
-    let prepared = crate::sealed::inline::write::Prepared::new(&base, &rows, &graph, 2, &|| false);
+    let prepared = Prepared::new(&base, &rows, Given::Graph(&graph), 2, &|| false);
     let refined = prepared.unwrap().unwrap().graph;
     crate::graph::check(&refined).unwrap();
     // How many of the equal rows hardly any link leads to.
@@ -283,7 +286,7 @@ fn a_refined_graph_is_whole_and_fuller_and_cancelling_ends_the_work() {
     let base = Schema::new(64, Metric::Cosine).m(8).ef_construction(32);
     let (rows, graph) = graph_of(&base, &rows_of(&base, 3_000, 5));
     let prepare = |threads, cancel: &dyn Fn() -> bool| {
-        crate::sealed::inline::write::Prepared::new(&base, &rows, &graph, threads, cancel)
+        Prepared::new(&base, &rows, Given::Graph(&graph), threads, cancel)
     };
     let links = |graph: &FlatGraph| graph.levels[0].links.iter().filter(|&&link| link != NO_LINK).count();
     let alone = prepare(1, &|| false).unwrap().unwrap();
