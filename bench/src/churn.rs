@@ -197,6 +197,7 @@ fn report_work(
     report.figure("churn_seals", after.seals - before.seals);
     report.figure("churn_compactions", after.compactions - before.compactions);
     report.figure("churn_write_stalls", after.write_stalls);
+    report.figure("churn_write_rest_seconds", (after.write_rest_ms - before.write_rest_ms) as f64 / 1000.0);
     // Of the second half: at first what the work behind needs is taken for the first time.
     if let Some(bytes) = slope(&all.anonymous[all.anonymous.len() / 2..]) {
         report.figure("churn_anon_bytes_per_round", bytes);
@@ -214,6 +215,7 @@ fn report_state(stats: &StoreStats, when: &str, report: &mut Report) {
         report.figure(&format!("{when}_dead_rows"), rows.dead_rows);
         report.figure(&format!("{when}_unsealed_rows"), rows.unsealed_rows);
         report.figure(&format!("{when}_unlinked_rows"), rows.unlinked_rows);
+        report.figure(&format!("{when}_debt"), rows.compaction_debt);
     }
 }
 

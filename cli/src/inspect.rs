@@ -59,6 +59,7 @@ fn collection_json(collection: &CollectionStats) -> Value {
         "dead_rows": collection.dead_rows,
         "unsealed_rows": collection.unsealed_rows,
         "unlinked_rows": collection.unlinked_rows,
+        "compaction_debt": collection.compaction_debt,
         "segments": segments,
     })
 }

@@ -65,6 +65,11 @@ pub struct Policy {
     pub memory_rows_min: u32,
     /// and at least this share of them is dead. A seal then writes no more rows than died.
     pub memory_dead_share: f64,
+    /// Compaction is behind where rows that are dead beyond `dead_share` are more than the first of these for each living one,
+    /// or the segments more than the first of `behind_segments`, and hopelessly so at the second.
+    pub behind_dead: [f64; 2],
+    /// See `behind_dead`.
+    pub behind_segments: [f64; 2],
 }
 
 impl Default for Policy {
@@ -78,6 +83,8 @@ impl Default for Policy {
             bytes_max: 16 << 30,
             memory_rows_min: 4096,
             memory_dead_share: 0.5,
+            behind_dead: [0.25, 0.75],
+            behind_segments: [16.0, 32.0],
         }
     }
 }
@@ -134,6 +141,23 @@ pub fn choose(segments: &[SegmentStats], policy: &Policy) -> Choice {
         Some(inputs) => Choice::Merge { inputs, reason: Reason::Tier },
         None => Choice::Nothing,
     }
+}
+
+/// How far compaction is behind those who write: from 0 (not at all, or nothing is to be done) to 1 (writers make dead rows, or
+/// segments, faster than they are merged, and should hardly go on). Cost: that of [`choose`], or less.
+///
+/// A merge takes its time, in which as many rows die again as called for it: that much is no debt.
+pub fn debt(segments: &[SegmentStats], policy: &Policy) -> f64 {
+    let share = |value: f64, [from, to]: [f64; 2]| ((value - from) / (to - from)).clamp(0.0, 1.0);
+    let (mut live, mut overdue) = (0.0, 0.0);
+    for segment in segments {
+        live += f64::from(segment.rows.saturating_sub(segment.dead));
+        overdue += (f64::from(segment.dead) - policy.dead_share * f64::from(segment.rows)).max(0.0);
+    }
+    // A few rows are merged before anybody notices.
+    let dead = share(overdue / live.max(f64::from(policy.memory_rows_min)), policy.behind_dead);
+    let debt = dead.max(share(segments.len() as f64, policy.behind_segments));
+    if debt > 0.0 && choose(segments, policy) == Choice::Nothing { 0.0 } else { debt }
 }
 
 /// Whether a mutable segment of so many rows, of which so many are dead, is sealed for them.
@@ -235,6 +259,30 @@ mod tests {
         assert!(!seals_for_the_dead(4096, 2047, &policy));
         assert!(!seals_for_the_dead(4095, 4095, &policy));
         assert!(!seals_for_the_dead(0, 0, &policy));
+    }
+
+    #[test]
+    fn dead_rows_and_segments_are_a_debt_when_there_are_more_than_a_merge_leaves_time_for() {
+        let policy = Policy::default();
+        let of = |dead| debt(&[segment(1, 80_000 + dead, dead, 1 << 30, 0)], &policy);
+        assert_eq!((debt(&[], &policy), of(0), of(20_000), of(40_000)), (0.0, 0.0, 0.0, 0.0));
+        assert!(of(60_000) > 0.1 && of(60_000) < 0.5, "{}", of(60_000));
+        assert!(of(80_000) > of(60_000));
+        assert_eq!((of(200_000), of(2_000_000)), (1.0, 1.0));
+        // Nothing to speak of.
+        assert_eq!(debt(&[segment(1, 1_000, 1_000, 1 << 20, 0)], &policy), 0.0);
+        // What the policy leaves is no debt.
+        let patient = Policy { dead_share: 0.9, ..policy };
+        assert_eq!(debt(&[segment(1, 100_000, 85_000, 1 << 30, 0)], &patient), 0.0);
+        let many = |segments: u64| -> Vec<SegmentStats> {
+            (0..segments).map(|id| segment(id, 10_000, 0, 64 << 20, 0)).collect()
+        };
+        assert_eq!(debt(&many(16), &policy), 0.0);
+        assert_eq!(debt(&many(24), &policy), 0.5);
+        assert_eq!(debt(&many(100), &policy), 1.0);
+        let spread: Vec<SegmentStats> = (0..24).map(|id| segment(id, 10_000, 0, 64 << id, 0)).collect();
+        let merges_nothing = Policy { tier_factor: 2, tier_bytes_min: 1, ..policy };
+        assert_eq!(debt(&spread, &merges_nothing), 0.0);
     }
 
     #[test]

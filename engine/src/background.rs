@@ -3,7 +3,8 @@
 //! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work: seal what
 //! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses. A writer
 //! who never rests always leaves rows to link: the log comes before them, and compaction has its turn after so many
-//! pieces. A long compaction looks up between its own pieces and does what has become more urgent. With
+//! pieces. A long compaction looks up between its own pieces and does what has become more urgent. Where compaction falls
+//! behind, linking is left to the writers and they are slowed down: see [`crate::debt`]. With
 //! [`Background::Manual`] nothing starts and `Store::step` does the same by hand. Each piece is governed by the store's
 //! [`Pace`](nearstone_compaction::pace::Pace).
 
@@ -126,6 +127,11 @@ impl Workers {
     pub(crate) fn is_worker(&self) -> bool {
         let this = std::thread::current().id();
         self.state.lock().handles.iter().any(|handle| handle.thread().id() == this)
+    }
+
+    /// Whether there are threads at all.
+    pub(crate) fn run(&self) -> bool {
+        self.threads > 0
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -252,6 +258,14 @@ fn lower_priority() {
     nearstone_base::priority::lower_this_thread();
 }
 
+/// What becomes of rows that are not linked, in segments that are not to be sealed yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    Linked,
+    /// To writers, who keep it short.
+    Left,
+}
+
 /// What there is to do.
 enum Task {
     Link(CollectionId),
@@ -274,13 +288,13 @@ impl Engine {
             return Ok(false);
         }
         let work = self.pace.begin();
-        let urgent_first = self.urgent_pieces.load(Ordering::Relaxed) < URGENT_PIECES;
-        if urgent_first && self.urgent_step(work)? {
+        let urgent_first = self.urgent_pieces.load(Ordering::Relaxed) < URGENT_PIECES && !self.is_behind();
+        if urgent_first && self.urgent_step(work, Tail::Linked)? {
             self.urgent_pieces.fetch_add(1, Ordering::Relaxed);
             return Ok(true);
         }
         self.urgent_pieces.store(0, Ordering::Relaxed);
-        Ok(self.compact_step(work)? || (!urgent_first && self.urgent_step(work)?))
+        Ok(self.compact_step(work)? || (!urgent_first && self.urgent_step(work, Tail::Linked)?))
     }
 
     /// Compacts what the policy chooses; `false` when it chooses nothing, or nobody wants it to.
@@ -292,18 +306,23 @@ impl Engine {
         let Some(Task::Compact(id)) = self.next_compaction() else { return Ok(false) };
         // Another worker may be at it.
         let Some(_turn) = self.compact_turn.try_lock() else { return Ok(false) };
-        self.compact_by_policy(id, work)
+        let done = self.compact_by_policy(id, work);
+        self.compacts.store(done.is_ok(), Ordering::Relaxed);
+        done
     }
 
     /// Links or seals, what a compaction must not hold up; `false` when there is nothing of the kind.
-    pub(crate) fn urgent_step(self: &Arc<Self>, work: Work) -> Result<bool> {
+    pub(crate) fn urgent_step(self: &Arc<Self>, work: Work, tail: Tail) -> Result<bool> {
         self.check_healthy()?;
-        match self.next_urgent() {
+        match self.next_urgent(tail) {
             Some(Task::Link(id)) => {
                 let view = self.core.view.load_full();
                 let Some(collection) = view.lists.collections.get(&id) else { return Ok(true) };
                 let mut linked = 0;
-                for segment in collection.unsealed() {
+                let frozen = collection.frozen.len();
+                let segments =
+                    collection.unsealed().take(if tail == Tail::Linked { frozen + 1 } else { frozen });
+                for segment in segments {
                     linked += link_rows(&self.core, segment, LINK_PIECE);
                     if linked >= LINK_PIECE {
                         break;
@@ -320,7 +339,7 @@ impl Engine {
         }
     }
 
-    fn next_urgent(&self) -> Option<Task> {
+    fn next_urgent(&self, tail: Tail) -> Option<Task> {
         let is_frozen = |c: &CollectionView| !c.frozen.is_empty();
         let mut view = self.core.view.load_full();
         // One at a time: a seal that is under way may be all that the log waits for.
@@ -332,8 +351,8 @@ impl Engine {
             return Some(Task::Seal(c.id));
         }
         // What is frozen holds memory and log: it is linked first.
-        let mut in_order = frozen().chain(view.lists.collections.values());
-        in_order.find(|c| c.unsealed().any(|s| s.unlinked() > 0)).map(|c| Task::Link(c.id))
+        let others = view.lists.collections.values().filter(|_| tail == Tail::Linked);
+        frozen().chain(others).find(|c| c.unsealed().any(|s| s.unlinked() > 0)).map(|c| Task::Link(c.id))
     }
 
     /// When the log has grown too long: the collection that holds its floor down is frozen, if that frees a file.

@@ -108,7 +108,8 @@ impl Batch {
         self.bytes
     }
 
-    /// Makes it durable as asked, then visible, and returns. An empty batch takes no lsn.
+    /// Makes it durable as asked, then visible, and returns, later while compaction is behind
+    /// ([`StoreBuilder::auto_compact`](crate::StoreBuilder::auto_compact)). An empty batch takes no lsn.
     ///
     /// # Errors
     ///
@@ -118,6 +119,7 @@ impl Batch {
         let engine = &self.handle.engine;
         engine.core.check_open()?;
         let log = engine.log()?;
+        let began = engine.core.clock.monotonic();
         let view = engine.core.view.load_full();
         if self.operations.is_empty() {
             return Ok(Commit { lsn: view.lsn, upserted: 0, deleted: 0, results: Vec::new() });
@@ -146,6 +148,7 @@ impl Batch {
         if matches!(durability, Durability::Interval(_)) {
             engine.workers.keep_synced(engine);
         }
+        engine.rest(&touched, engine.core.clock.monotonic().saturating_sub(began));
 
         let mut results = vec![Applied::Superseded; places.len()];
         for (result, place) in results.iter_mut().zip(&places) {

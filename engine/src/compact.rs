@@ -3,7 +3,7 @@
 //! The protocol is that of a seal, with an output added and inputs removed in one catalog transaction: see
 //! [`crate::replace`].
 
-use crate::background::on_threads;
+use crate::background::{Tail, on_threads};
 use crate::engine::Engine;
 use crate::progress::{Progress, no_progress, report};
 use crate::replace::{Origin, Replacement};
@@ -17,6 +17,7 @@ use nearstone_compaction::pace::Work;
 use nearstone_compaction::policy::{Choice, SegmentStats, choose, choose_all, seals_for_the_dead};
 use nearstone_segments::seal::{SealTarget, sampled_recall};
 use std::cell::RefCell;
+use std::time::Duration;
 
 /// Rows linked between two looks at whether to stop or to do something more urgent.
 const LINK_PIECE: u32 = 64;
@@ -91,18 +92,25 @@ impl Engine {
         Ok(true)
     }
 
+    /// What the policy sees of a collection when every death counts.
+    pub(crate) fn all_deaths(&self, collection: &CollectionView) -> Vec<SegmentStats> {
+        self.segment_stats(collection, self.core.wall_secs(), Counted::All)
+    }
+
     fn segment_stats(&self, collection: &CollectionView, now_secs: u64, count: Counted) -> Vec<SegmentStats> {
-        let sealed_lsn = self.core.live.lock().pending.get(&collection.id).map_or(0, |p| p.sealed_lsn);
+        let known = match count {
+            Counted::All => None,
+            Counted::InCatalog => {
+                Some(self.core.live.lock().pending.get(&collection.id).map_or(0, |p| p.sealed_lsn))
+            }
+        };
         collection
             .sealed
             .iter()
             .map(|handle| {
                 let meta = handle.segment.meta();
                 let deaths = handle.segment.deaths();
-                let dead = match count {
-                    Counted::All => deaths.count(),
-                    Counted::InCatalog => deaths.dead_at(sealed_lsn).len() as u32,
-                };
+                let dead = known.map_or_else(|| deaths.count(), |lsn| deaths.dead_at(lsn).len() as u32);
                 SegmentStats {
                     id: meta.id,
                     rows: meta.rows,
@@ -179,8 +187,10 @@ impl Engine {
         write: impl FnOnce(&SealTarget<'_>, &dyn Fn(u64) -> bool) -> Result<Option<Merged>>,
     ) -> Result<Result<Option<Merged>>> {
         let (told, failed) = (RefCell::new(told), RefCell::new(None));
+        let turns = RefCell::new(Turns::new(self));
         let cancel = |done| {
-            let step = self.between_pieces(work).and_then(|()| (*told.borrow_mut())(done));
+            let step = self.between_pieces(work, &mut turns.borrow_mut());
+            let step = step.and_then(|()| (*told.borrow_mut())(done));
             let Err(error) = step else { return false };
             failed.borrow_mut().get_or_insert(error);
             true
@@ -295,16 +305,23 @@ impl Engine {
     }
 
     /// What a thread that merges does between two pieces of work: behind, it waits while it is paused, and does what is more
-    /// urgent.
-    fn between_pieces(self: &Arc<Self>, work: Option<Work>) -> Result<()> {
+    /// urgent. One thread may be all there is: seals come first, and rows of running writers are linked for as long as was
+    /// merged, unless compaction is behind.
+    fn between_pieces(self: &Arc<Self>, work: Option<Work>, turns: &mut Turns) -> Result<()> {
         if let Some(work) = work {
             self.pace.step(work)?;
-            // One thread may be all there is: rows and seals of running writers come first, but not only.
+            let now = || self.core.clock.monotonic();
+            turns.merged += now().saturating_sub(turns.since);
             for _ in 0..URGENT_STEPS {
-                if !self.workers.is_worker() || !self.urgent_step(work)? {
+                let links = turns.urgent <= turns.merged && !self.is_behind();
+                let tail = if links { Tail::Linked } else { Tail::Left };
+                let begin = now();
+                if !self.workers.is_worker() || !self.urgent_step(work, tail)? {
                     break;
                 }
+                turns.urgent += now().saturating_sub(begin);
             }
+            turns.since = now();
         }
         self.check_healthy()
     }
@@ -318,8 +335,9 @@ impl Engine {
         let total = u64::from(merge.rows());
         let threads = self.merge_threads(work);
         if threads <= 1 {
+            let mut turns = Turns::new(self);
             while !merge.all_linked() {
-                self.between_pieces(work)?;
+                self.between_pieces(work, &mut turns)?;
                 report(progress, "link", u64::from(merge.linked()), total)?;
                 self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))?;
             }
@@ -350,6 +368,21 @@ impl Engine {
             report(*progress, "link", u64::from(merge.linked()), total)?;
         }
         self.core.with_scratch(|scratch| merge.link_some(LINK_PIECE, scratch))
+    }
+}
+
+/// How a thread that merges has divided its time.
+struct Turns {
+    /// When it went on to merge.
+    since: Duration,
+    merged: Duration,
+    /// For what is more urgent.
+    urgent: Duration,
+}
+
+impl Turns {
+    fn new(engine: &Engine) -> Turns {
+        Turns { since: engine.core.clock.monotonic(), merged: Duration::ZERO, urgent: Duration::ZERO }
     }
 }
 

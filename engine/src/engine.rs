@@ -8,7 +8,7 @@ use crate::catalog::{Catalog, CatalogState};
 use crate::core::Core;
 use crate::write::Applier;
 use nearstone_base::faults::failpoint;
-use nearstone_base::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, thread};
+use nearstone_base::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, thread};
 use nearstone_base::vfs::VfsLock;
 use nearstone_base::{CollectionId, Error, ErrorKind, Result};
 use nearstone_compaction::pace::Pace;
@@ -35,6 +35,8 @@ pub(crate) struct Engine {
     /// Governs the work behind.
     pub(crate) pace: Arc<Pace>,
     pub(crate) workers: Workers,
+    /// Whether the last compaction behind ended well: what cannot be merged slows nobody down.
+    pub(crate) compacts: AtomicBool,
     /// Urgent pieces of work since compaction was looked at.
     pub(crate) urgent_pieces: AtomicU64,
     room: Mutex<()>,
@@ -55,6 +57,7 @@ pub(crate) struct Counters {
     pub(crate) compacted_rows: AtomicU64,
     pub(crate) rebuilds: AtomicU64,
     pub(crate) stalls: AtomicU64,
+    pub(crate) rested_micros: AtomicU64,
 }
 
 impl Engine {
@@ -75,6 +78,7 @@ impl Engine {
             compact_turn: Mutex::new(()),
             pace: Arc::new(pace),
             workers,
+            compacts: AtomicBool::new(true),
             urgent_pieces: AtomicU64::new(0),
             room: Mutex::new(()),
             room_made: Condvar::new(),

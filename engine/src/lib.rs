@@ -47,6 +47,7 @@ mod collect;
 mod collection;
 mod compact;
 mod core;
+mod debt;
 mod engine;
 mod files;
 mod keys;

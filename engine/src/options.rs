@@ -172,7 +172,9 @@ impl StoreBuilder {
     }
 
     /// Whether compaction runs by itself (default) or only when [`Store::compact`] is called. By itself, it also seals
-    /// rows in memory when there are 4,096 or more and half of them are dead.
+    /// rows in memory when there are 4,096 or more and half of them are dead; and where writers make dead rows or segments faster
+    /// than it merges them, each rests after its batch, for up to eight times as long as the batch took and at most for
+    /// [`StoreBuilder::write_stall`] (`compaction_debt` and `write_rest_ms` in [`StoreStats`](crate::StoreStats) say so).
     #[must_use]
     pub fn auto_compact(mut self, on: bool) -> StoreBuilder {
         self.options.auto_compact = on;

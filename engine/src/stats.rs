@@ -41,6 +41,8 @@ pub struct StoreStats {
     pub compacted_rows: u64,
     /// Writes that had to wait for memory since opening.
     pub write_stalls: u64,
+    /// Milliseconds that writers were slowed down because compaction was behind, all of them together, since opening.
+    pub write_rest_ms: u64,
     /// Whether the work behind is paused.
     pub background_paused: bool,
     /// The last failure of the work behind, if any.
@@ -62,6 +64,8 @@ pub struct CollectionStats {
     pub unsealed_rows: u64,
     /// Rows that are not in a graph yet; they are found by scanning.
     pub unlinked_rows: u64,
+    /// How far compaction is behind those who write, from 0 to 1; writers rest in proportion.
+    pub compaction_debt: f64,
     /// Its sealed segments.
     pub segments: Vec<SegmentSummary>,
 }
@@ -92,7 +96,7 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
     core.check_open()?;
     let view = core.view.load_full();
     let mut collections: Vec<CollectionStats> =
-        view.lists.collections.values().map(|c| collection_stats(c, view.lsn)).collect();
+        view.lists.collections.values().map(|c| collection_stats(engine, c, view.lsn)).collect();
     collections.sort_by(|a, b| a.name.cmp(&b.name));
     let file_bytes = |path: &std::path::Path| core.vfs.info(path).map(|info| info.map_or(0, |info| info.len));
     let folder_bytes = |dir: &std::path::Path| -> Result<u64> {
@@ -123,12 +127,13 @@ pub(crate) fn collect(engine: &Arc<Engine>) -> Result<StoreStats> {
         rebuilds: counter(&engine.counters.rebuilds),
         compacted_rows: counter(&engine.counters.compacted_rows),
         write_stalls: counter(&engine.counters.stalls),
+        write_rest_ms: counter(&engine.counters.rested_micros) / 1000,
         background_paused: engine.pace.is_paused(),
         last_error: engine.last_error.lock().as_ref().map(ToString::to_string),
     })
 }
 
-fn collection_stats(collection: &CollectionView, at: Lsn) -> CollectionStats {
+fn collection_stats(engine: &Engine, collection: &CollectionView, at: Lsn) -> CollectionStats {
     let live = collection.live_rows(at);
     let all: u64 = collection.segments().map(|s| u64::from(s.rows())).sum();
     CollectionStats {
@@ -138,6 +143,7 @@ fn collection_stats(collection: &CollectionView, at: Lsn) -> CollectionStats {
         dead_rows: all.saturating_sub(live),
         unsealed_rows: collection.unsealed().map(|s| u64::from(s.rows())).sum(),
         unlinked_rows: collection.unsealed().map(|s| u64::from(s.unlinked())).sum(),
+        compaction_debt: engine.debt(collection),
         segments: collection
             .sealed
             .iter()

@@ -352,6 +352,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<'py, P
     dict.set_item("rebuilds", stats.rebuilds)?;
     dict.set_item("compacted_rows", stats.compacted_rows)?;
     dict.set_item("write_stalls", stats.write_stalls)?;
+    dict.set_item("write_rest_ms", stats.write_rest_ms)?;
     dict.set_item("background_paused", stats.background_paused)?;
     dict.set_item("last_error", &stats.last_error)?;
     Ok(dict)
@@ -381,6 +382,7 @@ fn collection_dict<'py>(py: Python<'py>, stats: &CollectionStats) -> PyResult<Bo
     dict.set_item("dead_rows", stats.dead_rows)?;
     dict.set_item("unsealed_rows", stats.unsealed_rows)?;
     dict.set_item("unlinked_rows", stats.unlinked_rows)?;
+    dict.set_item("compaction_debt", stats.compaction_debt)?;
     let segments = PyList::empty(py);
     for segment in &stats.segments {
         let dict = PyDict::new(py);
