@@ -94,7 +94,7 @@ impl<'p> SegmentBuild<'p> {
         self.collector.push(&key.into(), vector, &payload)
     }
 
-    /// Writes what is not written yet and gives all files, which are durable then; none without rows.
+    /// Writes what is not written yet and gives all files, which are durable then; no file where there are no rows.
     ///
     /// # Errors
     ///

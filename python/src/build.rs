@@ -34,7 +34,7 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
 ///
 /// Returns:
-///     The files, whole and durable; none without rows.
+///     The files, whole and durable; no file where there are no rows.
 ///
 /// Raises:
 ///     InvalidArgument: As in ``upsert`` and ``create_collection``, and for a key that comes twice; names it.
