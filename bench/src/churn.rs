@@ -31,10 +31,13 @@ const OWN: (usize, usize) = (10, 64);
 const OWN_WIDE: (usize, usize) = (100, 2000);
 /// How often the folder is measured. Files that come and go between two looks are not seen.
 const DISK_LOOK: Duration = Duration::from_millis(10);
-/// The work behind is at rest when the process took less than this share of a processor for one span.
-const REST_SHARE: f64 = 0.03;
+/// The work behind is at rest when the process took less than this share of a processor for one span; looking at the disk takes
+/// a part of it.
+const REST_SHARE: f64 = 0.1;
 const REST_SPAN: Duration = Duration::from_secs(1);
 const REST_SPANS_MAX: usize = 600;
+/// When no row came for a bit less than this, what is in memory is sealed.
+const SEAL_IDLE: Duration = Duration::from_secs(11);
 
 const RECALL_LOSS: f64 = 0.01;
 const DISK_RATIO: f64 = 2.2;
@@ -267,8 +270,14 @@ fn with_peak<T>(store: &Store, work: impl FnOnce() -> T) -> Result<(T, u64), Box
     Ok((result, peak.into_inner()))
 }
 
-/// Waits until the work behind is done, as far as the processor's time tells.
+/// Waits until the work behind is done, as far as the processor's time tells, also what it does when nobody writes for a while.
 fn rest() {
+    until_idle();
+    std::thread::sleep(SEAL_IDLE);
+    until_idle();
+}
+
+fn until_idle() {
     for _ in 0..REST_SPANS_MAX {
         let before = processor_time();
         std::thread::sleep(REST_SPAN);

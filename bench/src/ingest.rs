@@ -1,14 +1,21 @@
 //! Durable ingest: eight writers, batches of a hundred, the clock stopping when every row is in the graph; against
-//! the same without syncs. And until every row is in a sealed segment, against a bulk load of the same rows.
+//! the same without syncs. Sixteen writers of one row at a time, each synced: what an acknowledgement takes in a burst,
+//! which nobody has to link yet, and when they never rest. And until every row is in a sealed segment, against a bulk load of
+//! the same rows.
 
 use crate::data::{BATCH, Data};
 use crate::report::Report;
 use nearstone::{Collection, Durability, Metric, Schema, Store};
+use nearstone_datasets::Percentiles;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 8;
 const ROWS_MAX: usize = 50_000;
+/// Writers of single rows, and how many rows are a burst: fewer than writers begin to link.
+const SINGLE_WRITERS: usize = 16;
+const BURST: usize = 480;
+const SINGLE_ROWS: usize = 20_000;
 /// Runs of each kind, in turn, so that a drift of the machine hits both.
 const RUNS: usize = 3;
 
@@ -32,7 +39,43 @@ pub(crate) fn run(data: &Data, report: &mut Report) -> Result<(), Box<dyn Error>
     report.figure("ingest_os_rows_per_second", unsynced);
     report.figure("ingest_sync_over_os", synced / unsynced);
     report.figure("ingest_syncs_per_row", syncs_per_row);
+    for (case, rows) in [("burst", BURST), ("sustained", SINGLE_ROWS.min(data.rows()))] {
+        single(data, case, rows, report)?;
+    }
     bulk(data, rows, report)
+}
+
+/// Rows one by one, each synced before it is acknowledged.
+fn single(data: &Data, case: &str, rows: usize, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path().join("single.near"))?;
+    let collection = store.create_collection("rows", Schema::new(data.dimension, Metric::Cosine))?;
+    let writer = |writer: usize| -> nearstone::Result<Vec<f64>> {
+        let rows = (writer..rows).step_by(SINGLE_WRITERS);
+        rows.map(|row| {
+            let start = Instant::now();
+            collection.upsert(row as u64, data.row(row), ())?;
+            Ok(start.elapsed().as_secs_f64() * 1e6)
+        })
+        .collect()
+    };
+    let start = Instant::now();
+    let latencies = std::thread::scope(|scope| {
+        let writer = &writer;
+        let writers: Vec<_> = (0..SINGLE_WRITERS).map(|number| scope.spawn(move || writer(number))).collect();
+        let ended = writers.into_iter().map(|writer| writer.join().expect("a writer does not panic"));
+        ended.collect::<nearstone::Result<Vec<_>>>()
+    })?;
+    let took = start.elapsed().as_secs_f64();
+    let latencies = Percentiles::of(latencies.into_iter().flatten());
+    let syncs = store.stats()?.log.map_or(0, |log| log.syncs);
+    report.figure(&format!("ingest_single_{case}_rows"), rows);
+    report.figure(&format!("ingest_single_{case}_rows_per_second"), rows as f64 / took);
+    report.figure(&format!("ingest_single_{case}_syncs_per_row"), syncs as f64 / rows as f64);
+    report.figure(&format!("ingest_single_{case}_p50_us"), latencies.p50);
+    report.figure(&format!("ingest_single_{case}_p99_us"), latencies.p99);
+    store.close()?;
+    Ok(())
 }
 
 /// Until the rows are sealed: upserts and a flush, and a bulk load.

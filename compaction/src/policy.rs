@@ -61,15 +61,17 @@ pub struct Policy {
     pub tier_bytes_min: u64,
     /// Segments with more bytes than this are left to the dead-share rule.
     pub bytes_max: u64,
-    /// Rows in memory are sealed for their dead ones when there are at least so many,
+    /// Rows in memory are sealed when none came for a while, if there are at least so many: searches notice.
+    pub idle_rows_min: u32,
+    /// They are sealed for their dead ones when there are at least so many,
     pub memory_rows_min: u32,
     /// and at least this share of them is dead. A seal then writes no more rows than died.
     pub memory_dead_share: f64,
     /// Compaction is behind where rows that are dead beyond `dead_share` are more than the first of these for each living one,
-    /// or the segments more than the first of `behind_segments`, and hopelessly so at the second.
+    /// or the segments that one merge of a tier would take more than the first of `behind_inputs`; hopelessly so at the second.
     pub behind_dead: [f64; 2],
     /// See `behind_dead`.
-    pub behind_segments: [f64; 2],
+    pub behind_inputs: [f64; 2],
 }
 
 impl Default for Policy {
@@ -81,10 +83,11 @@ impl Default for Policy {
             tier_factor: 4,
             tier_bytes_min: 4 << 20,
             bytes_max: 16 << 30,
+            idle_rows_min: 1024,
             memory_rows_min: 4096,
             memory_dead_share: 0.5,
             behind_dead: [0.25, 0.75],
-            behind_segments: [16.0, 32.0],
+            behind_inputs: [8.0, 24.0],
         }
     }
 }
@@ -144,19 +147,24 @@ pub fn choose(segments: &[SegmentStats], policy: &Policy) -> Choice {
 }
 
 /// How far compaction is behind those who write: from 0 (not at all, or nothing is to be done) to 1 (writers make dead rows, or
-/// segments, faster than they are merged, and should hardly go on). Cost: that of [`choose`], or less.
+/// segments, faster than they are merged, and should hardly go on). `in_memory` are the living rows that are not sealed. Cost: that
+/// of [`choose`], or less.
 ///
 /// A merge takes its time, in which as many rows die again as called for it: that much is no debt.
-pub fn debt(segments: &[SegmentStats], policy: &Policy) -> f64 {
+pub fn debt(segments: &[SegmentStats], in_memory: u32, policy: &Policy) -> f64 {
     let share = |value: f64, [from, to]: [f64; 2]| ((value - from) / (to - from)).clamp(0.0, 1.0);
-    let (mut live, mut overdue) = (0.0, 0.0);
+    let (mut live, mut overdue) = (f64::from(in_memory), 0.0);
     for segment in segments {
         live += f64::from(segment.rows.saturating_sub(segment.dead));
         overdue += (f64::from(segment.dead) - policy.dead_share * f64::from(segment.rows)).max(0.0);
     }
     // A few rows are merged before anybody notices.
     let dead = share(overdue / live.max(f64::from(policy.memory_rows_min)), policy.behind_dead);
-    let debt = dead.max(share(segments.len() as f64, policy.behind_segments));
+    let inputs = match segments.len() as f64 > policy.behind_inputs[0] {
+        true => tiered::choose(segments, policy).map_or(0, |inputs| inputs.len()),
+        false => 0,
+    };
+    let debt = dead.max(share(inputs as f64, policy.behind_inputs));
     if debt > 0.0 && choose(segments, policy) == Choice::Nothing { 0.0 } else { debt }
 }
 
@@ -264,25 +272,34 @@ mod tests {
     #[test]
     fn dead_rows_and_segments_are_a_debt_when_there_are_more_than_a_merge_leaves_time_for() {
         let policy = Policy::default();
-        let of = |dead| debt(&[segment(1, 80_000 + dead, dead, 1 << 30, 0)], &policy);
-        assert_eq!((debt(&[], &policy), of(0), of(20_000), of(40_000)), (0.0, 0.0, 0.0, 0.0));
+        let of = |dead| debt(&[segment(1, 80_000 + dead, dead, 1 << 30, 0)], 0, &policy);
+        assert_eq!((debt(&[], 0, &policy), of(0), of(20_000), of(40_000)), (0.0, 0.0, 0.0, 0.0));
         assert!(of(60_000) > 0.1 && of(60_000) < 0.5, "{}", of(60_000));
         assert!(of(80_000) > of(60_000));
         assert_eq!((of(200_000), of(2_000_000)), (1.0, 1.0));
         // Nothing to speak of.
-        assert_eq!(debt(&[segment(1, 1_000, 1_000, 1 << 20, 0)], &policy), 0.0);
+        assert_eq!(debt(&[segment(1, 1_000, 1_000, 1 << 20, 0)], 0, &policy), 0.0);
+        // Rows that were put again live in memory until they are sealed.
+        assert_eq!(debt(&[segment(1, 50_000, 25_000, 1 << 30, 0)], 0, &policy), 0.7);
+        assert!(debt(&[segment(1, 50_000, 25_000, 1 << 30, 0)], 25_000, &policy) < 0.15);
         // What the policy leaves is no debt.
         let patient = Policy { dead_share: 0.9, ..policy };
-        assert_eq!(debt(&[segment(1, 100_000, 85_000, 1 << 30, 0)], &patient), 0.0);
+        assert_eq!(debt(&[segment(1, 100_000, 85_000, 1 << 30, 0)], 0, &patient), 0.0);
         let many = |segments: u64| -> Vec<SegmentStats> {
             (0..segments).map(|id| segment(id, 10_000, 0, 64 << 20, 0)).collect()
         };
-        assert_eq!(debt(&many(16), &policy), 0.0);
-        assert_eq!(debt(&many(24), &policy), 0.5);
-        assert_eq!(debt(&many(100), &policy), 1.0);
-        let spread: Vec<SegmentStats> = (0..24).map(|id| segment(id, 10_000, 0, 64 << id, 0)).collect();
-        let merges_nothing = Policy { tier_factor: 2, tier_bytes_min: 1, ..policy };
-        assert_eq!(debt(&spread, &merges_nothing), 0.0);
+        assert_eq!(debt(&many(8), 0, &policy), 0.0);
+        assert_eq!(debt(&many(16), 0, &policy), 0.5);
+        assert_eq!(debt(&many(100), 0, &policy), 1.0);
+        // Tiers that wait for more, beside one that is due.
+        let spread = (0..21).map(|id| segment(id, 10_000, 0, (8 << 20) << (id / 3 * 3), 0));
+        let due = (0..4).map(|id| segment(100 + id, 100, 0, 1 << 20, 0));
+        let spread: Vec<SegmentStats> = spread.chain(due).collect();
+        assert!(matches!(choose(&spread, &policy), Choice::Merge { reason: Reason::Tier, .. }));
+        assert_eq!(debt(&spread, 0, &policy), 0.0);
+        // What is too large for tiers is never merged by them.
+        let small = Policy { bytes_max: 1 << 20, ..policy };
+        assert_eq!(debt(&many(100), 0, &small), 0.0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The work behind: the only place where threads start that outlive a call.
 //!
 //! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work: seal what
-//! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses. A writer
+//! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses, seal what is idle ([`crate::idle`]). A writer
 //! who never rests always leaves rows to link: the log comes before them, and compaction has its turn after so many
 //! pieces. A long compaction looks up between its own pieces and does what has become more urgent. Where compaction falls
 //! behind, linking is left to the writers and they are slowed down: see [`crate::debt`]. With
@@ -129,9 +129,9 @@ impl Workers {
         self.state.lock().handles.iter().any(|handle| handle.thread().id() == this)
     }
 
-    /// Whether there are threads at all.
-    pub(crate) fn run(&self) -> bool {
-        self.threads > 0
+    /// How many threads there are, or will be; 0 where the program does the work itself.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -294,7 +294,14 @@ impl Engine {
             return Ok(true);
         }
         self.urgent_pieces.store(0, Ordering::Relaxed);
-        Ok(self.compact_step(work)? || (!urgent_first && self.urgent_step(work, Tail::Linked)?))
+        // What is idle in one collection does not wait for those who write to another.
+        let done = self.compact_step(work)? || self.seal_idle_rows(work)?;
+        Ok(done || (!urgent_first && self.urgent_step(work, Tail::Linked)?))
+    }
+
+    /// Threads of a piece of work behind, no more than it was given, or of a call.
+    pub(crate) fn threads(&self, work: Option<Work>) -> usize {
+        if work.is_some() { self.workers.threads().max(1) } else { self.core.threads() }
     }
 
     /// Compacts what the policy chooses; `false` when it chooses nothing, or nobody wants it to.
@@ -307,7 +314,9 @@ impl Engine {
         // Another worker may be at it.
         let Some(_turn) = self.compact_turn.try_lock() else { return Ok(false) };
         let done = self.compact_by_policy(id, work);
-        self.compacts.store(done.is_ok(), Ordering::Relaxed);
+        if !done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {
+            self.compacts.store(done.is_ok(), Ordering::Relaxed);
+        }
         done
     }
 

@@ -119,7 +119,6 @@ impl Batch {
         let engine = &self.handle.engine;
         engine.core.check_open()?;
         let log = engine.log()?;
-        let began = engine.core.clock.monotonic();
         let view = engine.core.view.load_full();
         if self.operations.is_empty() {
             return Ok(Commit { lsn: view.lsn, upserted: 0, deleted: 0, results: Vec::new() });
@@ -128,6 +127,7 @@ impl Batch {
             view.lists.get(*id, name)?;
         }
         engine.wait_for_room(self.bytes as u64)?;
+        let began = engine.core.clock.monotonic();
 
         let Batch { operations, names, durability, .. } = self;
         let (mut operations, places) = last_of_each_key(operations);
@@ -148,6 +148,8 @@ impl Batch {
         if matches!(durability, Durability::Interval(_)) {
             engine.workers.keep_synced(engine);
         }
+        // Segments that are merged meanwhile are held by nobody else.
+        drop(view);
         engine.rest(&touched, engine.core.clock.monotonic().saturating_sub(began));
 
         let mut results = vec![Applied::Superseded; places.len()];

@@ -196,7 +196,8 @@ impl Engine {
             true
         };
         let site = self.site(work);
-        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
+        let target =
+            site.target(self.core.take_segment_id(), if work.is_some() { 1 } else { self.core.threads() });
         let made = write(&target, &cancel);
         let failed = failed.into_inner();
         if failed.is_some() || made.is_err() {
@@ -299,19 +300,14 @@ impl Engine {
         merged?.map(|merged| Ok((self.core.open_new(&merged.meta)?, merged.origin))).transpose()
     }
 
-    /// Work behind merges with the thread that it has.
-    fn merge_threads(&self, work: Option<Work>) -> usize {
-        if work.is_some() { 1 } else { self.core.threads() }
-    }
-
     /// What a thread that merges does between two pieces of work: behind, it waits while it is paused, and does what is more
     /// urgent. One thread may be all there is: seals come first, and rows of running writers are linked for as long as was
     /// merged, unless compaction is behind.
     fn between_pieces(self: &Arc<Self>, work: Option<Work>, turns: &mut Turns) -> Result<()> {
         if let Some(work) = work {
-            self.pace.step(work)?;
             let now = || self.core.clock.monotonic();
             turns.merged += now().saturating_sub(turns.since);
+            self.pace.step(work)?;
             for _ in 0..URGENT_STEPS {
                 let links = turns.urgent <= turns.merged && !self.is_behind();
                 let tail = if links { Tail::Linked } else { Tail::Left };
@@ -333,7 +329,8 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<()> {
         let total = u64::from(merge.rows());
-        let threads = self.merge_threads(work);
+        // Work behind looks up between its pieces, which one thread does.
+        let threads = if work.is_some() { 1 } else { self.core.threads() };
         if threads <= 1 {
             let mut turns = Turns::new(self);
             while !merge.all_linked() {

@@ -23,13 +23,15 @@ impl Engine {
     /// How far compaction of a collection is behind, 0 to 1; 0 where nobody compacts, is allowed to, or can.
     pub(crate) fn debt(&self, collection: &CollectionView) -> f64 {
         let compacts = self.core.options.auto_compact
-            && self.workers.run()
+            && self.workers.threads() > 0
             && self.compacts.load(Ordering::Relaxed)
+            && self.log.is_some()
             && !self.pace.is_paused();
         if !compacts || collection.sealed.is_empty() {
             return 0.0;
         }
-        debt(&self.all_deaths(collection), &self.core.options.policy)
+        let in_memory = collection.unsealed().map(|s| s.rows().saturating_sub(s.deaths().count())).sum();
+        debt(&self.all_deaths(collection), in_memory, &self.core.options.policy)
     }
 
     /// Whether compaction of any collection is behind.

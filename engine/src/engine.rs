@@ -6,6 +6,7 @@
 use crate::background::{Workers, on_threads};
 use crate::catalog::{Catalog, CatalogState};
 use crate::core::Core;
+use crate::idle::Seen;
 use crate::write::Applier;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, thread};
@@ -39,6 +40,8 @@ pub(crate) struct Engine {
     pub(crate) compacts: AtomicBool,
     /// Urgent pieces of work since compaction was looked at.
     pub(crate) urgent_pieces: AtomicU64,
+    /// What was in memory when the work behind last had nothing else to do.
+    pub(crate) seen: Seen,
     room: Mutex<()>,
     room_made: Condvar,
     lock: Mutex<Option<Box<dyn VfsLock>>>,
@@ -80,6 +83,7 @@ impl Engine {
             workers,
             compacts: AtomicBool::new(true),
             urgent_pieces: AtomicU64::new(0),
+            seen: Seen::default(),
             room: Mutex::new(()),
             room_made: Condvar::new(),
             lock: Mutex::new(lock),

@@ -50,6 +50,7 @@ mod core;
 mod debt;
 mod engine;
 mod files;
+mod idle;
 mod keys;
 mod layout;
 mod load;

@@ -45,6 +45,7 @@ pub(crate) struct Options {
     pub(crate) background_bytes_per_second: Option<u64>,
     pub(crate) seal_bytes: u64,
     pub(crate) seal_rows: u32,
+    pub(crate) seal_idle: Duration,
     pub(crate) wal_bytes: u64,
     pub(crate) policy: Policy,
     pub(crate) auto_compact: bool,
@@ -63,6 +64,7 @@ impl Default for Options {
             background_bytes_per_second: None,
             seal_bytes: 128 << 20,
             seal_rows: 250_000,
+            seal_idle: Duration::from_secs(10),
             wal_bytes: 256 << 20,
             policy: Policy::default(),
             auto_compact: true,
@@ -112,7 +114,8 @@ impl StoreBuilder {
         self
     }
 
-    /// How long a writer waits for memory before it gets `Busy` (default 60 s).
+    /// How long a writer waits for memory before it gets `Busy` (default 60 s), and rests at most while compaction is behind
+    /// ([`StoreBuilder::auto_compact`]).
     #[must_use]
     pub fn write_stall(mut self, limit: Duration) -> StoreBuilder {
         self.options.write_stall = limit;
@@ -147,6 +150,16 @@ impl StoreBuilder {
     #[must_use]
     pub fn seal_rows(mut self, rows: u32) -> StoreBuilder {
         self.options.seal_rows = rows;
+        self
+    }
+
+    /// How long no row comes to a collection before what it has in memory is sealed (default 10 s; [`Duration::MAX`] for never), if
+    /// that are 1,024 rows or more and compaction runs by itself. Searches of sealed rows take a fraction of the time, and the
+    /// next open does not replay them. It is done behind: a program that closes the store sooner calls
+    /// [`Collection::flush`](crate::Collection::flush) if it wants that, and one without threads [`Store::step`].
+    #[must_use]
+    pub fn seal_idle(mut self, span: Duration) -> StoreBuilder {
+        self.options.seal_idle = span;
         self
     }
 

@@ -63,9 +63,9 @@ impl Engine {
         turn.lock()
     }
 
-    /// Links the rows of a frozen segment, for a call on all cores that the store may use; returns when none is left.
+    /// Links the rows of a frozen segment, for a call on all cores that the store may use, behind on as many threads as that has; returns when none is left.
     pub(crate) fn link_frozen(&self, frozen: &Frozen, work: Option<Work>) -> Result<()> {
-        on_threads(if work.is_some() { 1 } else { self.core.threads() }, || {
+        on_threads(self.threads(work), || {
             while !frozen.segment.all_linked() {
                 work.map_or(Ok(()), |work| self.pace.step(work))?;
                 if link_rows(&self.core, &frozen.segment, LINK_PIECE) == 0 {
@@ -125,7 +125,7 @@ impl Engine {
         work: Option<Work>,
     ) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
         let site = self.site(work);
-        let target = site.target(frozen.segment.id(), self.core.threads());
+        let target = site.target(frozen.segment.id(), self.threads(work));
         let cancel = || self.core.is_closed() || work.is_some_and(|work| self.pace.step(work).is_err());
         write_sealed(&self.core, &frozen.segment, schema, frozen.last, &target, &cancel)
     }

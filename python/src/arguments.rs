@@ -69,6 +69,14 @@ pub(crate) fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration
         .map_err(|_| invalid(value.py(), format!("{name} is {seconds} seconds: it must be 0 or more")))
 }
 
+/// As [`seconds`]; infinitely many, and more than there will ever be, are `Duration::MAX`.
+pub(crate) fn seconds_or_never(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    match value.extract::<f64>() {
+        Ok(seconds) if seconds > Duration::MAX.as_secs_f64() => Ok(Duration::MAX),
+        _ => seconds(name, value),
+    }
+}
+
 /// `"sync"`, `"os"` or seconds.
 pub(crate) fn durability(value: &Bound<'_, PyAny>) -> PyResult<Durability> {
     if let Ok(name) = value.cast::<PyString>() {

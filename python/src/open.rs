@@ -1,6 +1,6 @@
 //! Opening stores: Python's keyword arguments as the engine's builder.
 
-use crate::arguments::{durability, path, seconds, some_count};
+use crate::arguments::{durability, path, seconds, seconds_or_never, some_count};
 use crate::errors::{OrRaise, invalid};
 use crate::store::Store;
 use nearstone::vfs::Residency;
@@ -24,15 +24,18 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 ///         number of seconds a power loss after at most so long.
 ///     recovery: What happens when the log's end is damaged: ``"torn_tail"``, ``"strict"`` or ``"point_in_time"``.
 ///     memory_budget: Bytes that rows not yet sealed may take (1 GiB); writers wait when it is used up.
-///     write_stall: Seconds a writer waits for memory before it gets ``Busy`` (60).
+///     write_stall: Seconds a writer waits for memory before it gets ``Busy`` (60), and rests for compaction at most.
 ///     background: Threads for the work behind: ``"auto"`` (half the cores), a number, or ``"manual"`` for none.
 ///     background_bytes_per_second: Bytes that seals and compactions of the work behind write per second, at most; calls
 ///         are not held back.
 ///     seal_bytes: Bytes of vectors at which a collection's rows are sealed into a file (128 MiB).
 ///     seal_rows: Rows at which they are (250,000).
+///     seal_idle: Seconds without a new row after which a collection's rows are sealed, if there are 1,024 or more (10;
+///         ``math.inf`` for never).
 ///     wal_bytes: Bytes of log at which what pins it is sealed (256 MiB).
 ///     dead_share: Share of dead rows from which a sealed segment is rewritten (0.2).
-///     auto_compact: Whether compaction runs by itself.
+///     auto_compact: Whether compaction runs by itself. Writers who make dead rows or segments faster than it merges them rest
+///         after each batch (``compaction_debt`` of a collection, 0 to 1, and ``write_rest_ms`` in ``stats``).
 ///     residency: How sealed segments are held: ``"mapped"``; ``"warm"``, with what searches touch read ahead;
 ///         ``"pinned"``, with that copied into memory; or ``"heap"``, read into memory whole. All but the first make opening
 ///         take time in proportion to what is read.
@@ -43,10 +46,10 @@ type Given<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 #[pyo3(
     signature = (path, *, create=true, read_only=false, durability=None, recovery="torn_tail", memory_budget=None,
                  write_stall=None, background=None, background_bytes_per_second=None, seal_bytes=None, seal_rows=None,
-                 wal_bytes=None, dead_share=None, auto_compact=true, residency="mapped"),
+                 seal_idle=None, wal_bytes=None, dead_share=None, auto_compact=true, residency="mapped"),
     text_signature = "(path, *, create=True, read_only=False, durability='sync', recovery='torn_tail', \
                       memory_budget=None, write_stall=None, background='auto', background_bytes_per_second=None, \
-                      seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None, auto_compact=True, \
+                      seal_bytes=None, seal_rows=None, seal_idle=None, wal_bytes=None, dead_share=None, auto_compact=True, \
                       residency='mapped')"
 )]
 #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
@@ -63,6 +66,7 @@ pub(crate) fn open<'py>(
     background_bytes_per_second: Given<'_, 'py>,
     seal_bytes: Given<'_, 'py>,
     seal_rows: Given<'_, 'py>,
+    seal_idle: Given<'_, 'py>,
     wal_bytes: Given<'_, 'py>,
     dead_share: Option<f64>,
     auto_compact: bool,
@@ -74,6 +78,7 @@ pub(crate) fn open<'py>(
         background_bytes_per_second,
         seal_bytes,
         seal_rows,
+        seal_idle,
         wal_bytes,
         dead_share,
     };
@@ -113,9 +118,9 @@ pub(crate) fn open<'py>(
 #[pyfunction]
 #[pyo3(
     signature = (*, memory_budget=None, write_stall=None, background=None, background_bytes_per_second=None,
-                 seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None, auto_compact=true),
+                 seal_bytes=None, seal_rows=None, seal_idle=None, wal_bytes=None, dead_share=None, auto_compact=true),
     text_signature = "(*, memory_budget=None, write_stall=None, background='auto', background_bytes_per_second=None, \
-                      seal_bytes=None, seal_rows=None, wal_bytes=None, dead_share=None, auto_compact=True)"
+                      seal_bytes=None, seal_rows=None, seal_idle=None, wal_bytes=None, dead_share=None, auto_compact=True)"
 )]
 #[expect(clippy::too_many_arguments, reason = "they are keywords for the caller")]
 pub(crate) fn in_memory<'py>(
@@ -126,6 +131,7 @@ pub(crate) fn in_memory<'py>(
     background_bytes_per_second: Given<'_, 'py>,
     seal_bytes: Given<'_, 'py>,
     seal_rows: Given<'_, 'py>,
+    seal_idle: Given<'_, 'py>,
     wal_bytes: Given<'_, 'py>,
     dead_share: Option<f64>,
     auto_compact: bool,
@@ -136,6 +142,7 @@ pub(crate) fn in_memory<'py>(
         background_bytes_per_second,
         seal_bytes,
         seal_rows,
+        seal_idle,
         wal_bytes,
         dead_share,
     };
@@ -152,6 +159,7 @@ struct Sizes<'a, 'py> {
     background_bytes_per_second: Given<'a, 'py>,
     seal_bytes: Given<'a, 'py>,
     seal_rows: Given<'a, 'py>,
+    seal_idle: Given<'a, 'py>,
     wal_bytes: Given<'a, 'py>,
     dead_share: Option<f64>,
 }
@@ -172,6 +180,9 @@ impl Sizes<'_, '_> {
         }
         if let Some(rows) = some_count("seal_rows", self.seal_rows, 1)? {
             builder = builder.seal_rows(u32::try_from(rows).unwrap_or(u32::MAX));
+        }
+        if let Some(span) = self.seal_idle {
+            builder = builder.seal_idle(seconds_or_never("seal_idle", span)?);
         }
         if let Some(bytes) = some_count("wal_bytes", self.wal_bytes, 1)? {
             builder = builder.wal_bytes(bytes as u64);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import copy
+import math
 import os
 import pickle
 import re
@@ -69,6 +70,7 @@ def test_every_option_is_taken(path: Path) -> None:
         "background_bytes_per_second": 1 << 20,
         "seal_bytes": 1 << 20,
         "seal_rows": 1000,
+        "seal_idle": math.inf,
         "wal_bytes": 1 << 20,
         "dead_share": 0.5,
         "auto_compact": False,

@@ -578,6 +578,8 @@ OPTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({"dead_share": float("nan")}, ["dead_share", "NaN"]),
     ({"write_stall": -1.0}, ["write_stall", "-1"]),
     ({"write_stall": float("nan")}, ["write_stall"]),
+    ({"seal_idle": -1.0}, ["seal_idle", "-1"]),
+    ({"seal_idle": float("nan")}, ["seal_idle"]),
 ]
 
 
@@ -758,6 +760,7 @@ def test_nothing_panics(store: nearstone.Store, tmp_path: Path) -> None:
         lambda x: store.verify(x),
         lambda x: nearstone.in_memory(background="manual", memory_budget=x).close(),
         lambda x: nearstone.in_memory(background="manual", write_stall=x).close(),
+        lambda x: nearstone.in_memory(background="manual", seal_idle=x).close(),
         lambda x: nearstone.in_memory(background="manual", dead_share=x).close(),
     ]
     for call in calls:

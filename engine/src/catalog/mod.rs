@@ -207,7 +207,7 @@ fn check_trees(file: &PageFile, mut db: Database) -> Result<()> {
         Ok(sound?)
     });
     if !ended {
-        // It panicked over its books, and would follow them again to close. Its memory is the price.
+        // It panicked over its books, and would follow them again to close. Its memory and the open file are the price.
         std::mem::forget(db);
         return checked.map(drop);
     }

@@ -151,10 +151,11 @@ impl SealedSegment {
         beam(self, &scorer, visible, 0, &starts, self.rows(), width, scratch, found)?;
         let mut seen = scorer.seen.into_inner();
         found.clear();
-        // The nearest first, so that only these are asked for.
-        let mut rest = &mut seen[..];
+        // The nearest first, so that only these are asked for; more at a time the fewer pass.
+        let (mut rest, mut piece) = (&mut seen[..], kept);
         while found.len() < kept && !rest.is_empty() {
-            let near = kept.min(rest.len());
+            let near = piece.min(rest.len());
+            piece = piece.saturating_mul(2);
             rest.select_nth_unstable(near - 1);
             let (near, far) = std::mem::take(&mut rest).split_at_mut(near);
             near.sort_unstable();

@@ -4,7 +4,7 @@ use nearstone_base::sync::{AtomicBool, Mutex, Ordering};
 use nearstone_base::{Error, ErrorKind, Result};
 
 /// Lets threads, the calling one among them, fill pieces of `out`; `work` is told where in `out` its piece begins.
-/// The calling thread asks `cancel` before each of its pieces, and may wait there.
+/// The calling thread asks `cancel` before each of its pieces, and may wait there; then the others wait as well.
 pub(in crate::sealed) fn share<T: Send, W: Default>(
     out: &mut [T],
     piece: usize,
@@ -13,11 +13,15 @@ pub(in crate::sealed) fn share<T: Send, W: Default>(
     work: impl Fn(usize, &mut [T], &mut W) -> Result<()> + Sync,
 ) -> Result<()> {
     let pieces = Mutex::new(out.chunks_mut(piece).enumerate());
-    let (ended, failed) = (AtomicBool::new(false), Mutex::new(None));
+    let (ended, failed, asking) = (AtomicBool::new(false), Mutex::new(None), Mutex::new(()));
     let take_all = |cancel: &dyn Fn() -> bool| {
         let mut kept = W::default();
         while !ended.load(Ordering::Relaxed) {
-            let done = match cancel() {
+            let stops = {
+                let _asking = asking.lock();
+                cancel()
+            };
+            let done = match stops {
                 true => Err(Error::new(ErrorKind::Cancelled, "writing the segment was cancelled")),
                 false => {
                     let Some((number, out)) = pieces.lock().next() else { break };

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
 ALL: dict[str, Entry] = {
     "hnswlib": Entry("hnswlib", "Hnswlib", "hnswlib"),
     "nearstone": Entry("nearstone", "Durable", "nearstone"),
+    "nearstone-bulk": Entry("nearstone", "Bulk", "nearstone"),
     "nearstone-memory": Entry("nearstone", "InMemory", "nearstone"),
     "nearstone-exact": Entry("nearstone", "Exhaustive", "nearstone"),
     "faiss-hnsw": Entry("faiss", "Hnsw", "faiss-cpu"),

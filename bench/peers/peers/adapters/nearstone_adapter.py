@@ -87,6 +87,24 @@ class Durable(Adapter):
             self.rows.upsert(keys[part].astype(np.uint64), vectors[part])
 
 
+class Bulk(Durable):
+    name = "nearstone-bulk"
+    note = f"the same folder, by a bulk load into one sealed segment, m {M}, ef_construction {EF_CONSTRUCTION}"
+    has_inserts = False
+    has_changes = False
+
+    def open_empty(self) -> None:
+        self.path = self.job.folder / "rows.near"
+        sizes = {"memory_budget": UNLIMITED, "seal_bytes": UNLIMITED, "seal_rows": (1 << 32) - 1}
+        self.store = nearstone.open(self.path, durability="sync", background=self.job.threads, **sizes)
+        self._create()
+
+    def build(self, rows: Rows) -> None:
+        self.open_empty()
+        self.rows.bulk_load(np.arange(rows.count, dtype=np.uint64), rows.all(), threads=self.job.threads)
+        self._check(sealed=True)
+
+
 class Exhaustive(Durable):
     name = "nearstone-exact"
     note = "every row is compared; folder, synced at each commit, one sealed segment"
