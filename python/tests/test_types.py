@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import subprocess
@@ -153,6 +154,32 @@ def test_the_stubs_are_fine_for_the_oldest_python() -> None:
     text = (resources.files(nearstone) / "_nearstone.pyi").read_text()
     typing_line = [line for line in text.splitlines() if line.startswith("from typing import")]
     assert not any("Self" in line for line in typing_line), "typing.Self is younger than Python 3.10"
+
+
+def parameters_in_stubs(body: list[ast.stmt], prefix: str = "") -> dict[str, set[str]]:
+    """Of public functions and methods; of overloads, what any of them takes."""
+    found: dict[str, set[str]] = {}
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            found |= parameters_in_stubs(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            if any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list):
+                continue
+            names = {one.arg for one in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
+            found.setdefault(prefix + node.name, set()).update(names - {"self", "cls"})
+    return found
+
+
+def test_the_stubs_take_what_the_functions_take() -> None:
+    text = (resources.files(nearstone) / "_nearstone.pyi").read_text()
+    stubs = parameters_in_stubs(ast.parse(text).body)
+    assert {"open", "in_memory", "Collection.upsert", "Collection.bulk_load"} <= stubs.keys()
+    for name, parameters in stubs.items():
+        thing: Any = nearstone
+        for part in name.split("."):
+            thing = getattr(thing, part)
+        taken = set(inspect.signature(thing).parameters) - {"self", "cls"}
+        assert parameters == taken, f"{name}: the stubs have {parameters}, it takes {taken}"
 
 
 def public_members(kind: type) -> dict[str, Any]:
