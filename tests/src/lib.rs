@@ -9,6 +9,7 @@ pub mod history;
 pub mod kills;
 pub mod model;
 pub mod spelled;
+pub mod stop;
 
 /// The program in the project's front page runs.
 #[cfg(doctest)]

@@ -4,17 +4,9 @@ use nearstone::random::SplitMix64;
 use nearstone::{
     Applied, Background, Collection, Durability, ErrorKind, Key, KeyRef, KeyType, Metric, Schema, Store,
 };
+use nearstone_tests::stop::Stop;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Tells the other threads to stop, also when the test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 fn store() -> Store {
     Store::builder().background(Background::Manual).in_memory().unwrap()

@@ -7,6 +7,7 @@ use nearstone::{
     Background, BulkLoaded, Collection, ErrorKind, KeyType, Metric, OnCollision, Schema, Step, Store,
 };
 use nearstone_tests::disks::Around;
+use nearstone_tests::stop::Stop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -454,6 +455,7 @@ fn writers_and_loads_of_the_same_keys_are_in_the_order_of_their_lsns() {
         let log: Mutex<BTreeMap<u64, (u64, Option<f32>)>> = Mutex::default();
         let loads: Mutex<Vec<(BulkLoaded, f32)>> = Mutex::default();
         std::thread::scope(|scope| {
+            let _stop = Stop(&stop);
             for writer in 0..2u64 {
                 let (store, rows, stop, log) = (&store, &rows, &stop, &log);
                 scope.spawn(move || {
@@ -489,7 +491,6 @@ fn writers_and_loads_of_the_same_keys_are_in_the_order_of_their_lsns() {
                 assert_eq!(loaded.inserted + loaded.replaced + loaded.kept, KEYS);
                 loads.lock().unwrap().push((loaded, mark));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         let (log, loads) = (log.into_inner().unwrap(), loads.into_inner().unwrap());
         let last = store.snapshot().lsn();

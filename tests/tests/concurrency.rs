@@ -2,6 +2,7 @@
 
 use nearstone::random::SplitMix64;
 use nearstone::{Background, Durability, ErrorKind, Metric, Schema, Store};
+use nearstone_tests::stop::Stop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ fn keys_have_one_live_row_whatever_runs_at_once() {
     let versions: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let end = Instant::now() + Duration::from_secs(6);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for thread in 0..3u64 {
             let (rows, stop, writes, versions) = (&rows, &stop, &writes, &versions);
             scope.spawn(move || {
@@ -94,7 +96,6 @@ fn keys_have_one_live_row_whatever_runs_at_once() {
         while Instant::now() < end || (Instant::now() < patience && !enough()) {
             std::thread::sleep(Duration::from_millis(50));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let report = store.verify().unwrap();
     assert_eq!(report.rows, rows.len().unwrap());

@@ -6,6 +6,7 @@ use nearstone::{
     Background, Collection, ErrorKind, Metric, OnCollision, RebuildOptions, Schema, Step, Store, StoreBuilder,
 };
 use nearstone_tests::disks::Around;
+use nearstone_tests::stop::Stop;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -429,6 +430,7 @@ fn writers_and_readers_go_on_beside_rebuilds() {
     put(&rows, 0..200, 0.0);
     let stop = AtomicBool::new(false);
     let models: Vec<BTreeMap<u64, f32>> = std::thread::scope(|scope| {
+        let stopped = Stop(&stop);
         let writers: Vec<_> = (0..2u64)
             .map(|writer| {
                 let (rows, stop) = (&rows, &stop);
@@ -455,7 +457,7 @@ fn writers_and_readers_go_on_beside_rebuilds() {
             rows.rebuild(RebuildOptions::new().m(4 + round % 3)).unwrap();
             marks(&rows);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
     let expected: BTreeMap<u64, f32> = models.into_iter().flatten().collect();

@@ -112,6 +112,16 @@ impl Watch {
     }
 }
 
+/// Runs a program for so long at most; `None` when it was killed then, with everything it started.
+pub(crate) fn status_within(command: &mut Command, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let mut child = command.stdin(Stdio::null()).spawn()?;
+    let status = wait_until(&mut child, Instant::now() + limit)?;
+    if status.is_none() {
+        kill_tree(&mut child);
+    }
+    Ok(status)
+}
+
 /// `None` when the deadline came first.
 fn wait_until(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
     let mut pause = Duration::from_millis(1);

@@ -5,9 +5,10 @@
 //! the sources: `seeded("name")`. The check `shuttle` is a build of its own again, in which a checker decides whose
 //! turn it is: for bugs that need two threads to meet.
 
+use crate::runner::status_within;
 use crate::workspace::Workspace;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 /// A bug, the integration test that must fail, and what goes wrong.
 struct Bug {
@@ -18,6 +19,8 @@ struct Bug {
 
 /// The check that runs the store in many orders of its threads.
 const SHUTTLE: &str = "shuttle";
+/// What a check takes with a bug is seconds, and what it takes without one, build included, a few minutes.
+const LIMIT: Duration = Duration::from_secs(240);
 
 const fn bug(name: &'static str, check: &'static str, what: &'static str) -> Bug {
     Bug { name, check, what }
@@ -127,12 +130,11 @@ fn passes(workspace: &Workspace, check: &str, bug: Option<&str>) -> Result<bool,
     if bug.is_some() {
         command.stdout(Stdio::null()).stderr(Stdio::null());
     }
-    finish(&mut command)
-}
-
-fn finish(command: &mut Command) -> Result<bool, String> {
-    let status = command.status().map_err(|error| format!("cargo cannot be started: {error}"))?;
-    Ok(status.success())
+    match status_within(&mut command, if bug.is_some() { LIMIT } else { LIMIT * 3 }) {
+        Ok(Some(status)) => Ok(status.success()),
+        Ok(None) => Err(format!("{check} did not end in time with the bug {bug:?}")),
+        Err(error) => Err(format!("cargo cannot be run: {error}")),
+    }
 }
 
 #[cfg(test)]
