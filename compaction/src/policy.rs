@@ -86,7 +86,7 @@ impl Default for Policy {
             idle_rows_min: 1024,
             memory_rows_min: 4096,
             memory_dead_share: 0.5,
-            behind_dead: [0.25, 0.75],
+            behind_dead: [0.1, 0.5],
             behind_inputs: [8.0, 24.0],
         }
     }
@@ -159,7 +159,7 @@ pub fn debt(segments: &[SegmentStats], in_memory: u32, policy: &Policy) -> f64 {
         overdue += (f64::from(segment.dead) - policy.dead_share * f64::from(segment.rows)).max(0.0);
     }
     // A few rows are merged before anybody notices.
-    let dead = share(overdue / live.max(f64::from(policy.memory_rows_min)), policy.behind_dead);
+    let dead = share(overdue / live.max(4.0 * f64::from(policy.memory_rows_min)), policy.behind_dead);
     let inputs = match segments.len() as f64 > policy.behind_inputs[0] {
         true => tiered::choose(segments, policy).map_or(0, |inputs| inputs.len()),
         false => 0,
@@ -273,15 +273,16 @@ mod tests {
     fn dead_rows_and_segments_are_a_debt_when_there_are_more_than_a_merge_leaves_time_for() {
         let policy = Policy::default();
         let of = |dead| debt(&[segment(1, 80_000 + dead, dead, 1 << 30, 0)], 0, &policy);
-        assert_eq!((debt(&[], 0, &policy), of(0), of(20_000), of(40_000)), (0.0, 0.0, 0.0, 0.0));
-        assert!(of(60_000) > 0.1 && of(60_000) < 0.5, "{}", of(60_000));
-        assert!(of(80_000) > of(60_000));
+        assert_eq!((debt(&[], 0, &policy), of(0), of(20_000), of(28_000)), (0.0, 0.0, 0.0, 0.0));
+        assert!(of(40_000) > 0.1 && of(40_000) < 0.5, "{}", of(40_000));
+        assert!(of(60_000) > of(40_000));
         assert_eq!((of(200_000), of(2_000_000)), (1.0, 1.0));
         // Nothing to speak of.
         assert_eq!(debt(&[segment(1, 1_000, 1_000, 1 << 20, 0)], 0, &policy), 0.0);
         // Rows that were put again live in memory until they are sealed.
-        assert_eq!(debt(&[segment(1, 50_000, 25_000, 1 << 30, 0)], 0, &policy), 0.7);
-        assert!(debt(&[segment(1, 50_000, 25_000, 1 << 30, 0)], 25_000, &policy) < 0.15);
+        assert_eq!(debt(&[segment(1, 50_000, 25_000, 1 << 30, 0)], 0, &policy), 1.0);
+        let half = debt(&[segment(1, 50_000, 25_000, 1 << 30, 0)], 25_000, &policy);
+        assert!(half > 0.4 && half < 0.6, "{half}");
         // What the policy leaves is no debt.
         let patient = Policy { dead_share: 0.9, ..policy };
         assert_eq!(debt(&[segment(1, 100_000, 85_000, 1 << 30, 0)], 0, &patient), 0.0);
