@@ -168,7 +168,9 @@ impl Engine {
         inputs: &'a [Arc<SealedHandle>],
         schema: Schema,
     ) -> Result<Merge<'a>> {
-        let mut at = self.core.live.lock().pending.get(&id).map_or(0, |p| p.sealed_lsn);
+        let known = self.core.live.lock().pending.get(&id).map(|p| p.sealed_lsn);
+        // Dropped since the inputs were listed: nothing says any more which of their rows are dead.
+        let mut at = known.ok_or_else(|| overtaken("compaction"))?;
         if seeded("merge-drops-unproven-deaths") {
             at = Lsn::MAX;
         }
@@ -411,4 +413,28 @@ enum Counted {
     All,
     /// Deaths that the catalog knows, whose rows a merge drops.
     InCatalog,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Background, Metric, Schema, Store};
+    use nearstone_base::ErrorKind;
+
+    /// Its deaths went with it, so that each key that had been put twice seemed to have two rows: damage that there was not.
+    #[test]
+    fn a_merge_of_a_collection_that_was_just_dropped_is_overtaken_and_not_damaged() {
+        let store = Store::builder().background(Background::Manual).in_memory().unwrap();
+        let rows = store.create_collection("rows", Schema::new(2, Metric::L2).m(4)).unwrap();
+        for x in [1.0, 2.0] {
+            rows.upsert(1u64, &[x, 1.0], ()).unwrap();
+            rows.flush().unwrap();
+        }
+        let engine = &store.handle.engine;
+        let view = engine.core.view.load_full();
+        let collection = &view.lists.collections[&rows.id];
+        assert_eq!(engine.plan_merge(rows.id, &collection.sealed, collection.schema).unwrap().rows(), 1);
+        store.drop_collection("rows").unwrap();
+        let merge = engine.plan_merge(rows.id, &collection.sealed, collection.schema);
+        assert_eq!(merge.err().map(|error| error.kind()), Some(ErrorKind::Cancelled));
+    }
 }
