@@ -101,7 +101,10 @@ impl Rebuilt {
         let left: Vec<_> = collection.sealed.iter().filter(|handle| !self.has(handle)).collect();
         let total = self.rows + left.iter().map(|handle| u64::from(handle.segment.rows())).sum::<u64>();
         for handle in left {
-            self.build(engine, handle, total, progress)?;
+            if let Err(error) = self.build(engine, handle, total, progress) {
+                engine.core.view.load().lists.get(self.id, name)?;
+                return Err(error);
+            }
             failpoint("rebuild-segment-written");
         }
         Ok(())
