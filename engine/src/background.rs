@@ -1,11 +1,11 @@
 //! The work behind: the only place where threads start that outlive a call.
 //!
 //! Workers start at the first write and run at the lowest priority. Each takes the most urgent piece of work: seal what
-//! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses, seal what is idle ([`crate::idle`]). A writer
-//! who never rests always leaves rows to link: the log comes before them, and compaction has its turn after so many
-//! pieces. A long compaction looks up between its own pieces and does what has become more urgent. Where compaction falls
-//! behind, linking is left to the writers and they are slowed down: see [`crate::debt`]. With
-//! [`Background::Manual`] nothing starts and `Store::step` does the same by hand. Each piece is governed by the store's
+//! is frozen and linked, freeze what keeps the log from being cut, link rows, compact what the policy chooses, seal what is
+//! idle ([`crate::idle`]). A writer who never rests always leaves rows to link: the log comes before them, and compaction
+//! has its turn after so many pieces. A long compaction looks up between its own pieces and does what has become more
+//! urgent. Where compaction falls behind, linking is left to the writers and they are slowed down: see [`crate::debt`].
+//! With [`Background::Manual`] nothing starts and `Store::step` does the same by hand. Each piece is governed by the store's
 //! [`Pace`](nearstone_compaction::pace::Pace).
 
 use crate::engine::{Engine, link_rows};
@@ -328,10 +328,8 @@ impl Engine {
                 let view = self.core.view.load_full();
                 let Some(collection) = view.lists.collections.get(&id) else { return Ok(true) };
                 let mut linked = 0;
-                let frozen = collection.frozen.len();
-                let segments =
-                    collection.unsealed().take(if tail == Tail::Linked { frozen + 1 } else { frozen });
-                for segment in segments {
+                let last = (tail == Tail::Linked).then_some(&collection.mutable);
+                for segment in collection.frozen.iter().map(|frozen| &frozen.segment).chain(last) {
                     linked += link_rows(&self.core, segment, LINK_PIECE);
                     if linked >= LINK_PIECE {
                         break;

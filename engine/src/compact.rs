@@ -198,8 +198,7 @@ impl Engine {
             true
         };
         let site = self.site(work);
-        let target =
-            site.target(self.core.take_segment_id(), if work.is_some() { 1 } else { self.core.threads() });
+        let target = site.target(self.core.take_segment_id(), self.merge_threads(work));
         let made = write(&target, &cancel);
         let failed = failed.into_inner();
         if failed.is_some() || made.is_err() {
@@ -302,6 +301,11 @@ impl Engine {
         merged?.map(|merged| Ok((self.core.open_new(&merged.meta)?, merged.origin))).transpose()
     }
 
+    /// Work behind merges with the one thread that looks up between its pieces.
+    fn merge_threads(&self, work: Option<Work>) -> usize {
+        if work.is_some() { 1 } else { self.core.threads() }
+    }
+
     /// What a thread that merges does between two pieces of work: behind, it waits while it is paused, and does what is more
     /// urgent. One thread may be all there is: seals come first, and rows of running writers are linked for as long as was
     /// merged, unless compaction is behind.
@@ -310,8 +314,9 @@ impl Engine {
             let now = || self.core.clock.monotonic();
             turns.merged += now().saturating_sub(turns.since);
             self.pace.step(work)?;
+            let behind = self.is_behind();
             for _ in 0..URGENT_STEPS {
-                let links = turns.urgent <= turns.merged && !self.is_behind();
+                let links = turns.urgent <= turns.merged && !behind;
                 let tail = if links { Tail::Linked } else { Tail::Left };
                 let begin = now();
                 if !self.workers.is_worker() || !self.urgent_step(work, tail)? {
@@ -331,8 +336,7 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<()> {
         let total = u64::from(merge.rows());
-        // Work behind looks up between its pieces, which one thread does.
-        let threads = if work.is_some() { 1 } else { self.core.threads() };
+        let threads = self.merge_threads(work);
         if threads <= 1 {
             let mut turns = Turns::new(self);
             while !merge.all_linked() {

@@ -46,7 +46,9 @@ impl Engine {
             let view = self.core.view.load();
             let collections = touched.iter().filter_map(|id| view.lists.collections.get(id));
             let debt = collections.map(|collection| self.debt(collection)).fold(0.0, f64::max);
-            let wanted = took.mul_f64(debt * RESTS_MAX).min(self.core.options.write_stall);
+            // Whose clock it is, and so how long a batch can have taken, is the program's affair.
+            let wanted = Duration::try_from_secs_f64(took.as_secs_f64() * debt * RESTS_MAX);
+            let wanted = wanted.unwrap_or(Duration::MAX).min(self.core.options.write_stall);
             let left = wanted.saturating_sub(rested);
             if left.is_zero() || self.workers.is_stopping() || self.check_healthy().is_err() {
                 break;
@@ -55,8 +57,10 @@ impl Engine {
             thread::sleep(step);
             rested += step;
         }
-        let micros = u64::try_from(rested.as_micros()).unwrap_or(u64::MAX);
-        self.counters.rested_micros.fetch_add(micros, Ordering::Relaxed);
+        if !rested.is_zero() {
+            let micros = u64::try_from(rested.as_micros()).unwrap_or(u64::MAX);
+            self.counters.rested_micros.fetch_add(micros, Ordering::Relaxed);
+        }
     }
 }
 
@@ -170,6 +174,8 @@ mod tests {
             let (engine, id) = (engine.clone(), rows.id);
             move || engine.rest(&[id], Duration::from_secs(600))
         });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!waiting.is_finished());
         engine.workers.stop();
         waiting.join().unwrap();
         drop(turn);

@@ -101,6 +101,7 @@ impl Rebuilt {
         let left: Vec<_> = collection.sealed.iter().filter(|handle| !self.has(handle)).collect();
         let total = self.rows + left.iter().map(|handle| u64::from(handle.segment.rows())).sum::<u64>();
         for handle in left {
+            // Whatever a drop broke first, it is the drop that the caller hears of.
             if let Err(error) = self.build(engine, handle, total, progress) {
                 engine.core.view.load().lists.get(self.id, name)?;
                 return Err(error);

@@ -63,7 +63,8 @@ impl Engine {
         turn.lock()
     }
 
-    /// Links the rows of a frozen segment, for a call on all cores that the store may use, behind on as many threads as that has; returns when none is left.
+    /// Links the rows of a frozen segment, for a call on all cores that the store may use, behind on as many threads as
+    /// there are; returns when none is left.
     pub(crate) fn link_frozen(&self, frozen: &Frozen, work: Option<Work>) -> Result<()> {
         on_threads(self.threads(work), || {
             while !frozen.segment.all_linked() {

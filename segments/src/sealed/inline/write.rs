@@ -6,8 +6,8 @@
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
 //!    grow from neighbour to neighbour ([`super::growth`]).
 //!
-//! A segment that joins others begins with the links that these have ([`super::join`]), which are not refined again. One whose rows are not linked
-//! yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
+//! A segment that joins others begins with the links that these have ([`super::join`]), which are not refined again. One
+//! whose rows are not linked yet gets a graph that is built in batches ([`super::batch`]), and is then refined as any other.
 //!
 //! [`super::limits`] says which segments get inline rows, and what making them may hold.
 
