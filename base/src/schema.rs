@@ -186,9 +186,7 @@ impl Schema {
                 self.dimension
             )));
         }
-        // One pass without branches, which vectorises: sizes compare as their bits do.
-        let largest = vector.iter().fold(0, |largest: i32, x| largest.max(x.abs().to_bits() as i32));
-        let largest = f32::from_bits(largest as u32);
+        let largest = largest(vector);
         if !largest.is_finite() {
             let at = vector.iter().position(|x| !x.is_finite()).unwrap_or(0);
             return Err(Error::invalid(format!(
@@ -248,6 +246,23 @@ impl Schema {
         let schema = Schema { dimension, metric, keys, m, ef_construction, profile, codes };
         (zero == 0 && schema.validate().is_ok()).then_some(schema)
     }
+}
+
+/// The largest number without its sign; not finite when one of them is not. Without branches and in sixteen lanes, which the
+/// oldest processors' vectors can do as well.
+fn largest(vector: &[f32]) -> f32 {
+    let (mut most, mut nothing) = ([0f32; 16], [0f32; 16]);
+    let (parts, rest) = vector.as_chunks::<16>();
+    for part in parts {
+        for lane in 0..16 {
+            let x = part[lane].abs();
+            most[lane] = if x > most[lane] { x } else { most[lane] };
+            // 0 for a number, NaN for what is none.
+            nothing[lane] += x - x;
+        }
+    }
+    let nothing = nothing.iter().sum::<f32>() + rest.iter().map(|x| x - x).sum::<f32>();
+    most.iter().chain(rest).fold(0f32, |a, x| a.max(x.abs())) + nothing
 }
 
 /// The squared length in double precision. Eight sums, so that additions do not wait for each other.

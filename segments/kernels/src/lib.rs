@@ -17,6 +17,7 @@
 #![expect(unsafe_code, reason = "vector intrinsics and the functions that are compiled for them")]
 
 mod arch;
+mod bytes;
 mod dispatch;
 mod generic;
 mod inline;

@@ -1,6 +1,7 @@
 //! Codes: small stand-ins for vectors, on which walks measure. What a walk finds is measured again on the original
 //! vectors, so a code decides what is looked at, never what is reported.
 
+pub(crate) mod lead;
 mod rabitq;
 pub(crate) mod scalar;
 pub(crate) mod shadow;

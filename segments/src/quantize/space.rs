@@ -9,14 +9,18 @@
 //! Then a centre is taken off and everything is scaled so that a typical row has length 1, which half precision holds
 //! to three digits whatever the data's unit; and rotated, so that one bit says equally much about every dimension.
 //! Centre and scale are medians: a single row far outside must not cost all others their digits.
+//!
+//! Where rows differ along few directions, only what they are along these is kept ([`Lead`]). Distances are right on average then,
+//! and nearly right each; by how much not, the space is told when it is known ([`Space::set_spread`]).
 
+use super::lead::{Lead, LeadWork, sample};
 use half::f16;
 use nearstone_base::{Metric, Result};
 use nearstone_kernels::{DIMENSION_STEP, Kernels, Rotation, kernels};
 
 /// The seed of all rotations; it is in the file, so that another one may be used later.
 const SEED: u64 = 0x6e65_6172_7374_6f6e;
-/// `seed u64 | scale f32 | lift f32`.
+/// `seed u64 | scale f32 | lift f32`. Then the middle, and where there are leading directions `spread f32 | directions`.
 const HEAD: usize = 16;
 /// Rows from which the centre is learnt.
 const CENTRE_ROWS: usize = 1001;
@@ -36,11 +40,22 @@ pub(crate) struct Space {
     /// One number more than the dimension for inner products.
     middle: Vec<f32>,
     rotation: Rotation,
+    lead: Option<Lead>,
+    /// By which share of it a squared distance between near rows may be wrong; 0 where all directions are kept.
+    spread: f32,
+}
+
+/// What bringing vectors to a space uses again.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct SpaceWork {
+    numbers: Vec<f32>,
+    leading: Vec<f32>,
+    lead: LeadWork,
 }
 
 impl Space {
-    /// Learns centre and scale from all rows; `longest` is the length of the longest one, which only inner products need.
-    /// `None` when half precision would not hold them: when the numbers are too large to be squared, when a row is much
+    /// Learns centre and scale from all rows, and whether a few directions do; `longest` is the length of the longest row, which only
+    /// inner products need. `None` when half precision would not hold them: when the numbers are too large to be squared, when a row is much
     /// farther out than others are, or when most rows are equal.
     pub(crate) fn train<'a>(
         metric: Metric,
@@ -57,6 +72,8 @@ impl Space {
             lift,
             middle: vec![0.0; lifted(metric, dimension)],
             rotation: Rotation::new(padded(metric, dimension), SEED),
+            lead: None,
+            spread: 0.0,
         };
         let mut work = Vec::new();
         let mut columns = vec![Vec::new(); space.middle.len()];
@@ -66,7 +83,7 @@ impl Space {
         }
         space.middle = columns.into_iter().filter_map(|column| median(column, f32::total_cmp)).collect();
         let mut lengths: Vec<f64> = Vec::new();
-        for row in rows {
+        for row in rows.clone() {
             space.lift_row(row, &mut work);
             space.centre(&mut work);
             lengths.push(kernels().dot_precise(&work, &work).sqrt());
@@ -74,7 +91,37 @@ impl Space {
         let farthest = lengths.iter().fold(0f64, |a, &b| a.max(b));
         let typical = median(lengths, f64::total_cmp)?;
         space.scale = (1.0 / typical) as f32;
-        (farthest <= typical * FARTHEST && space.is_sound()).then_some(space)
+        if farthest > typical * FARTHEST || !space.is_sound() {
+            return None;
+        }
+        let step = rows.len().div_ceil(sample(rows.len()).max(1)).max(1);
+        let turned = |row| {
+            let mut numbers = Vec::new();
+            space.beside_all(row, &mut numbers);
+            numbers
+        };
+        space.lead = Lead::learn(&rows.step_by(step).map(turned).collect::<Vec<_>>());
+        Some(space)
+    }
+
+    /// The same space with all of its directions.
+    pub(crate) fn whole(self) -> Space {
+        Space { lead: None, spread: 0.0, ..self }
+    }
+
+    /// Whether only some directions are kept.
+    pub(crate) fn leads(&self) -> bool {
+        self.lead.is_some()
+    }
+
+    /// Says by which share of it a squared distance between near rows may be wrong.
+    pub(crate) fn set_spread(&mut self, spread: f32) {
+        self.spread = spread;
+    }
+
+    /// What may still be nearer than a row at a squared distance in this space, because both are known within the spread.
+    pub(crate) fn widened(&self, distance: f32) -> f32 {
+        distance * (1.0 + self.spread) / (1.0 - self.spread)
     }
 
     fn is_sound(&self) -> bool {
@@ -82,6 +129,7 @@ impl Space {
             && self.scale > 0.0
             && self.lift.is_finite()
             && self.lift >= 0.0
+            && (0.0..1.0).contains(&self.spread)
             && self.middle.iter().all(|x| x.is_finite())
     }
 
@@ -91,17 +139,24 @@ impl Space {
         for number in [self.scale, self.lift].iter().chain(&self.middle) {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        if let Some(lead) = &self.lead {
+            out.extend_from_slice(&self.spread.to_le_bytes());
+            out.extend_from_slice(&lead.to_bytes());
+        }
         out
     }
 
     /// Reads the file form; `None` for another length and for numbers that no training gives.
     pub(crate) fn from_bytes(metric: Metric, dimension: usize, bytes: &[u8]) -> Option<Space> {
-        let middle = bytes.get(HEAD..)?;
+        let (middle, lead) = bytes.get(HEAD..)?.split_at_checked(lifted(metric, dimension) * 4)?;
         let seed = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
         let float = |b: &[u8]| Some(f32::from_le_bytes(b.try_into().ok()?));
-        if middle.len() != lifted(metric, dimension) * 4 {
-            return None;
-        }
+        let padded = padded(metric, dimension);
+        let (spread, lead) = match lead.split_first_chunk::<4>() {
+            Some((spread, lead)) => (f32::from_le_bytes(*spread), Some(Lead::from_bytes(padded, lead)?)),
+            None if lead.is_empty() => (0.0, None),
+            None => return None,
+        };
         let space = Space {
             metric,
             dimension,
@@ -109,22 +164,30 @@ impl Space {
             scale: float(bytes.get(8..12)?)?,
             lift: float(bytes.get(12..16)?)?,
             middle: middle.chunks_exact(4).map(float).collect::<Option<_>>()?,
-            rotation: Rotation::new(padded(metric, dimension), seed),
+            rotation: Rotation::new(padded, seed),
+            lead,
+            spread,
         };
         space.is_sound().then_some(space)
     }
 
-    /// The dimension after padding.
-    pub(crate) fn padded(&self) -> usize {
-        padded(self.metric, self.dimension)
+    /// The numbers of a vector in this space, a multiple of 64.
+    pub(crate) fn dimension(&self) -> usize {
+        self.lead.as_ref().map_or_else(|| padded(self.metric, self.dimension), Lead::directions)
     }
 
-    /// Rotates a row into half precision, as it is stored.
-    pub(crate) fn row(&self, row: &[f32], work: &mut Vec<f32>, out: &mut [f16]) {
-        self.lift_row(row, work);
-        self.centre(work);
-        self.rotate(kernels(), work);
-        kernels().narrow(work, out);
+    /// Brings a row to half precision, as it is stored.
+    pub(crate) fn row(&self, row: &[f32], work: &mut SpaceWork, out: &mut [f16]) {
+        self.beside_all(row, &mut work.numbers);
+        let numbers = match &self.lead {
+            None => &work.numbers,
+            Some(lead) => {
+                work.leading.resize(lead.directions(), 0.0);
+                lead.apply(kernels(), &work.numbers, &mut work.lead, &mut work.leading);
+                &work.leading
+            }
+        };
+        kernels().narrow(numbers, out);
     }
 
     /// What the squared distances from a row to others should be, from their own numbers.
@@ -144,8 +207,19 @@ impl Space {
         Ok(())
     }
 
-    /// Rotates a query into [`Space::padded`] numbers.
-    pub(crate) fn query(&self, kernels: Kernels, query: &[f32], out: &mut [f32]) {
+    /// Brings a query to [`Space::dimension`] numbers.
+    pub(crate) fn query(&self, kernels: Kernels, query: &[f32], work: &mut SpaceWork, out: &mut [f32]) {
+        match &self.lead {
+            None => self.turn_query(kernels, query, out),
+            Some(lead) => {
+                work.numbers.resize(padded(self.metric, self.dimension), 0.0);
+                self.turn_query(kernels, query, &mut work.numbers);
+                lead.apply(kernels, &work.numbers, &mut work.lead, out);
+            }
+        }
+    }
+
+    fn turn_query(&self, kernels: Kernels, query: &[f32], out: &mut [f32]) {
         let length = match self.metric {
             Metric::L2 => None,
             Metric::Cosine => Some(1.0),
@@ -164,12 +238,24 @@ impl Space {
         self.rotation.apply(kernels, out);
     }
 
-    /// Rotates a row as a query for what lies near it. (As a query of its own it asks for the largest products, which are
+    /// Brings a row to the space as a query for what lies near it. (As a query of its own it asks for the largest products, which are
     /// those with the longest rows.)
-    pub(crate) fn beside(&self, kernels: Kernels, row: &[f32], out: &mut Vec<f32>) {
+    pub(crate) fn beside(&self, row: &[f32], work: &mut SpaceWork, out: &mut Vec<f32>) {
+        let Some(lead) = &self.lead else { return self.beside_all(row, out) };
+        self.beside_all(row, &mut work.numbers);
+        out.resize(lead.directions(), 0.0);
+        lead.apply(kernels(), &work.numbers, &mut work.lead, out);
+    }
+
+    /// A row, with all directions.
+    fn beside_all(&self, row: &[f32], out: &mut Vec<f32>) {
         self.lift_row(row, out);
         self.centre(out);
-        self.rotate(kernels, out);
+        for x in out.iter_mut() {
+            *x *= self.scale;
+        }
+        out.resize(padded(self.metric, self.dimension), 0.0);
+        self.rotation.apply(kernels(), out);
     }
 
     /// The squared distances in this space of rows at certain distances from a query, as callers see them.
@@ -210,14 +296,6 @@ impl Space {
         for (x, middle) in numbers.iter_mut().zip(&self.middle) {
             *x -= middle;
         }
-    }
-
-    fn rotate(&self, kernels: Kernels, numbers: &mut Vec<f32>) {
-        for x in numbers.iter_mut() {
-            *x *= self.scale;
-        }
-        numbers.resize(self.padded(), 0.0);
-        self.rotation.apply(kernels, numbers);
     }
 }
 
@@ -273,11 +351,12 @@ mod tests {
             for query in &queries {
                 let exact = ExactDistance::new(metric, query);
                 let distances: Vec<f32> = rows.iter().map(|row| exact.distance(row)).collect();
-                let mut rotated = vec![f32::NAN; space.padded()];
-                space.query(kernels(), query, &mut rotated);
+                let mut rotated = vec![f32::NAN; space.dimension()];
+                let work = &mut SpaceWork::default();
+                space.query(kernels(), query, work, &mut rotated);
                 for (row, square) in rows.iter().zip(space.squares(kernels(), query, &distances)) {
-                    let mut halves = vec![f16::ZERO; space.padded()];
-                    space.row(row, &mut Vec::new(), &mut halves);
+                    let mut halves = vec![f16::ZERO; space.dimension()];
+                    space.row(row, work, &mut halves);
                     let pairs = rotated.iter().zip(&halves);
                     let right: f32 = pairs.map(|(a, b)| (a - b.to_f32()).powi(2)).sum();
                     assert!((square - right).abs() <= right * 0.01 + 0.01, "{metric:?}: {square}, {right}");

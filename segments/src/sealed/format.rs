@@ -17,7 +17,8 @@
 //! The first 64 bytes of the header are the **prefix**, whose shape is the same in every version:
 //! `magic 8 | version u32 | 0 u32 | ignorable u64 | refuse u64 | uuid 16 | 0 12 | crc u32`. The checksum (seed 0)
 //! tells a damaged version number from a newer one. A reader that doesn't know a bit of `refuse` must not read on;
-//! bits of `ignorable` may be unknown.
+//! bits of `ignorable` may be unknown. Bit 0 of `refuse`: inline rows hold what vectors are along a few directions, which the inline
+//! space names.
 //!
 //! Then `schema 12 | rows u32 | lsn_min u64 | lsn_max u64 | user_bytes u64 | created_secs u64`, and zeros. What the bytes of a
 //! schema are, [`Schema::encode`] says; profile and codes among them are the segment's own, and its collection may have others.
@@ -82,8 +83,10 @@ const FOOTER_TAIL: usize = 16;
 /// More sections than any version will need; bounds the table before it is read.
 const SECTIONS_MAX: u32 = 1024;
 
-/// Refuse bits this code knows: none yet.
-const REFUSE_KNOWN: u64 = 0;
+/// A refuse bit: inline rows hold what vectors are along a few directions.
+const REFUSE_LEADING: u64 = 1;
+/// Refuse bits this code knows.
+const REFUSE_KNOWN: u64 = REFUSE_LEADING;
 
 pub(crate) const KEYS: u32 = 1;
 pub(crate) const KEY_OFFSETS: u32 = 2;
@@ -162,6 +165,8 @@ pub struct Header {
     pub user_bytes: u64,
     /// When it was written.
     pub created_secs: u64,
+    /// Whether its inline rows hold what vectors are along a few directions.
+    pub leading: bool,
 }
 
 /// What the footer says.
@@ -203,7 +208,7 @@ impl Header {
         out.u32(VERSION);
         out.u32(0);
         out.u64(0);
-        out.u64(0);
+        out.u64(if self.leading { REFUSE_LEADING } else { 0 });
         out.raw(&self.uuid.0);
         out.raw(&[0; 12]);
         let crc = crc32(0, out.as_bytes());
@@ -223,9 +228,12 @@ impl Header {
     /// Reads the header's block, which was checked before.
     fn decode(block: &[u8], uuid: Uuid) -> Option<Header> {
         let mut input = Reader::new(block);
-        input.raw(PREFIX)?;
+        input.raw(24)?;
+        let refuse = input.u64()?;
+        input.raw(PREFIX - 32)?;
         let header = Header {
             uuid,
+            leading: refuse & REFUSE_LEADING != 0,
             schema: Schema::decode(&mut input)?,
             rows: input.u32()?,
             lsn_min: input.u64()?,

@@ -130,11 +130,10 @@ impl SealedSegment {
             None => Ok(None),
         };
         let (space, growth) = (read(format::INLINE_SPACE)?, read(format::INLINE_GROWTH)?);
-        let inline = Inline::open(&layout.header.schema, layout.header.rows, section, space, growth)
-            .map_err(|(section, found)| {
-                let expected = format!("in {}, what belongs to the schema", section_name(section.id));
-                Error::corruption(path, section.offset, expected, found)
-            })?;
+        let inline = Inline::open(&layout.header, section, space, growth).map_err(|(section, found)| {
+            let expected = format!("in {}, what belongs to the schema", section_name(section.id));
+            Error::corruption(path, section.offset, expected, found)
+        })?;
         Ok(SealedSegment {
             meta: meta_of(id, len, &layout),
             blocks,
@@ -475,7 +474,7 @@ pub(super) fn required(
 }
 
 fn meta_of(id: SegmentId, len: u64, layout: &Layout) -> SegmentMeta {
-    let Header { uuid, schema, rows, lsn_min, lsn_max, user_bytes, created_secs } = layout.header;
+    let Header { uuid, schema, rows, lsn_min, lsn_max, user_bytes, created_secs, .. } = layout.header;
     SegmentMeta {
         id,
         uuid,

@@ -15,6 +15,7 @@ use zerocopy::IntoBytes;
 mod batch;
 mod codes;
 mod inline;
+mod leading;
 mod lean;
 mod residency;
 mod scan;
@@ -519,7 +520,7 @@ fn reseal(bytes: &[u8], change: impl FnOnce(&mut Footer)) -> Vec<u8> {
 fn versions_and_features_that_are_not_known_are_refused_by_name() {
     let good = small().bytes();
     assert_eq!(reseal(&good, |_| ()), good);
-    for (place, value) in [(8, 2), (24, 1), (31, 0x80)] {
+    for (place, value) in [(8, 2), (24, 2), (31, 0x80)] {
         let mut bytes = good.clone();
         bytes[place] = value;
         let error = open_bytes(&reseal(&bytes, |_| ())).unwrap_err();

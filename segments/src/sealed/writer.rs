@@ -215,6 +215,7 @@ fn write_tmp(
         lsn_max,
         user_bytes: vector_bytes + keys.bytes + payload_bytes,
         created_secs: target.created_secs,
+        leading: inline.is_some_and(Prepared::leads),
     };
     let (len, digest) = out.finish(&header)?;
     Ok(SegmentMeta {

@@ -18,6 +18,7 @@ use super::codes::Near;
 use super::limits::shape_of;
 use super::upper::by_level;
 use crate::graph::{FlatLevel, NO_LINK};
+use crate::quantize::space::SpaceWork;
 use crate::sealed::SealedSegment;
 use crate::sealed::share::share;
 use crate::segment::{AcceptAll, SearchOptions};
@@ -197,6 +198,7 @@ fn walks_of(live: &[u64], input: usize) -> Vec<(u32, usize)> {
 #[derive(Default)]
 struct Work {
     own: Own,
+    space: SpaceWork,
     rotated: Vec<f32>,
     query: InlineQuery,
     walk: InlineScratch,
@@ -246,11 +248,12 @@ impl Work {
         for beside in [false, true].into_iter().take(1 + usize::from(twice)) {
             match beside {
                 true => {
-                    inline.space.beside(kernels(), vector, &mut self.rotated);
+                    inline.space.beside(vector, &mut self.space, &mut self.rotated);
                     self.query.prepare(kernels(), &self.rotated, rows.bits());
                 }
                 false => {
-                    inline.space.query(kernels(), vector, self.query.numbers_mut(inline.space.padded()));
+                    let numbers = self.query.numbers_mut(inline.space.dimension());
+                    inline.space.query(kernels(), vector, &mut self.space, numbers);
                     self.query.finish(kernels(), rows.bits());
                 }
             }

@@ -8,7 +8,7 @@
 //! before the inline rows are made.)
 //!
 //! The graph of a lean segment is refined all the same, on inline rows that are not written, as long as that takes no more than
-//! [`LEAN_BYTES_MAX`].
+//! [`LEAN_BYTES_MAX`]. All this is reckoned with all dimensions; where a few directions do, it takes less.
 
 use super::codes::Codes;
 use super::halves::Halves;
@@ -56,18 +56,15 @@ fn walked_shape(schema: &Schema, rows: u32, bytes_max: u64) -> Option<InlineShap
     if !(ROWS_MIN..1 << 31).contains(&rows) || schema.dimension() < DIMENSION_MIN {
         return None;
     }
-    let shape = shape_with(schema, InlineBits::One)?;
+    let padded = padded(schema.metric(), schema.dimension());
+    let shape = InlineShape::new(padded, 2 * schema.links(), InlineBits::One)?;
     (u64::from(rows) * bytes_of(schema, shape) <= bytes_max).then_some(shape)
 }
 
-/// The shape with so many bits; `None` for dimensions that there are no inline rows of.
-fn shape_with(schema: &Schema, bits: InlineBits) -> Option<InlineShape> {
-    InlineShape::new(padded(schema.metric(), schema.dimension()), 2 * schema.links(), bits)
-}
-
-/// The shape with so many bits, if making such rows takes no more memory than may be.
-pub(super) fn fitting(schema: &Schema, bits: InlineBits, rows: u32) -> Option<InlineShape> {
-    shape_with(schema, bits).filter(|&shape| u64::from(rows) * bytes_of(schema, shape) <= BYTES_MAX)
+/// The shape of the same rows with four bits, if making them takes no more memory than may be.
+pub(super) fn with_four_bits(schema: &Schema, shape: InlineShape, rows: u32) -> Option<InlineShape> {
+    let longer = InlineShape::new(shape.dimension(), shape.places(), InlineBits::Four);
+    longer.filter(|&longer| u64::from(rows) * bytes_of(schema, longer) <= BYTES_MAX)
 }
 
 /// Bytes of a row while a graph is refined, without codes.

@@ -25,13 +25,13 @@ mod upper;
 pub(super) mod write;
 
 use self::growth::Growth;
-use super::format::{self, Section};
+use super::format::{self, Header, Section};
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
-use crate::quantize::space::{Space, padded};
+use crate::quantize::space::{Space, SpaceWork};
 use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
-use nearstone_base::{Error, Result, Schema};
+use nearstone_base::{Error, Result};
 use nearstone_kernels::{
     BLOCK_LINKS, Enough, InlineBeam, InlineBits, InlineQuery, InlineRows, InlineScratch, InlineShape,
     InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
@@ -57,6 +57,7 @@ const ENTRY_SHARE: u32 = 64;
 /// What a walk over inline rows keeps between searches.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct InlineWork {
+    space: SpaceWork,
     query: InlineQuery,
     walk: InlineScratch,
     /// Distance and row of what was expanded.
@@ -120,12 +121,12 @@ fn beam(near: usize, ef: usize, enough: Enough) -> InlineBeam {
 impl Inline {
     /// From what the footer says; `None` when there are no inline rows.
     pub(super) fn open(
-        schema: &Schema,
-        rows: u32,
+        header: &Header,
         section: impl Fn(u32) -> Option<Section>,
         space: Option<(Section, &[u8])>,
         growth: Option<(Section, &[u8])>,
     ) -> std::result::Result<Option<Inline>, (Section, String)> {
+        let Header { schema, rows, .. } = header;
         let ((at, bytes), ground, entry) =
             match (space, section(format::INLINE_ROWS), section(format::INLINE_ENTRY)) {
                 (Some(space), Some(ground), Some(entry)) => (space, ground, entry),
@@ -136,11 +137,16 @@ impl Inline {
                     });
                 }
             };
-        let padded = padded(schema.metric(), schema.dimension());
+        let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
+            .ok_or((at, "numbers that no training gives".to_owned()))?;
+        if space.leads() != header.leading {
+            return Err((at, "directions where the header knows of none, or none where it does".to_owned()));
+        }
+        let dimension = space.dimension();
         let shaped = |section: Section, count: u32, links: RangeInclusive<usize>, bits: &[InlineBits]| {
-            let mut shapes = links
-                .step_by(BLOCK_LINKS)
-                .flat_map(|links| bits.iter().filter_map(move |&bits| InlineShape::new(padded, links, bits)));
+            let mut shapes = links.step_by(BLOCK_LINKS).flat_map(|links| {
+                bits.iter().filter_map(move |&bits| InlineShape::new(dimension, links, bits))
+            });
             let shape = shapes.find(|shape| {
                 section.stride == shape.stride() as u64
                     && section.count == u64::from(count)
@@ -150,10 +156,8 @@ impl Inline {
             Ok(Rows { section, shape: shape.ok_or_else(found)? })
         };
         let links = 2 * schema.links();
-        let rows = shaped(ground, rows, links..=links, &InlineBits::ALL)?;
+        let rows = shaped(ground, *rows, links..=links, &InlineBits::ALL)?;
         let entry = shaped(entry, 1, BLOCK_LINKS..=ENTRY_LINKS_READ, &[rows.shape.bits()])?;
-        let space = Space::from_bytes(schema.metric(), schema.dimension(), bytes)
-            .ok_or((at, "numbers that no training gives".to_owned()))?;
         let growth = match growth {
             None => Growth::default(),
             Some((at, bytes)) => {
@@ -186,9 +190,15 @@ impl InlineWatch for Watch<'_> {
 
 impl Inline {
     /// Prepares a query, when rows at the `known` distances were found in other segments.
-    fn prepare(&self, query: &[f32], (known, limit): (&[f32], usize), prepared: &mut InlineQuery) {
+    fn prepare(
+        &self,
+        query: &[f32],
+        (known, limit): (&[f32], usize),
+        work: &mut SpaceWork,
+        prepared: &mut InlineQuery,
+    ) {
         let kernels = kernels();
-        self.space.query(kernels, query, prepared.numbers_mut(self.space.padded()));
+        self.space.query(kernels, query, work, prepared.numbers_mut(self.space.dimension()));
         prepared.finish(kernels, self.rows.shape.bits());
         if !known.is_empty() {
             prepared.know(self.space.squares(kernels, query, known), limit);
@@ -210,13 +220,13 @@ impl SealedSegment {
     ) -> Result<Option<Vec<Hit>>> {
         let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
-        let InlineWork { query: prepared, walk, near, order } = &mut scratch.inline;
-        ground.inline.prepare(query, (known, wish.limit), prepared);
+        let InlineWork { space, query: prepared, walk, near, order } = &mut scratch.inline;
+        ground.inline.prepare(query, (known, wish.limit), space, prepared);
         let inline = ground.inline;
         loop {
             let watch = Watch { segment: self, inline };
             inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, watch, walk)?;
-            if self.nearest_expanded(prepared, walk, visible, wish.limit, (near, order)) {
+            if self.nearest_expanded((inline, prepared), walk, visible, wish.limit, (near, order)) {
                 return self.measure(exact, near, wish.limit).map(Some);
             }
             // Enough of them were dead: once more, to the end.
@@ -251,7 +261,7 @@ impl SealedSegment {
     /// (All of them seldom are when the beam is hardly wider than what is wanted, dead rows or not.)
     fn nearest_expanded(
         &self,
-        query: &InlineQuery,
+        (inline, query): (&Inline, &InlineQuery),
         walk: &InlineScratch,
         visible: &dyn Accept,
         limit: usize,
@@ -261,7 +271,7 @@ impl SealedSegment {
         let everything = self.deaths().count() == 0;
         if everything && query.known().len() == 0 {
             // The usual case: every row counts, and nothing else does.
-            let last = query.upper_bound(walk.nth(limit));
+            let last = inline.space.widened(query.upper_bound(walk.nth(limit)));
             if !last.is_finite() {
                 return false;
             }
@@ -291,7 +301,7 @@ impl SealedSegment {
             return false;
         }
         let (_, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
-        let last = query.upper_bound(last);
+        let last = inline.space.widened(query.upper_bound(last));
         near.retain(|&(distance, _)| distance.total_cmp(&last).is_le());
         near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
         last.is_finite()

@@ -17,12 +17,12 @@ use super::codes::Near;
 use super::growth::Growth;
 use super::halves::{Halves, HalvesMemory};
 use super::join::Join;
-use super::limits::{codes_of, fitting, lean_shape, shape_of};
+use super::limits::{codes_of, lean_shape, shape_of, with_four_bits};
 use super::refine::refine;
 use super::upper::upper;
 use super::{ENTRY_LINKS, ENTRY_SHARE};
 use crate::graph::{FlatGraph, FlatLevel, attach_all};
-use crate::quantize::space::Space;
+use crate::quantize::space::{Space, SpaceWork};
 use crate::sealed::format;
 use crate::sealed::share::share;
 use crate::sealed::stream::{Stream, step};
@@ -36,8 +36,12 @@ use nearstone_kernels::{EncodeWork, InlineBits, InlineRows, InlineShape, kernels
 
 /// Rows whose links are measured to see whether half precision holds their distances.
 const CHECKED_ROWS: u32 = 256;
-/// A distance is held when it is right within this share of it.
+/// A distance is held when it is right within this share of it, and a space holds distances when so many in 100 are.
 const HELD: f64 = 0.1;
+const HELD_OF_100: usize = 99;
+/// A few directions will do when so many distances in 100 are right within a share of this; how much it really is, is the space's spread.
+const SPREAD_MAX: f64 = 0.05;
+const SPREAD_OF_100: usize = 98;
 /// The beam, per link of the schema, with which a graph would have to be linked to be as good to begin a refinement with as one that is
 /// built in batches.
 const BATCHED_BEAM: usize = 4;
@@ -73,9 +77,10 @@ impl Prepared {
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
-        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
-        let longer = fitting(schema, InlineBits::Four, rows.rows());
-        let better = Better::than(given, (shape, longer), schema, rows, threads, cancel)?;
+        if shape_of(schema, rows.rows()).is_none() {
+            return Ok(None);
+        }
+        let better = Better::than(given, true, schema, rows, threads, cancel)?;
         let Some(Better { graph, space, numbers, rows: (shape, mut bytes) }) = better else {
             return Ok(None);
         };
@@ -93,20 +98,33 @@ impl Prepared {
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
-        let Some(shape) = shape_of(schema, rows.rows()) else { return Ok(None) };
-        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
-        let halves = numbers.halves();
-        let ground = join.ground(2 * schema.links(), Near::halves(halves), threads, cancel)?;
-        if !are_held(schema, rows, &ground, &space, halves)? {
+        if shape_of(schema, rows.rows()).is_none() {
             return Ok(None);
         }
+        let Some(vectors) = Vectors::read(schema, rows, cancel)? else { return Ok(None) };
+        vectors.in_a_space(|space| Prepared::joined_in(space, &vectors, join, threads, cancel))
+    }
+
+    fn joined_in(
+        mut space: Space,
+        vectors: &Vectors<'_>,
+        join: &Join<'_>,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Prepared>> {
+        let schema = vectors.schema;
+        let Some(numbers) = vectors.in_halves(&space, threads, cancel)? else { return Ok(None) };
+        let halves = numbers.halves();
+        let ground = join.ground(2 * schema.links(), Near::halves(halves), threads, cancel)?;
+        let Some(spread) = vectors.spread(&ground, &space, halves)? else { return Ok(None) };
+        space.set_spread(spread);
         let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
         graph.levels.extend(upper(join.members(), schema, halves, threads, cancel)?);
         attach_all(&mut graph, &halves, &mut Scratch::default(), cancel)?;
-        let Some(bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
-        let (ground, mut made) = (&graph.levels[0], (shape, bytes));
-        encode(shape, ground, halves, &mut made.1, threads, cancel)?;
-        let longer = fitting(schema, InlineBits::Four, rows.rows());
+        let Some(mut made) = vectors.room(&space) else { return Ok(None) };
+        let ground = &graph.levels[0];
+        encode(made.0, ground, halves, &mut made.1, threads, cancel)?;
+        let longer = with_four_bits(schema, made.0, vectors.count());
         if let Some(longer) = suited(&made, longer, ground, halves)? {
             made = longer;
             encode(made.0, ground, halves, &mut made.1, threads, cancel)?;
@@ -125,6 +143,11 @@ impl Prepared {
         let growth = Growth::learn(&rows, |row, out| halves.widened(row, out))?;
         let Some(entry) = encode_entry(rows.count(), shape.bits(), halves) else { return Ok(None) };
         Ok(Some(Prepared { space, shape, ground, entry, growth, graph }))
+    }
+
+    /// Whether walks look at some directions alone.
+    pub(in crate::sealed) fn leads(&self) -> bool {
+        self.space.leads()
     }
 
     /// Writes the sections.
@@ -148,24 +171,38 @@ struct Better {
 }
 
 impl Better {
-    /// `None` where half precision does not hold the distances, or there is no memory. `longer` is tried against the shape of one bit.
+    /// `None` where half precision does not hold the distances, or there is no memory. `longer`: whether rows with more bits are tried
+    /// against those of one.
     fn than(
         given: Given<'_>,
-        (shape, longer): (InlineShape, Option<InlineShape>),
+        longer: bool,
         schema: &Schema,
         rows: &dyn RowSource,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Better>> {
-        let Some((space, numbers)) = rotate_all(schema, rows, threads, cancel)? else { return Ok(None) };
+        let Some(vectors) = Vectors::read(schema, rows, cancel)? else { return Ok(None) };
+        vectors.in_a_space(|space| Better::in_space(space, &vectors, (given, longer), threads, cancel))
+    }
+
+    fn in_space(
+        mut space: Space,
+        vectors: &Vectors<'_>,
+        (given, longer): (Given<'_>, bool),
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Better>> {
+        let schema = vectors.schema;
+        let Some(numbers) = vectors.in_halves(&space, threads, cancel)? else { return Ok(None) };
         let halves = numbers.halves();
-        let held = |ground: &FlatLevel| are_held(schema, rows, ground, &space, halves);
-        if let Given::Graph(graph) = given
-            && !graph.levels.first().map_or(Ok(false), held)?
-        {
-            return Ok(None);
+        let spread = |ground: &FlatLevel| vectors.spread(ground, &space, halves);
+        if let Given::Graph(graph) = given {
+            let Some(ground) = graph.levels.first() else { return Ok(None) };
+            if spread(ground)?.is_none() {
+                return Ok(None);
+            }
         }
-        let Some(mut bytes) = Pages::zeroed(rows.rows() as usize * shape.stride()) else { return Ok(None) };
+        let Some((shape, mut bytes)) = vectors.room(&space) else { return Ok(None) };
         let codes = codes_of(schema, shape, halves, threads, cancel)?;
         let built;
         let graph = match given {
@@ -173,6 +210,7 @@ impl Better {
             Given::Batches(batches) => {
                 let room = (shape, &mut bytes[..]);
                 let measured = (halves, codes.as_ref());
+                let held = |ground: &FlatLevel| Ok(spread(ground)?.is_some());
                 let ground = batches.ground(2 * schema.links(), room, measured, &held, threads, cancel)?;
                 let Some(ground) = ground else { return Ok(None) };
                 let mut levels = vec![ground];
@@ -182,12 +220,15 @@ impl Better {
             }
         };
         let Some(ground) = graph.levels.first() else { return Ok(None) };
+        let Some(spread) = spread(ground)? else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(walked) = InlineRows::new(shape, &bytes) else { return Ok(None) };
         let near = Near::along(ground, halves, codes.as_ref());
         let refined = refine(graph, &walked, near, threads, cancel)?;
+        let longer = if longer { with_four_bits(schema, shape, vectors.count()) } else { None };
         let made = (shape, bytes);
         let longer = suited(&made, longer, ground, halves)?;
+        space.set_spread(spread);
         Ok(Some(Better { graph: refined, space, numbers, rows: longer.unwrap_or(made) }))
     }
 }
@@ -215,8 +256,10 @@ pub(in crate::sealed) fn refined_lean(
     threads: usize,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<FlatGraph>> {
-    let Some(shape) = lean_shape(schema, rows.rows()) else { return Ok(None) };
-    Ok(Better::than(given, (shape, None), schema, rows, threads, cancel)?.map(|better| better.graph))
+    if lean_shape(schema, rows.rows()).is_none() {
+        return Ok(None);
+    }
+    Ok(Better::than(given, false, schema, rows, threads, cancel)?.map(|better| better.graph))
 }
 
 /// The rows of one level.
@@ -252,61 +295,97 @@ pub(super) fn encode_entry(
     Some((shape, bytes))
 }
 
-/// Every row as it will be stored; `None` when their numbers are too large for that.
-fn rotate_all(
-    schema: &Schema,
-    rows: &dyn RowSource,
-    threads: usize,
-    cancel: &dyn Fn() -> bool,
-) -> Result<Option<(Space, HalvesMemory)>> {
-    let mut longest = 0f64;
-    let mut all = Vec::with_capacity(rows.rows() as usize);
-    for row in 0..rows.rows() {
-        if row.is_multiple_of(1 << 12) {
-            step(cancel)?;
-        }
-        let vector = vector(schema, rows, row)?;
-        if schema.metric() == Metric::InnerProduct {
-            longest = longest.max(kernels().dot_precise(vector, vector));
-        }
-        all.push(vector);
-    }
-    let (metric, dimension) = (schema.metric(), schema.dimension());
-    let Some(space) = Space::train(metric, dimension, all.iter().copied(), longest.sqrt() as f32) else {
-        return Ok(None);
-    };
-    let padded = space.padded();
-    let Some(mut rotated) = HalvesMemory::new(all.len(), padded) else { return Ok(None) };
-    share(rotated.numbers_mut(), PIECE * padded, threads, cancel, |place, piece, work: &mut Vec<f32>| {
-        for (vector, out) in all[place / padded..].iter().zip(piece.chunks_exact_mut(padded)) {
-            space.row(vector, work, out);
-        }
-        Ok(())
-    })?;
-    Ok(Some((space, rotated)))
+/// All vectors of a segment, and the space that they are brought to.
+struct Vectors<'a> {
+    schema: &'a Schema,
+    all: Vec<&'a [f32]>,
+    space: Space,
 }
 
-/// Whether 99 in 100 of the distances along links are what they should be: they are not where rows lie closer
-/// together than three digits of their distance to the centre can tell.
-fn are_held(
-    schema: &Schema,
-    rows: &dyn RowSource,
-    ground: &FlatLevel,
-    space: &Space,
-    halves: Halves<'_>,
-) -> Result<bool> {
-    let (mut held, mut measured) = (0, 0);
-    let (mut right, mut from, mut found) = (Vec::new(), Vec::new(), Vec::new());
-    for row in (0..ground.rows).step_by(ground.rows.div_ceil(CHECKED_ROWS).max(1) as usize) {
-        let links = ground.list(row);
-        let others = links.iter().map(|&link| vector(schema, rows, link));
-        space.distances(vector(schema, rows, row)?, others, &mut right)?;
-        halves.widened(row, &mut from);
-        halves.measure(&from, links, &mut found);
-        for (&right, &found) in right.iter().zip(&found).filter(|&(&right, _)| right > 0.0) {
-            held += u32::from((f64::from(found) - right).abs() <= right * HELD);
-            measured += 1;
+impl<'a> Vectors<'a> {
+    /// `None` when their numbers are too large for half precision.
+    fn read(
+        schema: &'a Schema,
+        rows: &'a dyn RowSource,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<Vectors<'a>>> {
+        let mut longest = 0f64;
+        let mut all = Vec::with_capacity(rows.rows() as usize);
+        for row in 0..rows.rows() {
+            if row.is_multiple_of(1 << 12) {
+                step(cancel)?;
+            }
+            let vector = vector(schema, rows, row)?;
+            if schema.metric() == Metric::InnerProduct {
+                longest = longest.max(kernels().dot_precise(vector, vector));
+            }
+            all.push(vector);
         }
+        let (metric, dimension) = (schema.metric(), schema.dimension());
+        let space = Space::train(metric, dimension, all.iter().copied(), longest.sqrt() as f32);
+        Ok(space.map(|space| Vectors { schema, all, space }))
     }
-    Ok(held * 100 >= measured * 99)
+
+    fn count(&self) -> u32 {
+        self.all.len() as u32
+    }
+
+    /// What is made in the space; where that has only some of the directions and these do not do after all, in one that has all.
+    fn in_a_space<T>(&self, make: impl Fn(Space) -> Result<Option<T>>) -> Result<Option<T>> {
+        if self.space.leads()
+            && let Some(made) = make(self.space.clone())?
+        {
+            return Ok(Some(made));
+        }
+        make(self.space.clone().whole())
+    }
+
+    /// Every row as it will be stored; `None` when there is not so much memory.
+    fn in_halves(
+        &self,
+        space: &Space,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<Option<HalvesMemory>> {
+        let dimension = space.dimension();
+        let Some(mut halves) = HalvesMemory::new(self.all.len(), dimension) else { return Ok(None) };
+        let out = halves.numbers_mut();
+        share(out, PIECE * dimension, threads, cancel, |place, piece, work: &mut SpaceWork| {
+            for (vector, out) in self.all[place / dimension..].iter().zip(piece.chunks_exact_mut(dimension)) {
+                space.row(vector, work, out);
+            }
+            Ok(())
+        })?;
+        Ok(Some(halves))
+    }
+
+    /// Room for rows of one bit.
+    fn room(&self, space: &Space) -> Option<(InlineShape, Pages)> {
+        let shape = InlineShape::new(space.dimension(), 2 * self.schema.links(), InlineBits::One)?;
+        Some((shape, Pages::zeroed(self.all.len() * shape.stride())?))
+    }
+
+    /// By which share distances along links are wrong, but for a few; `None` where that is too much. It is where rows lie closer
+    /// together than three digits of their distance to the centre can tell, and where near rows differ along directions that
+    /// are not kept. 0 where all of them are.
+    fn spread(&self, ground: &FlatLevel, space: &Space, halves: Halves<'_>) -> Result<Option<f32>> {
+        let (mut right, mut from, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let mut wrong = Vec::new();
+        for row in (0..ground.rows).step_by(ground.rows.div_ceil(CHECKED_ROWS).max(1) as usize) {
+            let links = ground.list(row);
+            let others = links.iter().map(|&link| Ok(self.all[link as usize]));
+            space.distances(self.all[row as usize], others, &mut right)?;
+            halves.widened(row, &mut from);
+            halves.measure(&from, links, &mut found);
+            let pairs = right.iter().zip(&found).filter(|&(&right, _)| right > 0.0);
+            wrong.extend(pairs.map(|(&right, &found)| (f64::from(found) / right - 1.0).abs()));
+        }
+        // What cannot be compared comes last.
+        wrong.sort_unstable_by(f64::total_cmp);
+        let of_100 = |share: usize| wrong.get((wrong.len() * share).div_ceil(100).saturating_sub(1));
+        let within = |share, most| of_100(share).is_none_or(|&wrong| wrong <= most);
+        let spread = of_100(SPREAD_OF_100).filter(|_| space.leads()).map_or(0.0, |&spread| spread as f32);
+        let held = within(HELD_OF_100, HELD) && (!space.leads() || within(SPREAD_OF_100, SPREAD_MAX));
+        Ok(held.then_some(spread))
+    }
 }
