@@ -228,23 +228,23 @@ pub(crate) unsafe fn dot_norm_precise<V: Doubles>(a: &[f32], b: &[f32]) -> (f64,
     let mut at = 0;
     // SAFETY: as in `dot_precise`.
     let (mut dot, mut norm) = unsafe {
-        let (mut dots, mut norms) = ([V::zero(); 2], [V::zero(); 2]);
-        while at + 2 * V::LANES <= a.len() {
+        let (mut dots, mut norms) = ([V::zero(); 4], [V::zero(); 4]);
+        while at + 4 * V::LANES <= a.len() {
             for (lane, (dot, norm)) in dots.iter_mut().zip(&mut norms).enumerate() {
                 let place = at + lane * V::LANES;
                 let y = V::load(b.as_ptr().add(place));
                 *dot = V::load(a.as_ptr().add(place)).mul_add(y, *dot);
                 *norm = y.mul_add(y, *norm);
             }
-            at += 2 * V::LANES;
+            at += 4 * V::LANES;
         }
-        if at + V::LANES <= a.len() {
+        while at + V::LANES <= a.len() {
             let y = V::load(b.as_ptr().add(at));
             dots[0] = V::load(a.as_ptr().add(at)).mul_add(y, dots[0]);
             norms[0] = y.mul_add(y, norms[0]);
             at += V::LANES;
         }
-        (dots[0].sum() + dots[1].sum(), norms[0].sum() + norms[1].sum())
+        (dots.map(|dot| dot.sum()).iter().sum(), norms.map(|norm| norm.sum()).iter().sum())
     };
     for (x, y) in a[at..].iter().zip(&b[at..]) {
         let (x, y) = (f64::from(*x), f64::from(*y));
