@@ -19,8 +19,8 @@
 //! 5. A full pool, as it mostly is only before so many rows were expanded, is cut to about its `keep` nearest keys, and "near enough" means nearer than
 //!    the last of these. Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as
 //!    the beam is wide keeps more.
-//! 6. Once more rows were expanded than are wanted, it is told which may be among the nearest in the end, bit by bit: what is
-//!    read of them afterwards travels with the rows of the walk.
+//! 6. It is told which rows are still among the nearest some time after they were expanded, bit by bit: what is read of them
+//!    afterwards travels with the rows of the walk.
 
 use super::backend::Backend;
 use super::pool::{Keys, NONE, distance_of, key_of};
@@ -35,9 +35,10 @@ const STARTS: usize = 8;
 const SPARE: usize = 64;
 /// After so many expansions, keys that have come out of reach are left out of the pool.
 const TIDY: usize = 8;
-/// Expansions beyond as many as rows are read afterwards, before it is said which they may be: by then the way to the query
-/// lies behind.
-const ON_THE_WAY: usize = 4;
+/// A row that is still among the nearest after so many more expansions will mostly stay there; before, it was often on the way only.
+const SETTLED: usize = 12;
+/// So many rows are looked at for that with each expansion.
+const LOOKED_AT: usize = 3;
 
 /// How far a walk looks.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -139,8 +140,8 @@ pub struct InlineScratch {
     expanded: Vec<u64>,
     /// How far away the nearest of them are.
     ranked: Ranked,
-    /// Rows expanded before any was told of, which were not looked at yet.
-    unseen: usize,
+    /// So many of the rows expanded first were looked at to tell of them.
+    seen: usize,
     /// Estimates of one block.
     estimates: [f32; BLOCK_LINKS],
     /// The row and its block whose `estimates` are not in the pool yet, and which of them are near enough. Bringing them there is a
@@ -181,7 +182,7 @@ impl InlineScratch {
         self.pool.reset(2 * keep + SPARE);
         self.nearest = NONE;
         self.worst = f32::INFINITY;
-        self.unseen = usize::MAX;
+        self.seen = 0;
         self.unsettled = None;
     }
 
@@ -417,24 +418,22 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Says which rows may be among the nearest in the end: the one that was expanded last, if it is now; and with every
-    /// expansion two of those from before, the latest first, so that what is read of them comes bit by bit.
+    /// Says which rows may be among the nearest in the end: those that still are, some time after they were expanded; a few at a
+    /// time, so that what is read of them comes bit by bit.
     #[inline(always)]
     fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
-        let InlineScratch { expanded, unseen, ranked, .. } = &mut *self.scratch;
-        if self.read == 0 || expanded.len() < self.read.saturating_add(ON_THE_WAY) {
+        let InlineScratch { expanded, seen, ranked, .. } = &mut *self.scratch;
+        let settled = expanded.len().saturating_sub(SETTLED).min(*seen + LOOKED_AT);
+        if self.read == 0 || settled <= *seen {
             return;
         }
-        let last = expanded.len() - 1;
-        *unseen = (*unseen).min(last);
         let hopeful = ranked.nth(self.read);
-        let older = unseen.saturating_sub(2)..*unseen;
-        *unseen = older.start;
-        for &key in expanded[older].iter().chain(&expanded[last..]) {
+        for &key in &expanded[*seen..settled] {
             if distance_of(key) <= hopeful {
                 watch.soon(key as u32);
             }
         }
+        *seen = settled;
     }
 }
 
