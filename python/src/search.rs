@@ -16,6 +16,8 @@ pub(crate) const THREADS_MAX: usize = 1024;
 
 /// Queries that a thread asks together, at most, and about the time that they may take.
 const TOGETHER_MAX: usize = 128;
+/// Exact ones that it asks together at least: they read every row once for all of them, in hardly more time than one takes alone.
+const TOGETHER_EXACT: usize = 32;
 const PIECE_TIME: Duration = Duration::from_millis(10);
 
 /// Cores that this process may use.
@@ -144,12 +146,14 @@ pub(crate) fn search_all(
         Ok(())
     })
     .or_raise(py)?;
+    let threads = threads.min(rows).min(THREADS_MAX);
+    let least = if wishes.exact { TOGETHER_EXACT.min(rows.div_ceil(threads.max(1))) } else { 1 };
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = |mut look: Option<&mut dyn FnMut() -> bool>| {
         let mut found = Vec::new();
-        // Signals are looked for between two pieces: slow queries go one by one.
-        let mut piece = 1;
+        // Signals are looked for between two pieces: slow queries go one by one, slow exact ones a few together.
+        let mut piece = least;
         loop {
             let began = Instant::now();
             let row = next.fetch_add(piece, Ordering::Relaxed);
@@ -174,7 +178,7 @@ pub(crate) fn search_all(
             }
             piece = match began.elapsed() {
                 spent if spent < PIECE_TIME / 2 => (piece * 2).min(TOGETHER_MAX),
-                spent if spent > PIECE_TIME => (piece / 2).max(1),
+                spent if spent > PIECE_TIME => (piece / 2).max(least),
                 _ => piece,
             };
         }
@@ -194,8 +198,7 @@ pub(crate) fn search_all(
             stop.load(Ordering::Relaxed)
         };
         std::thread::scope(|scope| {
-            let others: Vec<_> =
-                (1..threads.min(rows).min(THREADS_MAX)).map(|_| scope.spawn(|| work(None))).collect();
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(None))).collect();
             let mut parts = vec![work(Some(&mut look))];
             for other in others {
                 parts.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable
@@ -720,6 +721,24 @@ def test_a_filter_decides(store: nearstone.Store, rng: np.random.Generator, dist
         assert rows.search(matrix[:3], 8, filter=lambda key: key == 17).keys.tolist() == [[17]] * 3
         assert len(rows.search(matrix[0], 8, filter=lambda key: False)) == 0
         rows.flush()
+
+
+def test_slow_exact_queries_of_a_matrix_are_still_asked_together(
+    store: nearstone.Store, rng: np.random.Generator
+) -> None:
+    """One that took longer than a piece should was followed by pieces of one, each of which read all rows alone."""
+    rows, matrix = filled(store, rng, 300)
+    calls = 0
+
+    def slow(_: int) -> bool:
+        nonlocal calls
+        calls += 1
+        time.sleep(100e-6)
+        return True
+
+    hits = rows.search(matrix[:60], 3, exact=True, threads=1, filter=slow)
+    assert np.array_equal(hits.keys[:, 0], np.arange(60))
+    assert calls <= 2 * len(matrix), "each row is read once for 32 queries"
 
 
 def test_what_a_filter_raises_comes_through(store: nearstone.Store, rng: np.random.Generator) -> None:

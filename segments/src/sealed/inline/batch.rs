@@ -95,6 +95,8 @@ impl Batches {
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<FlatLevel>> {
+        // Perhaps not for the first time.
+        self.done.store(0, Ordering::Relaxed);
         let rows = self.order.len() as u32;
         let mut ground = self.first(rows.min(FIRST), places, Near::halves(halves), threads, cancel)?;
         while held(&ground)? {

@@ -144,6 +144,8 @@ impl<'a> Join<'a> {
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<FlatLevel> {
+        // Perhaps not for the first time.
+        self.done.store(0, Ordering::Relaxed);
         let rows = self.origin.len() as u32;
         let mut chosen = vec![NO_LINK; self.origin.len() * places];
         share(&mut chosen, PIECE * places, threads, cancel, |place, piece, work: &mut Work| {

@@ -125,6 +125,7 @@ fn twins_that_the_directions_cannot_tell_apart_bring_all_of_them_back() {
     let ordered = Rows { metric: schema.metric(), rows: ordered };
     let other = folder();
     let batched = write_batched(&target(&other), &schema, &ordered, &batches, &|| false).unwrap().unwrap();
+    assert_eq!(batches.done(), u64::from(rows.rows()), "what was done twice counts once");
     for made in [Made { vfs, meta, rows: linked }, Made { vfs: other, meta: batched, rows: ordered }] {
         assert!(!leads(&made));
         let recall = recall(&made, 64);
