@@ -347,6 +347,25 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_none_is_found_at_every_place() {
+        for len in [16, 17, 40, 768] {
+            let schema = Schema::new(len, Metric::L2);
+            for good in [1.0, f32::MAX, f32::MIN_POSITIVE / 4.0, 0.0, -f32::MAX] {
+                let mut vector = vec![good; len];
+                assert!(schema.check_vector(&vector).is_ok(), "{len} times {good}");
+                for at in (0..len).filter(|at| at % 7 == 0 || len - at < 20) {
+                    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                        vector[at] = bad;
+                        let error = schema.check_vector(&vector).unwrap_err().to_string();
+                        assert!(error.contains(&format!("number {at} is {bad}")), "{error}");
+                    }
+                    vector[at] = good;
+                }
+            }
+        }
+    }
+
+    #[test]
     fn limits_are_checked() {
         assert!(Schema::new(0, Metric::L2).validate().is_err());
         assert!(Schema::new(65_537, Metric::L2).validate().is_err());

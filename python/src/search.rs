@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 /// More threads than any machine has cores: what is asked for beyond that is a mistake.
 pub(crate) const THREADS_MAX: usize = 1024;
 
+/// Exact queries that a thread asks together at least: they read every row once for all of them, which takes two or three times as long
+/// as one alone.
+const TOGETHER_EXACT: usize = 32;
 /// Queries that a thread asks together, at most, and about the time that they may take.
 const TOGETHER_MAX: usize = 128;
-/// Exact ones that it asks together at least: they read every row once for all of them, in hardly more time than one takes alone.
-const TOGETHER_EXACT: usize = 32;
 const PIECE_TIME: Duration = Duration::from_millis(10);
 
 /// Cores that this process may use.
@@ -128,7 +129,7 @@ impl Filter {
 }
 
 /// Runs the queries of a matrix of `(rows, dimension)` on so many threads, this one among them, which looks for
-/// signals between two queries.
+/// signals between two queries, or between two times 32 exact ones.
 pub(crate) fn search_all(
     py: Python<'_>,
     at: &CollectionAt,
@@ -170,7 +171,7 @@ pub(crate) fn search_all(
                 Ok(lists) => found.extend((row..).zip(lists)),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
-                    return Err(match piece {
+                    return Err(match end - row {
                         1 => error.context(format!("query {row}")),
                         _ => error.context(format!("queries {row} to {}", end - 1)),
                     });

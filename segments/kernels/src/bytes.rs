@@ -14,8 +14,8 @@ const LANES: usize = 64;
 
 impl Kernels {
     /// Brings numbers to codes `c` in `-127..=127` of one step, the largest number over 127: `x` is about `step * c`. `out` gets `c + 128`,
-    /// which is what [`Kernels::dots_biased`] compares with codes. The step, and the sum of all `c`. Of numbers that are not finite nothing
-    /// is said. Panics when lengths differ or are no multiple of 64.
+    /// which is what [`Kernels::dots_biased`] compares with codes. The step, and the sum of all `c`; where numbers are not finite, the
+    /// step is not either. Panics when lengths differ or are no multiple of 64.
     pub fn to_biased(self, numbers: &[f32], out: &mut [u8]) -> (f32, i32) {
         assert!(numbers.len() == out.len() && numbers.len().is_multiple_of(LANES));
         match self.name() {
@@ -46,14 +46,16 @@ fn to_biased_avx2(numbers: &[f32], out: &mut [u8]) -> (f32, i32) {
 fn to_biased(numbers: &[f32], out: &mut [u8]) -> (f32, i32) {
     let (numbers, _) = numbers.as_chunks::<LANES>();
     let (out, _) = out.as_chunks_mut::<LANES>();
-    let mut most = [0f32; LANES];
+    let (mut most, mut nothing) = ([0f32; LANES], [0f32; LANES]);
     for numbers in numbers {
-        for (most, x) in most.iter_mut().zip(numbers) {
+        for ((most, nothing), x) in most.iter_mut().zip(&mut nothing).zip(numbers) {
             let x = x.abs();
             *most = if x > *most { x } else { *most };
+            // 0 for a number, NaN for what is none.
+            *nothing += x - x;
         }
     }
-    let most = most.iter().fold(0f32, |a, &b| a.max(b));
+    let most = most.iter().fold(0f32, |a, &b| a.max(b)) + nothing.iter().sum::<f32>();
     let inverse = if most > 0.0 { MOST / most } else { 0.0 };
     let mut sums = [0i32; LANES];
     for (numbers, out) in numbers.iter().zip(out) {
@@ -94,12 +96,17 @@ mod tests {
 
     #[test]
     fn nothing_and_what_is_no_number_is_no_panic() {
+        let mut codes = [0; 64];
+        assert_eq!(kernels().to_biased(&[0.0; 64], &mut codes), (0.0, 0));
+        assert_eq!(codes, [128; 64]);
         for x in [0.0, f32::MIN_POSITIVE / 16.0, f32::MAX, f32::INFINITY, f32::NAN] {
-            let mut codes = [0; 64];
-            let (_, sum) = kernels().to_biased(&[x; 64], &mut codes);
-            assert!(sum.abs() <= 64 * 128);
-            let (step, sum) = kernels().to_biased(&[0.0; 64], &mut codes);
-            assert_eq!((step, sum, codes), (0.0, 0, [128; 64]));
+            let mut numbers = [0.5; 64];
+            numbers[37] = x;
+            for kernels in Kernels::supported() {
+                let (step, sum) = kernels.to_biased(&numbers, &mut codes);
+                assert_eq!(step.is_finite(), x.is_finite());
+                assert!(sum.abs() <= 64 * 128);
+            }
         }
     }
 }

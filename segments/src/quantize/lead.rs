@@ -1,23 +1,23 @@
 //! The directions along which rows differ most, where a few of them say nearly everything.
 //!
 //! Embeddings fill their dimensions unevenly: a hundred directions may hold 99 in 100 of every squared distance among 768 numbers. Walks
-//! that look at these alone read rows of a fifth of the length, and what they miss moves a distance by a few thousandths.
+//! that look at these alone read rows of a fifth of the length; what they miss moves a distance by a hundredth there.
 //!
 //! 1. The directions are learnt from some rows by orthogonal iteration (Golub and Van Loan, Matrix Computations, 8.2): directions are
 //!    multiplied with the covariance and made orthogonal again, a few times. No eigenvectors are wanted, only the space
 //!    that they span.
-//! 2. How many of them it takes is looked up on pairs of near rows: it is near rows that have to be told apart, and
-//!    what separates whole regions may be nothing there.
+//! 2. How many of them it takes is looked up on pairs of near rows, one of which nothing was learnt from: it is near rows that have to
+//!    be told apart, and what separates whole regions may be nothing there.
 //! 3. They are turned at random among each other, so that none matters more than another, and kept as bytes with one step
 //!    for all. What rounding does to them it does to rows and queries alike.
 //!
 //! A vector is brought to signed bytes as well, so that its numbers along all directions cost `directions * dimension` products of
 //! bytes, 64 to an instruction.
 
-use super::ROUND;
 use nearstone_kernels::{DIMENSION_STEP, Kernels, QueryPanels, Rotation, kernels};
 
-/// More directions than these would leave the second-level cache between two queries, and every query needs them all.
+/// Every query needs all directions: more of them would leave the second-level cache between two queries (256 of 1,536 numbers are a
+/// third of a mebibyte).
 const DIRECTIONS_MAX: usize = 256;
 /// Files may have so many.
 const DIRECTIONS_READ: usize = 1024;
@@ -31,15 +31,12 @@ const ROUNDS: usize = 4;
 const HOPELESS: f64 = 0.15;
 /// Rows that are looked at: one in so many, within bounds.
 const SAMPLE_SHARE: usize = 16;
-const SAMPLE_MIN: usize = 256;
+const SAMPLE_MIN: usize = 512;
 const SAMPLE_MAX: usize = 1024;
-/// Rows whose nearest row among those is looked for.
+/// Rows of those whose nearest one is looked for, and from which nothing is learnt.
 const PROBES: usize = 64;
 /// Rows of a product that are worked on together.
 const TOGETHER: usize = 16;
-/// The largest code, and the byte of the code 0.
-const MOST: f32 = 127.0;
-const ZERO: u8 = 128;
 /// A direction of which less is left is one of rounding.
 const SPANNED: f64 = 1e-4;
 /// The seed by which directions are turned; what they became is in the file.
@@ -73,12 +70,15 @@ impl Lead {
         let dimension = rows.first()?.len();
         // A step of dimensions is worth it from twice as many on.
         let fits = (dimension / SHARE).max(DIMENSION_STEP).min(dimension / 2).min(DIRECTIONS_MAX);
-        let most = fits.min(rows.len() / 2) / DIMENSION_STEP * DIMENSION_STEP;
-        if most == 0 {
+        if fits < DIMENSION_STEP {
             return None;
         }
         let near = near_differences(rows);
         let rows = centred(rows);
+        let most = fits.min(rows.len() / 2) / DIMENSION_STEP * DIMENSION_STEP;
+        if most == 0 {
+            return None;
+        }
         let columns = transposed(&rows);
         let mut directions: Vec<Vec<f32>> = (0..most).map(|i| rows[i * rows.len() / most].clone()).collect();
         orthogonalise(&mut directions);
@@ -109,10 +109,8 @@ impl Lead {
             turn.apply(kernels(), &mut column);
             directions.iter_mut().zip(&column).for_each(|(direction, &x)| direction[i] = x);
         }
-        let largest = directions.iter().flatten().fold(0f32, |largest, x| largest.max(x.abs()));
-        let step = largest / MOST;
-        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-        let codes = directions.iter().flatten().map(|x| coded(x * inverse)).collect();
+        let mut codes = vec![0; directions.len() * dimension];
+        let (step, _) = kernels().to_biased(&directions.concat(), &mut codes);
         Lead { dimension, step, codes }
     }
 
@@ -121,11 +119,19 @@ impl Lead {
         self.codes.len() / self.dimension
     }
 
-    /// What a vector is along each direction. Panics for other lengths.
-    pub(crate) fn apply(&self, kernels: Kernels, vector: &[f32], work: &mut LeadWork, out: &mut [f32]) {
+    /// What a vector is along each direction; the square of what rounding the vector to bytes moves it by, as a rule. Numbers that are none
+    /// make what is none. Panics for other lengths.
+    pub(crate) fn apply(
+        &self,
+        kernels: Kernels,
+        vector: &[f32],
+        work: &mut LeadWork,
+        out: &mut [f32],
+    ) -> f32 {
         assert_eq!((vector.len(), out.len()), (self.dimension, self.directions()));
         work.codes.resize(self.dimension, 0);
         let (step, sum) = kernels.to_biased(vector, &mut work.codes);
+        let lost = step * step / 12.0 * out.len() as f32;
         let step = self.step * step;
         // The codes of directions have 128 added too.
         let added = 128 * sum;
@@ -133,6 +139,7 @@ impl Lead {
             let [a, b, c, d] = [0, 1, 2, 3].map(|i| &four[i * self.dimension..][..self.dimension]);
             *out = kernels.dots_biased(&[a, b, c, d], &work.codes).map(|dot| (dot - added) as f32 * step);
         }
+        lost
     }
 
     /// The file form: `step f32`, then the codes.
@@ -155,17 +162,21 @@ impl Lead {
     }
 }
 
-fn coded(x: f32) -> u8 {
-    ((x + ROUND).to_bits() as u8).wrapping_add(ZERO)
+/// One row in so many is a probe.
+fn probe_step(rows: usize) -> usize {
+    rows.div_ceil(PROBES).max(2)
 }
 
-/// The rows less their mean.
+/// The rows that are no probes, less their mean.
 fn centred(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
-    let mut mean = vec![0f32; rows[0].len()];
-    for row in rows {
-        mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x / rows.len() as f32);
+    let step = probe_step(rows.len());
+    let rows = || rows.iter().enumerate().filter(|(i, _)| i % step != 0).map(|(_, row)| row);
+    let share = 1.0 / rows().count() as f32;
+    let mut mean = vec![0f32; rows().next().map_or(0, Vec::len)];
+    for row in rows() {
+        mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * share);
     }
-    rows.iter().map(|row| row.iter().zip(&mean).map(|(x, mean)| x - mean).collect()).collect()
+    rows().map(|row| row.iter().zip(&mean).map(|(x, mean)| x - mean).collect()).collect()
 }
 
 fn transposed(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
@@ -225,10 +236,10 @@ fn normalise(direction: &mut [f32]) -> f64 {
     length
 }
 
-/// For some rows the difference to the row nearest to them.
+/// For each probe the difference to the row nearest to it.
 fn near_differences(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let mut near = Vec::new();
-    for (i, row) in rows.iter().enumerate().step_by(rows.len().div_ceil(PROBES).max(1)) {
+    for (i, row) in rows.iter().enumerate().step_by(probe_step(rows.len())) {
         let distance = |other: &Vec<f32>| kernels().l2(row, other);
         let others =
             rows.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, other)| (distance(other), other));

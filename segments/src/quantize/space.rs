@@ -16,7 +16,7 @@
 use super::lead::{Lead, LeadWork, sample};
 use half::f16;
 use nearstone_base::{Metric, Result};
-use nearstone_kernels::{DIMENSION_STEP, Kernels, Rotation, kernels};
+use nearstone_kernels::{DIMENSION_MAX, DIMENSION_STEP, Kernels, Rotation, kernels};
 
 /// The seed of all rotations; it is in the file, so that another one may be used later.
 const SEED: u64 = 0x6e65_6172_7374_6f6e;
@@ -43,6 +43,15 @@ pub(crate) struct Space {
     lead: Option<Lead>,
     /// By which share of it a squared distance between near rows may be wrong; 0 where all directions are kept.
     spread: f32,
+}
+
+/// What a query left behind where only some directions are kept; nothing elsewhere. Squared lengths in the space.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Brought {
+    /// What rounding moved it by.
+    lost: f32,
+    /// What it is along the other directions. Rows are next to nothing there, so all of them are farther away by that.
+    beyond: f32,
 }
 
 /// What bringing vectors to a space uses again.
@@ -94,13 +103,18 @@ impl Space {
         if farthest > typical * FARTHEST || !space.is_sound() {
             return None;
         }
-        let step = rows.len().div_ceil(sample(rows.len()).max(1)).max(1);
+        // By inner product, what is nearly as far as a hit would be too much: distances to a query are large beside those between rows.
+        if metric == Metric::InnerProduct {
+            return Some(space);
+        }
+        let wanted = sample(rows.len());
+        let step = (rows.len() / wanted.max(1)).max(1);
         let turned = |row| {
             let mut numbers = Vec::new();
             space.beside_all(row, &mut numbers);
             numbers
         };
-        space.lead = Lead::learn(&rows.step_by(step).map(turned).collect::<Vec<_>>());
+        space.lead = Lead::learn(&rows.step_by(step).take(wanted).map(turned).collect::<Vec<_>>());
         Some(space)
     }
 
@@ -119,9 +133,10 @@ impl Space {
         self.spread = spread;
     }
 
-    /// What may still be nearer than a row at a squared distance in this space, because both are known within the spread.
-    pub(crate) fn widened(&self, distance: f32) -> f32 {
-        distance * (1.0 + self.spread) / (1.0 - self.spread)
+    /// Up to which squared distance in this space a row may be nearer than one that is found at `distance`: both are known within
+    /// the spread, and the query and they were rounded.
+    pub(crate) fn within_spread(&self, distance: f32, brought: Brought) -> f32 {
+        distance * (1.0 + self.spread) / (1.0 - self.spread) + 4.0 * brought.lost
     }
 
     fn is_sound(&self) -> bool {
@@ -152,6 +167,9 @@ impl Space {
         let seed = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
         let float = |b: &[u8]| Some(f32::from_le_bytes(b.try_into().ok()?));
         let padded = padded(metric, dimension);
+        if padded > DIMENSION_MAX {
+            return None;
+        }
         let (spread, lead) = match lead.split_first_chunk::<4>() {
             Some((spread, lead)) => (f32::from_le_bytes(*spread), Some(Lead::from_bytes(padded, lead)?)),
             None if lead.is_empty() => (0.0, None),
@@ -208,15 +226,22 @@ impl Space {
     }
 
     /// Brings a query to [`Space::dimension`] numbers.
-    pub(crate) fn query(&self, kernels: Kernels, query: &[f32], work: &mut SpaceWork, out: &mut [f32]) {
-        match &self.lead {
-            None => self.turn_query(kernels, query, out),
-            Some(lead) => {
-                work.numbers.resize(padded(self.metric, self.dimension), 0.0);
-                self.turn_query(kernels, query, &mut work.numbers);
-                lead.apply(kernels, &work.numbers, &mut work.lead, out);
-            }
-        }
+    pub(crate) fn query(
+        &self,
+        kernels: Kernels,
+        query: &[f32],
+        work: &mut SpaceWork,
+        out: &mut [f32],
+    ) -> Brought {
+        let Some(lead) = &self.lead else {
+            self.turn_query(kernels, query, out);
+            return Brought::default();
+        };
+        work.numbers.resize(padded(self.metric, self.dimension), 0.0);
+        self.turn_query(kernels, query, &mut work.numbers);
+        let lost = lead.apply(kernels, &work.numbers, &mut work.lead, out);
+        let beyond = kernels.dot(&work.numbers, &work.numbers) - kernels.dot(out, out);
+        Brought { lost, beyond: beyond.max(0.0) }
     }
 
     fn turn_query(&self, kernels: Kernels, query: &[f32], out: &mut [f32]) {
@@ -262,7 +287,7 @@ impl Space {
     pub(crate) fn squares<'a>(
         &self,
         kernels: Kernels,
-        query: &[f32],
+        (query, brought): (&[f32], Brought),
         distances: &'a [f32],
     ) -> impl Iterator<Item = f32> + 'a {
         let (fixed, factor) = match self.metric {
@@ -274,7 +299,8 @@ impl Space {
             }
         };
         let scale = f64::from(self.scale) * f64::from(self.scale);
-        distances.iter().map(move |&distance| ((fixed + factor * f64::from(distance)) * scale) as f32)
+        let square = move |&distance: &f32| ((fixed + factor * f64::from(distance)) * scale) as f32;
+        distances.iter().map(move |distance| square(distance) - brought.beyond)
     }
 
     /// A row in the space of squared distances, before all that keeps them.
@@ -337,6 +363,17 @@ mod tests {
     use crate::distance::ExactDistance;
     use nearstone_base::random::SplitMix64;
 
+    /// Only the number of directions was looked at, and more dimensions than a product of bytes takes were a panic in the first search.
+    #[test]
+    fn directions_of_more_dimensions_than_inline_rows_have_are_refused() {
+        for (dimension, is_good) in [(DIMENSION_MAX, true), (DIMENSION_MAX + 1, false), (65_536, false)] {
+            let padded = padded(Metric::L2, dimension);
+            let mut bytes = vec![0; HEAD + 4 * dimension + 4 + 4 + 64 * padded];
+            bytes[8..12].copy_from_slice(&1f32.to_le_bytes());
+            assert_eq!(Space::from_bytes(Metric::L2, dimension, &bytes).is_some(), is_good, "{dimension}");
+        }
+    }
+
     #[test]
     fn distances_that_callers_see_are_brought_into_the_space_of_each_metric() {
         let mut rng = SplitMix64::new(4);
@@ -353,8 +390,8 @@ mod tests {
                 let distances: Vec<f32> = rows.iter().map(|row| exact.distance(row)).collect();
                 let mut rotated = vec![f32::NAN; space.dimension()];
                 let work = &mut SpaceWork::default();
-                space.query(kernels(), query, work, &mut rotated);
-                for (row, square) in rows.iter().zip(space.squares(kernels(), query, &distances)) {
+                let brought = space.query(kernels(), query, work, &mut rotated);
+                for (row, square) in rows.iter().zip(space.squares(kernels(), (query, brought), &distances)) {
                     let mut halves = vec![f16::ZERO; space.dimension()];
                     space.row(row, work, &mut halves);
                     let pairs = rotated.iter().zip(&halves);
@@ -367,7 +404,8 @@ mod tests {
         let longest = rows.iter().map(|row| kernels().dot_precise(row, row)).fold(0.0, f64::max).sqrt();
         let all = rows.iter().map(Vec::as_slice);
         let space = Space::train(Metric::InnerProduct, 48, all, longest as f32).unwrap();
-        let squares: Vec<f32> = space.squares(kernels(), &nothing, &[0.0, 5.0]).collect();
+        let squares: Vec<f32> =
+            space.squares(kernels(), (&nothing, Brought::default()), &[0.0, 5.0]).collect();
         assert!(squares[0].is_finite() && squares[0] == squares[1]);
     }
 }

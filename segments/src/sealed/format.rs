@@ -76,6 +76,8 @@ const MAGIC: [u8; 8] = *b"NEARSEG\n";
 const FOOTER_MAGIC: [u8; 8] = *b"NEARFOOT";
 const END_MAGIC: [u8; 8] = *b"NEAREND\n";
 const PREFIX: usize = 64;
+/// Where the prefix has its bits that may refuse a reader.
+const REFUSE_AT: usize = 24;
 const FOOTER_HEAD: usize = 48;
 const SECTION_ENTRY: usize = 40;
 /// `crc | length | end magic`.
@@ -228,9 +230,8 @@ impl Header {
     /// Reads the header's block, which was checked before.
     fn decode(block: &[u8], uuid: Uuid) -> Option<Header> {
         let mut input = Reader::new(block);
-        input.raw(24)?;
-        let refuse = input.u64()?;
-        input.raw(PREFIX - 32)?;
+        let refuse = Reader::new(block.get(REFUSE_AT..)?).u64()?;
+        input.raw(PREFIX)?;
         let header = Header {
             uuid,
             leading: refuse & REFUSE_LEADING != 0,

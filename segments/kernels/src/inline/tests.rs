@@ -320,6 +320,46 @@ fn a_walk_finds_the_nearest_with_every_backend() {
     }
 }
 
+/// Who is told of the rows that will be read.
+#[derive(Default)]
+struct Told(Vec<u32>);
+
+impl InlineWatch for &mut Told {
+    type Error = ();
+
+    fn touch(&mut self, _: u32) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn soon(&mut self, row: u32) {
+        self.0.push(row);
+    }
+}
+
+#[test]
+fn a_walk_tells_of_most_rows_that_are_read_and_of_few_others() {
+    let Made { bytes, shape, .. } = made(InlineBits::One, 64, 600, 32);
+    let rows = InlineRows::new(shape, &bytes).unwrap();
+    let mut next = numbers(77);
+    for kernels in Kernels::supported() {
+        let query: Vec<f32> = (0..64).map(|_| next()).collect();
+        let query = query_of(kernels, &query, InlineBits::One);
+        let beam = InlineBeam { read: 10, ..InlineBeam::from(60) };
+        let (mut told, mut scratch) = (Told::default(), InlineScratch::default());
+        inline_walk(kernels, &rows, &query, beam, InlineStart::Row(0), &mut told, &mut scratch).unwrap();
+        let last = scratch.nth(10);
+        let near: Vec<u32> =
+            scratch.expanded().filter(|row| row.distance <= last).map(|row| row.id).collect();
+        let right = told.0.iter().filter(|row| near.contains(row)).count();
+        assert!(right >= 5, "{right} of ten");
+        assert!(told.0.len() <= 40, "{} of {}", told.0.len(), scratch.expanded().len());
+        let silent = InlineBeam { read: 0, ..beam };
+        let mut told = Told::default();
+        inline_walk(kernels, &rows, &query, silent, InlineStart::Row(0), &mut told, &mut scratch).unwrap();
+        assert!(told.0.is_empty());
+    }
+}
+
 #[test]
 fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
     for bits in InlineBits::ALL {

@@ -37,8 +37,6 @@ const SPARE: usize = 64;
 const TIDY: usize = 8;
 /// A row that is still among the nearest after so many more expansions will mostly stay there; before, it was often on the way only.
 const SETTLED: usize = 12;
-/// So many rows are looked at for that with each expansion.
-const LOOKED_AT: usize = 3;
 
 /// How far a walk looks.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -140,8 +138,6 @@ pub struct InlineScratch {
     expanded: Vec<u64>,
     /// How far away the nearest of them are.
     ranked: Ranked,
-    /// So many of the rows expanded first were looked at to tell of them.
-    seen: usize,
     /// Estimates of one block.
     estimates: [f32; BLOCK_LINKS],
     /// The row and its block whose `estimates` are not in the pool yet, and which of them are near enough. Bringing them there is a
@@ -182,7 +178,6 @@ impl InlineScratch {
         self.pool.reset(2 * keep + SPARE);
         self.nearest = NONE;
         self.worst = f32::INFINITY;
-        self.seen = 0;
         self.unsettled = None;
     }
 
@@ -418,22 +413,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Says which rows may be among the nearest in the end: those that still are, some time after they were expanded; a few at a
-    /// time, so that what is read of them comes bit by bit.
+    /// Says of a row that was expanded some time ago, one with every expansion, whether it may be among the nearest in the end: so what
+    /// is read of them comes bit by bit.
     #[inline(always)]
     fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
-        let InlineScratch { expanded, seen, ranked, .. } = &mut *self.scratch;
-        let settled = expanded.len().saturating_sub(SETTLED).min(*seen + LOOKED_AT);
-        if self.read == 0 || settled <= *seen {
-            return;
+        let InlineScratch { expanded, ranked, .. } = &*self.scratch;
+        if let Some(&key) = expanded.iter().nth_back(SETTLED)
+            && self.read > 0
+            && distance_of(key) <= ranked.nth(self.read)
+        {
+            watch.soon(key as u32);
         }
-        let hopeful = ranked.nth(self.read);
-        for &key in &expanded[*seen..settled] {
-            if distance_of(key) <= hopeful {
-                watch.soon(key as u32);
-            }
-        }
-        *seen = settled;
     }
 }
 

@@ -74,7 +74,8 @@ impl Batches {
         &self.order
     }
 
-    /// How far it is: the rows that are linked, of the two times that each one chooses either counting half.
+    /// How far it is: the rows that are linked, of the two times that each one chooses either counting half. Begins anew
+    /// where the work does, because a few directions were not enough after all.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed) / 2
     }
@@ -85,7 +86,7 @@ impl Batches {
     }
 
     /// The ground, with so many places per row, all of whose rows are in `halves`; `bytes` is room for their inline rows. `None` when
-    /// `held` says of what is linked so far that half precision does not hold its distances.
+    /// `held` says of what is linked so far that its distances are not held.
     pub(super) fn ground(
         &self,
         places: usize,

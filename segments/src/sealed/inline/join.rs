@@ -126,7 +126,8 @@ impl<'a> Join<'a> {
         &self.origin
     }
 
-    /// How far it is: the rows of the origin whose links are chosen, each of the two times counting half.
+    /// How far it is: the rows of the origin whose links are chosen, each of the two times counting half. Begins anew
+    /// where the work does, because a few directions were not enough after all.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed) / 2
     }

@@ -8,7 +8,8 @@
 //! before the inline rows are made.)
 //!
 //! The graph of a lean segment is refined all the same, on inline rows that are not written, as long as that takes no more than
-//! [`LEAN_BYTES_MAX`]. All this is reckoned with all dimensions; where a few directions do, it takes less.
+//! [`LEAN_BYTES_MAX`]. All this is reckoned with all dimensions, before it is known whether a few
+//! directions do; then four bits and codes are reckoned with these.
 
 use super::codes::Codes;
 use super::halves::Halves;

@@ -2,7 +2,8 @@
 //!
 //! Each row repeats its links together with everything that a walk wants to know of them
 //! ([`nearstone_kernels::InlineShape`]); the plain links, codes and vectors stay what filters, merges and exact
-//! distances use. A segment has them when it is large enough to be walked and its vectors are long enough for one bit
+//! distances use. Where rows differ along few directions, inline rows hold what they are along these
+//! ([`crate::quantize::lead`]). A segment has them when it is large enough to be walked and its vectors are long enough for one bit
 //! per dimension to say something; one whose numbers half precision cannot hold goes without. Where one bit says too little, its
 //! codes have four ([`bits`]); the length of a row tells which.
 //!
@@ -10,7 +11,8 @@
 //!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
 //! 2. It ends early where what is left is much farther than what was found ([`growth`] says how much), in this segment or
 //!    in those that were asked before.
-//! 3. What the walk expanded is known to three digits; those that may be among the nearest are measured exactly.
+//! 3. What the walk expanded is known to three digits (to two where only some directions are kept); those that may be among the
+//!    nearest are measured exactly.
 
 pub(super) mod batch;
 mod bits;
@@ -28,7 +30,7 @@ use self::growth::Growth;
 use super::format::{self, Header, Section};
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
-use crate::quantize::space::{Space, SpaceWork};
+use crate::quantize::space::{Brought, Space, SpaceWork};
 use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
@@ -196,13 +198,14 @@ impl Inline {
         (known, limit): (&[f32], usize),
         work: &mut SpaceWork,
         prepared: &mut InlineQuery,
-    ) {
+    ) -> Brought {
         let kernels = kernels();
-        self.space.query(kernels, query, work, prepared.numbers_mut(self.space.dimension()));
+        let brought = self.space.query(kernels, query, work, prepared.numbers_mut(self.space.dimension()));
         prepared.finish(kernels, self.rows.shape.bits());
         if !known.is_empty() {
-            prepared.know(self.space.squares(kernels, query, known), limit);
+            prepared.know(self.space.squares(kernels, (query, brought), known), limit);
         }
+        brought
     }
 }
 
@@ -221,12 +224,12 @@ impl SealedSegment {
         let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
         let InlineWork { space, query: prepared, walk, near, order } = &mut scratch.inline;
-        ground.inline.prepare(query, (known, wish.limit), space, prepared);
+        let brought = ground.inline.prepare(query, (known, wish.limit), space, prepared);
         let inline = ground.inline;
         loop {
             let watch = Watch { segment: self, inline };
             inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, watch, walk)?;
-            if self.nearest_expanded((inline, prepared), walk, visible, wish.limit, (near, order)) {
+            if self.nearest_expanded((inline, prepared, brought), walk, visible, wish.limit, (near, order)) {
                 return self.measure(exact, near, wish.limit).map(Some);
             }
             // Enough of them were dead: once more, to the end.
@@ -253,15 +256,15 @@ impl SealedSegment {
         Ok(Some(Ground { inline, rows, start, beam }))
     }
 
-    /// Leaves in `near` the visible rows that may be, by bound, among the `limit` nearest of all that is known, and asks for
-    /// what is read of them next; `false` when too little is known.
+    /// Leaves in `near` the visible rows that may be, by bound (one that 2 in 100 miss where only some directions are kept), among the
+    /// `limit` nearest of all that is known, and asks for what is read of them next; `false` when too little is known.
     ///
     /// A walk counts rows that are dead. Those around a query may all be, and then it ended where nothing was found: so where
     /// rows are dead, half of those that are wanted, visible here or known from elsewhere, must be nearer than what is left.
     /// (All of them seldom are when the beam is hardly wider than what is wanted, dead rows or not.)
     fn nearest_expanded(
         &self,
-        (inline, query): (&Inline, &InlineQuery),
+        (inline, query, brought): (&Inline, &InlineQuery, Brought),
         walk: &InlineScratch,
         visible: &dyn Accept,
         limit: usize,
@@ -271,7 +274,7 @@ impl SealedSegment {
         let everything = self.deaths().count() == 0;
         if everything && query.known().len() == 0 {
             // The usual case: every row counts, and nothing else does.
-            let last = inline.space.widened(query.upper_bound(walk.nth(limit)));
+            let last = inline.space.within_spread(query.upper_bound(walk.nth(limit)), brought);
             if !last.is_finite() {
                 return false;
             }
@@ -301,7 +304,7 @@ impl SealedSegment {
             return false;
         }
         let (_, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
-        let last = inline.space.widened(query.upper_bound(last));
+        let last = inline.space.within_spread(query.upper_bound(last), brought);
         near.retain(|&(distance, _)| distance.total_cmp(&last).is_le());
         near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
         last.is_finite()

@@ -1,6 +1,7 @@
 //! Making inline rows: into one space, along a better graph, with a row to begin at.
 //!
-//! 1. All vectors are brought to the space of inline rows and held in half precision.
+//! 1. All vectors are brought to the space of inline rows and held in half precision. Where a few directions seem to do, only these are
+//!    kept; if they turn out not to, when there is a graph, everything is done again with all of them.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
 //!    ([`super::refine`]), and encoded again, with one bit a dimension or four, whichever suits them ([`super::bits`]).
 //! 3. One more row is made, the entry: the middle of everything, linked to the first rows; and it is learnt how distances
@@ -33,6 +34,7 @@ use half::f16;
 use nearstone_base::vfs::Pages;
 use nearstone_base::{Metric, Result, Schema};
 use nearstone_kernels::{EncodeWork, InlineBits, InlineRows, InlineShape, kernels};
+use std::cell::Cell;
 
 /// Rows whose links are measured to see whether half precision holds their distances.
 const CHECKED_ROWS: u32 = 256;
@@ -42,6 +44,11 @@ const HELD_OF_100: usize = 99;
 /// A few directions will do when so many distances in 100 are right within a share of this; how much it really is, is the space's spread.
 const SPREAD_MAX: f64 = 0.05;
 const SPREAD_OF_100: usize = 98;
+/// Of all rows, so many at most may seem to lie elsewhere than they do: their distance to the row that seems nearest is wrong by a share
+/// of this. So few are still found by a beam of usual width, or they are one row in so many.
+const LOST: f64 = 0.2;
+const LOST_MAX: usize = 64;
+const LOST_SHARE: usize = 2_000;
 /// The beam, per link of the schema, with which a graph would have to be linked to be as good to begin a refinement with as one that is
 /// built in batches.
 const BATCHED_BEAM: usize = 4;
@@ -117,6 +124,9 @@ impl Prepared {
         let halves = numbers.halves();
         let ground = join.ground(2 * schema.links(), Near::halves(halves), threads, cancel)?;
         let Some(spread) = vectors.spread(&ground, &space, halves)? else { return Ok(None) };
+        if !vectors.are_told_apart(&ground, &space, halves, threads, cancel)? {
+            return Ok(None);
+        }
         space.set_spread(spread);
         let mut graph = FlatGraph { levels: vec![ground], beam: 0 };
         graph.levels.extend(upper(join.members(), schema, halves, threads, cancel)?);
@@ -171,36 +181,41 @@ struct Better {
 }
 
 impl Better {
-    /// `None` where half precision does not hold the distances, or there is no memory. `longer`: whether rows with more bits are tried
-    /// against those of one.
+    /// `None` where the distances are not held, or there is no memory. `try_four`: whether rows with four bits are tried against those of
+    /// one.
     fn than(
         given: Given<'_>,
-        longer: bool,
+        try_four: bool,
         schema: &Schema,
         rows: &dyn RowSource,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Better>> {
         let Some(vectors) = Vectors::read(schema, rows, cancel)? else { return Ok(None) };
-        vectors.in_a_space(|space| Better::in_space(space, &vectors, (given, longer), threads, cancel))
+        vectors.in_a_space(|space| Better::in_space(space, &vectors, (given, try_four), threads, cancel))
     }
 
     fn in_space(
         mut space: Space,
         vectors: &Vectors<'_>,
-        (given, longer): (Given<'_>, bool),
+        (given, try_four): (Given<'_>, bool),
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Better>> {
         let schema = vectors.schema;
         let Some(numbers) = vectors.in_halves(&space, threads, cancel)? else { return Ok(None) };
         let halves = numbers.halves();
-        let spread = |ground: &FlatLevel| vectors.spread(ground, &space, halves);
-        if let Given::Graph(graph) = given {
-            let Some(ground) = graph.levels.first() else { return Ok(None) };
-            if spread(ground)?.is_none() {
-                return Ok(None);
-            }
+        let spread = Cell::new(None);
+        let held = |ground: &FlatLevel| {
+            spread.set(vectors.spread(ground, &space, halves)?);
+            let all = ground.rows == vectors.count();
+            Ok(spread.get().is_some()
+                && (!all || vectors.are_told_apart(ground, &space, halves, threads, cancel)?))
+        };
+        if let Given::Graph(graph) = given
+            && !graph.levels.first().map_or(Ok(false), held)?
+        {
+            return Ok(None);
         }
         let Some((shape, mut bytes)) = vectors.room(&space) else { return Ok(None) };
         let codes = codes_of(schema, shape, halves, threads, cancel)?;
@@ -210,7 +225,6 @@ impl Better {
             Given::Batches(batches) => {
                 let room = (shape, &mut bytes[..]);
                 let measured = (halves, codes.as_ref());
-                let held = |ground: &FlatLevel| Ok(spread(ground)?.is_some());
                 let ground = batches.ground(2 * schema.links(), room, measured, &held, threads, cancel)?;
                 let Some(ground) = ground else { return Ok(None) };
                 let mut levels = vec![ground];
@@ -220,15 +234,14 @@ impl Better {
             }
         };
         let Some(ground) = graph.levels.first() else { return Ok(None) };
-        let Some(spread) = spread(ground)? else { return Ok(None) };
         encode(shape, ground, halves, &mut bytes, threads, cancel)?;
         let Some(walked) = InlineRows::new(shape, &bytes) else { return Ok(None) };
         let near = Near::along(ground, halves, codes.as_ref());
         let refined = refine(graph, &walked, near, threads, cancel)?;
-        let longer = if longer { with_four_bits(schema, shape, vectors.count()) } else { None };
+        let longer = if try_four { with_four_bits(schema, shape, vectors.count()) } else { None };
         let made = (shape, bytes);
         let longer = suited(&made, longer, ground, halves)?;
-        space.set_spread(spread);
+        space.set_spread(spread.get().unwrap_or(0.0));
         Ok(Some(Better { graph: refined, space, numbers, rows: longer.unwrap_or(made) }))
     }
 }
@@ -293,6 +306,14 @@ pub(super) fn encode_entry(
     let mut bytes = vec![0; shape.stride()];
     shape.encode(kernels(), &middle, &links, |id| halves.one(id), &mut bytes, &mut EncodeWork::default());
     Some((shape, bytes))
+}
+
+/// What one thread measures pairs with.
+#[derive(Default)]
+struct PairWork {
+    from: Vec<f32>,
+    found: Vec<f32>,
+    right: Vec<f64>,
 }
 
 /// All vectors of a segment, and the space that they are brought to.
@@ -387,5 +408,37 @@ impl<'a> Vectors<'a> {
         let spread = of_100(SPREAD_OF_100).filter(|_| space.leads()).map_or(0.0, |&spread| spread as f32);
         let held = within(HELD_OF_100, HELD) && (!space.leads() || within(SPREAD_OF_100, SPREAD_MAX));
         Ok(held.then_some(spread))
+    }
+
+    /// Whether the directions that are kept tell every kind of rows apart, however rare: rows that differ along others alone would all
+    /// seem to lie in one place. Each row is measured to the one among its links that seems nearest. True where all directions are kept.
+    fn are_told_apart(
+        &self,
+        ground: &FlatLevel,
+        space: &Space,
+        halves: Halves<'_>,
+        threads: usize,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<bool> {
+        if !space.leads() {
+            return Ok(true);
+        }
+        let mut lost = vec![false; ground.rows as usize];
+        share(&mut lost, PIECE, threads, cancel, |place, piece, work: &mut PairWork| {
+            for (row, lost) in (place as u32..).zip(piece) {
+                let links = ground.list(row);
+                halves.widened(row, &mut work.from);
+                halves.measure(&work.from, links, &mut work.found);
+                let pairs = work.found.iter().zip(links);
+                let Some((&found, &link)) = pairs.min_by(|a, b| a.0.total_cmp(b.0)) else { continue };
+                let other = self.all[link as usize];
+                space.distances(self.all[row as usize], [Ok(other)].into_iter(), &mut work.right)?;
+                let right = work.right[0];
+                *lost = right > 0.0 && (f64::from(found) - right).abs() > right * LOST;
+            }
+            Ok(())
+        })?;
+        let lost = lost.iter().filter(|&&lost| lost).count();
+        Ok(lost <= LOST_MAX.max(self.all.len() / LOST_SHARE))
     }
 }

@@ -4,6 +4,22 @@ use super::*;
 use crate::seal::LEVEL_SEED;
 use crate::sealed::inline::batch::Batches;
 use crate::sealed::{Join, write_batched, write_joined};
+use crate::segment::Answers;
+
+/// All that was found for one query so far.
+#[derive(Default)]
+struct Beside(Vec<f32>);
+
+impl Answers for Beside {
+    fn known(&self, _: usize, out: &mut Vec<f32>) {
+        out.extend(&self.0);
+    }
+
+    fn found(&mut self, _: usize, hits: Vec<Hit>) -> Result<()> {
+        self.0.extend(hits.iter().map(|hit| hit.distance));
+        Ok(())
+    }
+}
 
 const DIMENSION: usize = 256;
 const ROWS: u32 = 1_600;
@@ -75,7 +91,7 @@ fn few_directions_are_found_and_lose_no_hits_under_every_metric() {
     for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
         let schema = schema(metric);
         let made = sealed(&schema, &bent(&schema, 0, ROWS));
-        assert!(leads(&made), "{metric:?}");
+        assert_eq!(leads(&made), metric != Metric::InnerProduct, "{metric:?}");
         let recall = recall(&made, 64);
         assert!(recall >= 0.97, "{metric:?}: {recall}");
     }
@@ -133,6 +149,141 @@ fn twins_that_the_directions_cannot_tell_apart_bring_all_of_them_back() {
     }
 }
 
+/// One row in 150, which a sample of rows and of links hardly notices, differs from the others of its kind along other directions alone: all of
+/// them seemed to lie in one place, and half of what is near them was lost.
+#[test]
+fn a_rare_kind_of_rows_is_not_lost() {
+    let schema = schema(Metric::L2);
+    let mut rows = bent(&schema, 0, 12_000);
+    // Around one row, and along nothing along which the others differ.
+    let mut weights = SplitMix64::new(7);
+    let mut unit = |rng: &mut SplitMix64| rng.unit_f64() as f32 - 0.5;
+    (0..400).for_each(|_| drop(unit(&mut weights)));
+    let outer: Vec<[f32; 40]> = (0..DIMENSION).map(|_| [(); 40].map(|()| unit(&mut weights))).collect();
+    let mut mixed: Vec<Vec<f32>> =
+        (0..40).map(|i| outer.iter().map(|weights| weights[i]).collect()).collect();
+    let along = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let beyond = |vector: &mut Vec<f32>, others: &[Vec<f32>]| {
+        for _ in 0..2 {
+            for other in others {
+                let share = along(vector, other) / along(other, other);
+                vector.iter_mut().zip(other).for_each(|(x, y)| *x -= share * y);
+            }
+        }
+    };
+    for i in 1..40 {
+        let (before, rest) = mixed.split_at_mut(i);
+        beyond(&mut rest[0], before);
+    }
+    let mut rng = SplitMix64::new(33);
+    let mut aside = |length: f32| {
+        let mut vector: Vec<f32> = (0..DIMENSION).map(|_| length * unit(&mut rng)).collect();
+        beyond(&mut vector, &mixed);
+        vector
+    };
+    let centre = rows.rows[11].vector.clone();
+    let plus = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x + y).collect::<Vec<f32>>();
+    for row in 0..80 {
+        rows.rows[row * 149].vector = plus(&centre, &aside(0.3));
+    }
+    let batches = Batches::plan(&schema, rows.rows(), LEVEL_SEED).unwrap();
+    let ordered = batches.order().iter().map(|&row| rows.rows[row as usize].clone()).collect();
+    let ordered = Rows { metric: schema.metric(), rows: ordered };
+    let vfs = folder();
+    let meta = write_batched(&target(&vfs), &schema, &ordered, &batches, &|| false).unwrap().unwrap();
+    let made = Made { vfs, meta, rows: ordered };
+    let segment = made.open();
+    let mut found = 0;
+    for row in 0..50 {
+        let query = plus(&rows.rows[row * 149].vector, &aside(0.3));
+        let last = truth(&made.rows, &query, 10, |_| true)[9].distance;
+        let hits = segment.search(&query, &options(10, 32), &mut Scratch::default()).unwrap();
+        found += hits.iter().filter(|hit| hit.distance <= last).count();
+    }
+    assert!(!leads(&made));
+    assert!(found >= 460, "{found} of 500");
+}
+
+/// Rows that lie closer together than what rounding to bytes moves them by.
+#[test]
+fn near_duplicates_along_directions_are_told_apart() {
+    let schema = schema(Metric::L2);
+    let mut rows = bent(&schema, 0, 4_000);
+    let group = rows.rows[1_000].vector.clone();
+    let other = rows.rows[2_000].vector.clone();
+    for (near, row) in rows.rows[..40].iter_mut().enumerate() {
+        let share = 0.000_5 * (near + 1) as f32;
+        row.vector = group.iter().zip(&other).map(|(a, b)| a + share * (b - a)).collect();
+    }
+    let made = sealed(&schema, &rows);
+    assert!(leads(&made));
+    let segment = made.open();
+    let mut found = 0;
+    for step in 0..40 {
+        let query = &rows.rows[step].vector;
+        let last = truth(&made.rows, query, 5, |_| true)[4].distance;
+        let hits = segment.search(query, &options(5, 64), &mut Scratch::default()).unwrap();
+        found += hits.iter().filter(|hit| hit.distance <= last).count();
+    }
+    assert!(found >= 195, "{found} of 200");
+}
+
+/// The dead, filters, rows that other segments have, and queries far from all rows, also where both segments keep a few directions or one
+/// keeps all.
+#[test]
+fn directions_change_nothing_for_the_dead_for_filters_and_beside_other_segments() {
+    let schema = schema(Metric::Cosine);
+    let mut scattered = rows_of(&schema, ROWS, 9);
+    scattered.rows.iter_mut().zip(10_000..).for_each(|(row, key)| row.key = Key::U64(key));
+    let inputs =
+        [bent(&schema, 0, ROWS), bent(&schema, ROWS, ROWS), scattered].map(|rows| sealed(&schema, &rows));
+    assert_eq!([0, 1, 2].map(|input| leads(&inputs[input])), [true, true, false]);
+    let segments = inputs.each_ref().map(Made::open);
+    for row in (0..ROWS).step_by(3) {
+        segments[0].deaths().set(row, 500);
+    }
+    let mut rng = SplitMix64::new(5);
+    let (mut found, mut wanted, mut scratch) = (0, 0, Scratch::default());
+    for row in (0..ROWS as usize).step_by(41) {
+        let noise = if row % 2 == 0 { 0.1 } else { 1.0 };
+        let near = &inputs[row % 3].rows.rows[row].vector;
+        let query: Vec<f32> = near.iter().map(|x| x + noise * (rng.unit_f64() as f32 - 0.5)).collect();
+        let mut gathered = Beside::default();
+        for segment in &segments {
+            segment.search_many(&[&query], &options(10, 48), 1.0 / 3.0, &mut scratch, &mut gathered).unwrap();
+        }
+        let Beside(mut hits) = gathered;
+        hits.sort_unstable_by(f32::total_cmp);
+        let lives = |input: usize| move |row: u32| input > 0 || row % 3 != 0;
+        let mut right: Vec<f32> = (0..3)
+            .flat_map(|input| truth(&inputs[input].rows, &query, 10, lives(input)))
+            .map(|hit| hit.distance)
+            .collect();
+        right.sort_unstable_by(f32::total_cmp);
+        found += hits.iter().take(10).filter(|&&distance| distance <= right[9]).count();
+        wanted += 10;
+
+        let even = Only((0..ROWS).filter(|row| row % 2 == 0).collect());
+        let some = SearchOptions { accept: &even, ..options(10, 48) };
+        let passing = segments[1].search(&query, &some, &mut scratch).unwrap();
+        assert!(passing.len() == 10 && passing.iter().all(|hit| hit.ordinal % 2 == 0));
+    }
+    assert!(found * 100 >= wanted * 97, "{found} of {wanted}");
+
+    // One with directions and one without are joined.
+    let all: Vec<(u32, u32)> =
+        [1u32, 2].iter().flat_map(|&input| (0..ROWS).map(move |row| (input - 1, row))).collect();
+    let join = Join::plan(&schema, &[&segments[1], &segments[2]], &all, LEVEL_SEED).unwrap();
+    let row = |&(input, row): &(u32, u32)| inputs[input as usize + 1].rows.rows[row as usize].clone();
+    let rows = Rows { metric: schema.metric(), rows: join.origin().iter().map(row).collect() };
+    let vfs = folder();
+    let meta = write_joined(&target(&vfs), &schema, &rows, &join, &|| false).unwrap().unwrap();
+    let joined = Made { vfs, meta, rows };
+    assert!(!leads(&joined));
+    let recall = recall(&joined, 64);
+    assert!(recall >= 0.97, "{recall}");
+}
+
 #[test]
 fn lies_about_directions_are_errors() {
     let schema = schema(Metric::L2);
@@ -147,6 +298,8 @@ fn lies_about_directions_are_errors() {
     assert_eq!(forged(24, &[0]).unwrap_err(), ErrorKind::Corruption, "a header that knows nothing of them");
     assert_eq!(forged(24, &[3]).unwrap_err(), ErrorKind::UnsupportedVersion);
     let spread = space.offset as usize + 16 + 4 * DIMENSION;
+    let there = f32::from_le_bytes(good[spread..spread + 4].try_into().unwrap());
+    assert!(there > 0.0 && there <= 0.05, "a spread of {there}");
     for number in [f32::NAN, -0.5, 1.0, f32::INFINITY] {
         assert_eq!(forged(spread, &number.to_le_bytes()).unwrap_err(), ErrorKind::Corruption);
         if number != 1.0 {
