@@ -258,10 +258,10 @@ fn largest(vector: &[f32]) -> f32 {
             let x = part[lane].abs();
             most[lane] = if x > most[lane] { x } else { most[lane] };
             // 0 for a number, NaN for what is none.
-            nothing[lane] += x - x;
+            nothing[lane] += x * 0.0;
         }
     }
-    let nothing = nothing.iter().sum::<f32>() + rest.iter().map(|x| x - x).sum::<f32>();
+    let nothing = nothing.iter().sum::<f32>() + rest.iter().map(|x| x * 0.0).sum::<f32>();
     most.iter().chain(rest).fold(0f32, |a, x| a.max(x.abs())) + nothing
 }
 

@@ -52,7 +52,7 @@ fn to_biased(numbers: &[f32], out: &mut [u8]) -> (f32, i32) {
             let x = x.abs();
             *most = if x > *most { x } else { *most };
             // 0 for a number, NaN for what is none.
-            *nothing += x - x;
+            *nothing += x * 0.0;
         }
     }
     let most = most.iter().fold(0f32, |a, &b| a.max(b)) + nothing.iter().sum::<f32>();

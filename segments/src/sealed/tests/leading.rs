@@ -83,7 +83,7 @@ fn recall(made: &Made, ef: usize) -> f64 {
         found += hits.iter().filter(|hit| hit.distance <= last).count();
         wanted += 10;
     }
-    found as f64 / wanted as f64
+    found as f64 / f64::from(wanted)
 }
 
 #[test]
@@ -157,8 +157,11 @@ fn a_rare_kind_of_rows_is_not_lost() {
     let mut rows = bent(&schema, 0, 12_000);
     // Around one row, and along nothing along which the others differ.
     let mut weights = SplitMix64::new(7);
-    let mut unit = |rng: &mut SplitMix64| rng.unit_f64() as f32 - 0.5;
-    (0..400).for_each(|_| drop(unit(&mut weights)));
+    let unit = |rng: &mut SplitMix64| rng.unit_f64() as f32 - 0.5;
+    // Those of the inner layer.
+    for _ in 0..400 {
+        unit(&mut weights);
+    }
     let outer: Vec<[f32; 40]> = (0..DIMENSION).map(|_| [(); 40].map(|()| unit(&mut weights))).collect();
     let mut mixed: Vec<Vec<f32>> =
         (0..40).map(|i| outer.iter().map(|weights| weights[i]).collect()).collect();
@@ -254,7 +257,7 @@ fn directions_change_nothing_for_the_dead_for_filters_and_beside_other_segments(
         }
         let Beside(mut hits) = gathered;
         hits.sort_unstable_by(f32::total_cmp);
-        let lives = |input: usize| move |row: u32| input > 0 || row % 3 != 0;
+        let lives = |input: usize| move |row: u32| input > 0 || !row.is_multiple_of(3);
         let mut right: Vec<f32> = (0..3)
             .flat_map(|input| truth(&inputs[input].rows, &query, 10, lives(input)))
             .map(|hit| hit.distance)
