@@ -338,12 +338,15 @@ mod tests {
     }
 
     #[test]
-    fn fewer_directions_than_there_are_places_for_leave_zeros() {
-        let lead = Lead::learn(&mixtures(400, 5, 0.0)).unwrap();
-        let bytes = lead.to_bytes();
-        assert!(bytes.len() == 4 + DIMENSION_STEP * DIMENSION);
-        let row = &mixtures(400, 5, 0.0)[7];
-        assert!(along(&lead, kernels(), row).iter().all(|x| x.is_finite()));
+    fn rows_of_fewer_directions_than_there_are_places_for_keep_their_distances() {
+        let rows = mixtures(600, 5, 0.0);
+        let lead = Lead::learn(&rows).unwrap();
+        assert_eq!(lead.directions(), DIMENSION_STEP);
+        for (a, b) in rows.iter().zip(&rows[300..]).step_by(7) {
+            let right = kernels().l2(a, b);
+            let found = kernels().l2(&along(&lead, kernels(), a), &along(&lead, kernels(), b));
+            assert!((found / right - 1.0).abs() < 0.03, "{found} for {right}");
+        }
         assert!(along(&lead, kernels(), &[0.0; DIMENSION]).iter().all(|&x| x == 0.0));
     }
 

@@ -45,15 +45,6 @@ pub(crate) struct Space {
     spread: f32,
 }
 
-/// What a query left behind where only some directions are kept; nothing elsewhere. Squared lengths in the space.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Brought {
-    /// What rounding moved it by.
-    lost: f32,
-    /// What it is along the other directions. Rows are next to nothing there, so all of them are farther away by that.
-    beyond: f32,
-}
-
 /// What bringing vectors to a space uses again.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct SpaceWork {
@@ -134,9 +125,9 @@ impl Space {
     }
 
     /// Up to which squared distance in this space a row may be nearer than one that is found at `distance`: both are known within
-    /// the spread, and the query and they were rounded.
-    pub(crate) fn within_spread(&self, distance: f32, brought: Brought) -> f32 {
-        distance * (1.0 + self.spread) / (1.0 - self.spread) + 4.0 * brought.lost
+    /// the spread, and they and the query were rounded, which moved it by `lost`, as [`Space::query`] says.
+    pub(crate) fn within_spread(&self, distance: f32, lost: f32) -> f32 {
+        distance * (1.0 + self.spread) / (1.0 - self.spread) + 4.0 * lost
     }
 
     fn is_sound(&self) -> bool {
@@ -225,23 +216,30 @@ impl Space {
         Ok(())
     }
 
-    /// Brings a query to [`Space::dimension`] numbers.
+    /// Brings a query to [`Space::dimension`] numbers; the squared length of what rounding moved it by, 0 where all directions are kept.
     pub(crate) fn query(
         &self,
         kernels: Kernels,
         query: &[f32],
         work: &mut SpaceWork,
         out: &mut [f32],
-    ) -> Brought {
+    ) -> f32 {
         let Some(lead) = &self.lead else {
             self.turn_query(kernels, query, out);
-            return Brought::default();
+            return 0.0;
         };
         work.numbers.resize(padded(self.metric, self.dimension), 0.0);
         self.turn_query(kernels, query, &mut work.numbers);
-        let lost = lead.apply(kernels, &work.numbers, &mut work.lead, out);
-        let beyond = kernels.dot(&work.numbers, &work.numbers) - kernels.dot(out, out);
-        Brought { lost, beyond: beyond.max(0.0) }
+        lead.apply(kernels, &work.numbers, &mut work.lead, out)
+    }
+
+    /// The squared length of what a query, which was just brought to the numbers `along` with this `work`, is along directions that are not
+    /// kept. Rows are next to nothing there, so all of them are farther away by that.
+    pub(crate) fn beyond(&self, kernels: Kernels, work: &SpaceWork, along: &[f32]) -> f32 {
+        match &self.lead {
+            None => 0.0,
+            Some(_) => (kernels.dot(&work.numbers, &work.numbers) - kernels.dot(along, along)).max(0.0),
+        }
     }
 
     fn turn_query(&self, kernels: Kernels, query: &[f32], out: &mut [f32]) {
@@ -283,11 +281,12 @@ impl Space {
         self.rotation.apply(kernels(), out);
     }
 
-    /// The squared distances in this space of rows at certain distances from a query, as callers see them.
+    /// The squared distances in this space of rows at certain distances from a query, as callers see them, when the
+    /// query has so much [`Space::beyond`].
     pub(crate) fn squares<'a>(
         &self,
         kernels: Kernels,
-        (query, brought): (&[f32], Brought),
+        (query, beyond): (&[f32], f32),
         distances: &'a [f32],
     ) -> impl Iterator<Item = f32> + 'a {
         let (fixed, factor) = match self.metric {
@@ -300,7 +299,7 @@ impl Space {
         };
         let scale = f64::from(self.scale) * f64::from(self.scale);
         let square = move |&distance: &f32| ((fixed + factor * f64::from(distance)) * scale) as f32;
-        distances.iter().map(move |distance| square(distance) - brought.beyond)
+        distances.iter().map(move |distance| square(distance) - beyond)
     }
 
     /// A row in the space of squared distances, before all that keeps them.
@@ -390,8 +389,9 @@ mod tests {
                 let distances: Vec<f32> = rows.iter().map(|row| exact.distance(row)).collect();
                 let mut rotated = vec![f32::NAN; space.dimension()];
                 let work = &mut SpaceWork::default();
-                let brought = space.query(kernels(), query, work, &mut rotated);
-                for (row, square) in rows.iter().zip(space.squares(kernels(), (query, brought), &distances)) {
+                space.query(kernels(), query, work, &mut rotated);
+                let beyond = space.beyond(kernels(), work, &rotated);
+                for (row, square) in rows.iter().zip(space.squares(kernels(), (query, beyond), &distances)) {
                     let mut halves = vec![f16::ZERO; space.dimension()];
                     space.row(row, work, &mut halves);
                     let pairs = rotated.iter().zip(&halves);
@@ -404,8 +404,7 @@ mod tests {
         let longest = rows.iter().map(|row| kernels().dot_precise(row, row)).fold(0.0, f64::max).sqrt();
         let all = rows.iter().map(Vec::as_slice);
         let space = Space::train(Metric::InnerProduct, 48, all, longest as f32).unwrap();
-        let squares: Vec<f32> =
-            space.squares(kernels(), (&nothing, Brought::default()), &[0.0, 5.0]).collect();
+        let squares: Vec<f32> = space.squares(kernels(), (&nothing, 0.0), &[0.0, 5.0]).collect();
         assert!(squares[0].is_finite() && squares[0] == squares[1]);
     }
 }

@@ -30,7 +30,7 @@ use self::growth::Growth;
 use super::format::{self, Header, Section};
 use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
-use crate::quantize::space::{Brought, Space, SpaceWork};
+use crate::quantize::space::{Space, SpaceWork};
 use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
@@ -191,21 +191,24 @@ impl InlineWatch for Watch<'_> {
 }
 
 impl Inline {
-    /// Prepares a query, when rows at the `known` distances were found in other segments.
+    /// Prepares a query, when rows at the `known` distances were found in other segments; what rounding moved it by
+    /// ([`Space::query`]).
     fn prepare(
         &self,
         query: &[f32],
         (known, limit): (&[f32], usize),
         work: &mut SpaceWork,
         prepared: &mut InlineQuery,
-    ) -> Brought {
+    ) -> f32 {
         let kernels = kernels();
-        let brought = self.space.query(kernels, query, work, prepared.numbers_mut(self.space.dimension()));
+        let numbers = prepared.numbers_mut(self.space.dimension());
+        let lost = self.space.query(kernels, query, work, numbers);
+        let beyond = if known.is_empty() { 0.0 } else { self.space.beyond(kernels, work, numbers) };
         prepared.finish(kernels, self.rows.shape.bits());
         if !known.is_empty() {
-            prepared.know(self.space.squares(kernels, (query, brought), known), limit);
+            prepared.know(self.space.squares(kernels, (query, beyond), known), limit);
         }
-        brought
+        lost
     }
 }
 
@@ -224,12 +227,12 @@ impl SealedSegment {
         let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
         let InlineWork { space, query: prepared, walk, near, order } = &mut scratch.inline;
-        let brought = ground.inline.prepare(query, (known, wish.limit), space, prepared);
+        let lost = ground.inline.prepare(query, (known, wish.limit), space, prepared);
         let inline = ground.inline;
         loop {
             let watch = Watch { segment: self, inline };
             inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, watch, walk)?;
-            if self.nearest_expanded((inline, prepared, brought), walk, visible, wish.limit, (near, order)) {
+            if self.nearest_expanded((inline, prepared, lost), walk, visible, wish.limit, (near, order)) {
                 return self.measure(exact, near, wish.limit).map(Some);
             }
             // Enough of them were dead: once more, to the end.
@@ -264,7 +267,7 @@ impl SealedSegment {
     /// (All of them seldom are when the beam is hardly wider than what is wanted, dead rows or not.)
     fn nearest_expanded(
         &self,
-        (inline, query, brought): (&Inline, &InlineQuery, Brought),
+        (inline, query, lost): (&Inline, &InlineQuery, f32),
         walk: &InlineScratch,
         visible: &dyn Accept,
         limit: usize,
@@ -274,7 +277,7 @@ impl SealedSegment {
         let everything = self.deaths().count() == 0;
         if everything && query.known().len() == 0 {
             // The usual case: every row counts, and nothing else does.
-            let last = inline.space.within_spread(query.upper_bound(walk.nth(limit)), brought);
+            let last = inline.space.within_spread(query.upper_bound(walk.nth(limit)), lost);
             if !last.is_finite() {
                 return false;
             }
@@ -304,7 +307,7 @@ impl SealedSegment {
             return false;
         }
         let (_, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
-        let last = inline.space.within_spread(query.upper_bound(last), brought);
+        let last = inline.space.within_spread(query.upper_bound(last), lost);
         near.retain(|&(distance, _)| distance.total_cmp(&last).is_le());
         near.iter().for_each(|&(_, row)| self.prefetch_hit(row));
         last.is_finite()

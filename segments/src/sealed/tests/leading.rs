@@ -228,7 +228,7 @@ fn near_duplicates_along_directions_are_told_apart() {
         let hits = segment.search(query, &options(5, 64), &mut Scratch::default()).unwrap();
         found += hits.iter().filter(|hit| hit.distance <= last).count();
     }
-    assert!(found >= 195, "{found} of 200");
+    assert!(found >= 197, "{found} of 200");
 }
 
 /// The dead, filters, rows that other segments have, and queries far from all rows, also where both segments keep a few directions or one
