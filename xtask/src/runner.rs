@@ -9,13 +9,16 @@
 //! the search, and all are killed when the search finds nothing new.
 
 use crate::report::{Outcome, Row};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, room};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// A part is killed when it has taken this many times its budget.
 pub(crate) const GUARD: u32 = 3;
+
+/// A failure with fewer bytes free than this may be the disk's: the largest link step and the tests' own files take less.
+const ROOM_WANTED: u64 = 2_000_000_000;
 
 /// One thing that `cargo xtask test` proves.
 pub(crate) struct Part {
@@ -54,7 +57,7 @@ pub(crate) fn run_part(part: &Part, workspace: &Workspace) -> Row {
     let watch = Watch::new(Duration::from_secs(60 * u64::from(part.budget_minutes * GUARD)));
     let outcome = match (part.run)(workspace, &watch) {
         Ok(()) => Outcome::Passed,
-        Err(End::Failed(what)) => Outcome::Failed(what),
+        Err(End::Failed(what)) => Outcome::Failed(what + &short_of_room(room(&workspace.target))),
         Err(End::Skipped(why)) => Outcome::Skipped(why),
     };
     let took = started.elapsed();
@@ -64,6 +67,12 @@ pub(crate) fn run_part(part: &Part, workspace: &Workspace) -> Row {
         Outcome::Skipped(why) => println!("==> {} SKIPPED: {why}", part.name),
     }
     Row { name: part.name, took, budget_minutes: part.budget_minutes, outcome }
+}
+
+/// What to add to a failure: programs say all sorts of things when a disk is full.
+fn short_of_room(room: Option<u64>) -> String {
+    let room = room.filter(|&bytes| bytes < ROOM_WANTED);
+    room.map(|bytes| format!(" (the disk has only {} MB left)", bytes / 1_000_000)).unwrap_or_default()
 }
 
 /// The time a part has left, and the only way it runs programs.
@@ -257,6 +266,13 @@ mod tests {
         assert_eq!(run_part(&skip, &workspace).outcome, Outcome::Skipped("no tool".to_owned()));
         let fail = part(|_, watch| watch.run(&mut shell("exit 1")));
         assert!(matches!(run_part(&fail, &workspace).outcome, Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn a_failure_on_a_full_disk_says_so() {
+        assert_eq!(short_of_room(Some(37_000_000)), " (the disk has only 37 MB left)");
+        assert_eq!(short_of_room(Some(ROOM_WANTED)), "");
+        assert_eq!(short_of_room(None), "");
     }
 
     #[test]
