@@ -143,6 +143,15 @@ pub(crate) enum CodesArg {
     /// Half a byte per number, whatever their spread
     #[value(name = "rabitq4")]
     RaBitQ4,
+    /// One byte per number, whatever their spread
+    #[value(name = "rabitq8")]
+    RaBitQ8,
+    /// One byte for four numbers, by codebooks
+    Pq4,
+    /// One byte for eight numbers, by codebooks
+    Pq8,
+    /// One byte for 16 numbers, by codebooks
+    Pq16,
 }
 
 impl CodesArg {
@@ -153,6 +162,10 @@ impl CodesArg {
             CodesArg::RaBitQ1 => Codes::RaBitQ1,
             CodesArg::RaBitQ2 => Codes::RaBitQ2,
             CodesArg::RaBitQ4 => Codes::RaBitQ4,
+            CodesArg::RaBitQ8 => Codes::RaBitQ8,
+            CodesArg::Pq4 => Codes::Pq4,
+            CodesArg::Pq8 => Codes::Pq8,
+            CodesArg::Pq16 => Codes::Pq16,
         }
     }
 }

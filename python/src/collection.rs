@@ -302,8 +302,7 @@ impl Collection {
     ///     m: Links a row makes on the upper layers of the graph; as now when not told.
     ///     ef_construction: Width of the beam while a row is linked; as now when not told.
     ///     profile: What sealed segments are made for, ``"auto"``, ``"speed"`` or ``"memory"``; as now when not told.
-    ///     codes: The codes of sealed segments, ``"sq8"``, ``"sq4"``, ``"rabitq1"``, ``"rabitq2"`` or ``"rabitq4"``; as now when
-    ///         not told.
+    ///     codes: The codes of sealed segments, by a name of ``create_collection``; as now when not told.
     ///     progress: Called with (phase, done, total); returning ``False`` cancels, and ``Cancelled`` is raised.
     ///
     /// Raises:

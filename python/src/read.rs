@@ -104,7 +104,7 @@ impl Readable {
         self.schema().chosen_profile().name()
     }
 
-    /// The codes of sealed segments: ``"sq8"``, ``"sq4"``, ``"rabitq1"``, ``"rabitq2"`` or ``"rabitq4"``.
+    /// The codes of sealed segments: ``"sq8"``, ``"pq4"`` or another name of ``create_collection``.
     #[getter]
     fn codes(&self) -> &'static str {
         self.schema().chosen_codes().name()

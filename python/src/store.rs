@@ -100,7 +100,8 @@ impl Store {
     ///     profile: What sealed segments are made for: ``"auto"``, ``"speed"``, or ``"memory"`` (searches touch one byte per
     ///         number, the links and the key of each row, and read the vectors of the few they measure exactly).
     ///     codes: What searches with filters and those of lean collections measure on: ``"sq8"`` (one byte per number),
-    ///         ``"sq4"`` (half a byte), ``"rabitq4"``, ``"rabitq2"`` or ``"rabitq1"`` (four, two bits, one bit).
+    ///         ``"sq4"`` (half a byte), ``"rabitq8"``, ``"rabitq4"``, ``"rabitq2"`` or ``"rabitq1"`` (eight, four, two bits,
+    ///         one bit), ``"pq4"``, ``"pq8"`` or ``"pq16"`` (product quantization: four, eight, 16 numbers a byte).
     ///
     /// Raises:
     ///     AlreadyExists: There is one of that name.

@@ -192,13 +192,13 @@ def test_a_lean_collection_reads_its_vectors(path: Path, rng: np.random.Generato
 def test_codes_are_chosen_by_name(path: Path, rng: np.random.Generator, refused: Any) -> None:
     matrix = rng.standard_normal((600, 64), dtype=np.float32)
     with nearstone.open(path, background="manual") as store:
-        for name in ("sq8", "sq4", "rabitq1", "rabitq2", "rabitq4"):
+        for name in ("sq8", "sq4", "rabitq1", "rabitq2", "rabitq4", "rabitq8", "pq4", "pq8", "pq16"):
             rows = store.collection_or_create(name, 64, metric="l2", profile="memory", codes=name)
             assert rows.codes == name
             rows.bulk_load(np.arange(600), matrix)
             (segment,) = store.stats()["collections"][name]["segments"]
             assert store.stats()["collections"][name]["codes"] == segment["codes"] == name
-            assert segment["sections"]["codes"] == 600 * (128 if name == "sq8" else 64)
+            assert segment["sections"]["codes"] == 600 * (128 if name in ("sq8", "rabitq8") else 64)
             hits = rows.search(matrix[:20], k=1)
             assert np.array_equal(hits.keys[:, 0], np.arange(20)) and not hits.distances.any()
         rows.rebuild(codes="sq8")

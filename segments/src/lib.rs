@@ -16,6 +16,7 @@ mod rerank;
 pub mod seal;
 pub mod sealed;
 mod segment;
+mod share;
 pub mod topk;
 
 pub use deaths::Deaths;

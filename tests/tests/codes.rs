@@ -68,8 +68,8 @@ fn codes_of(store: &Store, name: &str) -> Vec<(Codes, u64)> {
 /// Bytes of a code row.
 fn row_bytes(codes: Codes) -> u64 {
     match codes {
-        Codes::Sq8 => 128,
-        Codes::Sq4 | Codes::RaBitQ1 | Codes::RaBitQ2 | Codes::RaBitQ4 => 64,
+        Codes::Sq8 | Codes::RaBitQ8 => 128,
+        _ => 64,
     }
 }
 

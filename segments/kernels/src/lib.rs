@@ -18,6 +18,7 @@
 
 mod arch;
 mod bytes;
+mod columns;
 mod dispatch;
 mod generic;
 mod inline;
@@ -28,6 +29,7 @@ mod rotation;
 mod tests;
 mod vector;
 
+pub use columns::CENTROIDS;
 pub use dispatch::{Kernels, kernels};
 pub use inline::{
     BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineBits,

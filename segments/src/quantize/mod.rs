@@ -1,9 +1,10 @@
 //! Codes: small stand-ins for vectors, on which walks measure. What a walk finds is measured again on the original
 //! vectors, so a code decides what is looked at, never what is reported.
 
+pub(crate) mod codes;
 pub(crate) mod lead;
+mod pq;
 mod rabitq;
-pub(crate) mod scalar;
 pub(crate) mod shadow;
 pub(crate) mod space;
 mod sq4;

@@ -10,7 +10,7 @@
 //! from the row itself.
 
 use super::ROUND;
-use super::scalar::{Factors, LANES};
+use super::codes::{Factors, LANES};
 
 /// The seed of the rotation. Segments do not hold it: with another one, their codes would be others.
 pub(super) const SEED: u64 = 0x7261_6269_7471;
@@ -49,7 +49,8 @@ fn step_of(bits: u32) -> f32 {
     match bits {
         1 => 1.596,
         2 => 0.996,
-        _ => 0.335,
+        4 => 0.335,
+        _ => 0.0308,
     }
 }
 

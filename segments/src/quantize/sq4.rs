@@ -6,7 +6,7 @@
 //! decoded row a little too short, and lengthened until the error is orthogonal to the row itself.
 
 use super::ROUND;
-use super::scalar::{Factors, LANES, extreme};
+use super::codes::{Factors, LANES, extreme};
 
 /// The highest code.
 const TOP: f32 = 15.0;

@@ -4,7 +4,7 @@
 //! told: searches see from the rows that they measure how wrong estimates are.
 
 use super::ROUND;
-use super::scalar::{Factors, extreme};
+use super::codes::{Factors, extreme};
 
 /// Encodes a centred row. Panics when there are fewer codes than numbers.
 pub(super) fn encode(numbers: &[f32], codes: &mut [u8]) -> Factors {

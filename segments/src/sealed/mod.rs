@@ -17,7 +17,6 @@ mod inline;
 mod near;
 mod reader;
 mod search;
-mod share;
 mod stream;
 #[cfg(test)]
 mod tests;

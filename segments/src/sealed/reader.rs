@@ -14,7 +14,7 @@ use super::versions;
 use crate::deaths::Deaths;
 use crate::graph::{FlatGraph, FlatLevel, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
-use crate::quantize::scalar::ScalarSpace;
+use crate::quantize::codes::CodeSpace;
 use nearstone_base::vfs::{OpenMode, Residency, Vfs, read_exact_at};
 use nearstone_base::{Error, KeyRef, KeyType, Lsn, PAYLOAD_BYTES_MAX, Result, SegmentId};
 use nearstone_kernels::prefetch_read;
@@ -28,7 +28,7 @@ pub struct SealedSegment {
     pub(super) meta: SegmentMeta,
     pub(super) blocks: Blocks,
     pub(super) places: Places,
-    pub(super) codes: ScalarSpace,
+    pub(super) codes: CodeSpace,
     pub(super) inline: Option<Inline>,
     deaths: Deaths,
     sizes: Vec<(&'static str, u64)>,
@@ -118,7 +118,7 @@ impl SealedSegment {
         let mut blocks = Blocks::new(path, bytes, cold, &layout.footer);
         blocks.hold(vfs, &layout, residency)?;
         let at = required(path, &layout, format::CODE_PARAMS, None, 1)?;
-        let codes = ScalarSpace::from_bytes(&layout.header.schema, blocks.get(at.offset, at.len)?);
+        let codes = CodeSpace::from_bytes(&layout.header.schema, blocks.get(at.offset, at.len)?);
         let codes =
             codes.filter(|codes| codes.row_bytes() as u64 == places.codes.stride).ok_or_else(|| {
                 let expected = format!("parameters of {} codes", layout.header.schema.chosen_codes().name());

@@ -17,7 +17,7 @@ use super::reader::SealedSegment;
 use crate::distance::ExactDistance;
 use crate::exact::{NearestRows, by_distance, nearest_rows, prune};
 use crate::graph::{Links, NO_LINK, Scorer, beam};
-use crate::quantize::scalar::ScalarQuery;
+use crate::quantize::codes::CodeQuery;
 use crate::rerank::{Bound, rerank};
 use crate::segment::{Accept, Answers, Hit, SearchOptions, Visible};
 use crate::topk::{Candidate, Scratch};
@@ -322,7 +322,7 @@ impl SealedSegment {
 /// Distances from one query to code rows.
 pub(super) struct CodeScorer<'a> {
     segment: &'a SealedSegment,
-    query: ScalarQuery,
+    query: CodeQuery,
     /// All code rows, looked at only after their blocks were touched.
     codes: &'a [u8],
     stride: usize,

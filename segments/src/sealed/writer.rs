@@ -14,12 +14,12 @@ use super::format::{self, BLOCK, Header};
 use super::inline::batch::Batches;
 use super::inline::join::Join;
 use super::inline::write::{Given, Prepared, refined_lean};
-use super::share::share;
 use super::stream::{Stream, step};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
-use crate::quantize::scalar::ScalarSpace;
+use crate::quantize::codes::CodeSpace;
 use crate::segment::RowSource;
+use crate::share::share;
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::vfs::{OpenMode, Vfs};
 use nearstone_base::{Error, KeyRef, KeyType, Lsn, Result, Schema, SegmentId, Uuid};
@@ -365,7 +365,7 @@ fn write_payloads(out: &mut Stream<'_>, rows: &dyn RowSource) -> Result<u64> {
 
 /// As many rows as fit are encoded by all threads and written, then the next ones.
 fn write_codes(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource, threads: usize) -> Result<()> {
-    let space = train(schema, rows)?;
+    let space = train(schema, rows, threads, out.cancel)?;
     out.section(format::CODE_PARAMS, 1, |out| out.bytes(&space.to_bytes()))?;
     let stride = space.row_bytes();
     let batch = (CODES_BYTES / stride).clamp(1, rows.rows() as usize);
@@ -393,11 +393,16 @@ fn write_vectors(out: &mut Stream<'_>, schema: &Schema, rows: &dyn RowSource) ->
 }
 
 /// Code parameters from an even sample of the rows.
-fn train(schema: &Schema, rows: &dyn RowSource) -> Result<ScalarSpace> {
+fn train(
+    schema: &Schema,
+    rows: &dyn RowSource,
+    threads: usize,
+    cancel: &dyn Fn() -> bool,
+) -> Result<CodeSpace> {
     let step = rows.rows().div_ceil(SAMPLE_ROWS).max(1) as usize;
     let sample: Vec<&[f32]> =
         (0..rows.rows()).step_by(step).map(|row| vector(schema, rows, row)).collect::<Result<_>>()?;
-    Ok(ScalarSpace::train(schema, sample.iter().copied()))
+    CodeSpace::train(schema, &sample, threads, cancel)
 }
 
 pub(super) fn vector<'a>(schema: &Schema, rows: &'a dyn RowSource, row: u32) -> Result<&'a [f32]> {

@@ -24,7 +24,7 @@ use super::limits::refined_shape;
 use super::upper::by_level;
 use super::write::{encode, encode_entry};
 use crate::graph::{FlatLevel, NO_LINK};
-use crate::sealed::share::share;
+use crate::share::share;
 use nearstone_base::sync::{AtomicU64, Ordering};
 use nearstone_base::{Error, Metric, Result, Schema};
 use nearstone_kernels::{

@@ -9,7 +9,7 @@
 use super::halves::Halves;
 use crate::graph::FlatLevel;
 use crate::quantize::shadow::{ShadowSpace, ShadowWork};
-use crate::sealed::share::share;
+use crate::share::share;
 use nearstone_base::vfs::Pages;
 use nearstone_base::{Metric, Result};
 use nearstone_kernels::{CODE_ALIGN, prefetch_whole};

@@ -13,7 +13,7 @@
 use super::choose::{BACK_MAX, Back, Choice};
 use super::codes::Near;
 use crate::graph::{FlatGraph, FlatLevel, NO_LINK, attach_all};
-use crate::sealed::share::share;
+use crate::share::share;
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
 use nearstone_kernels::{InlineQuery, InlineRows, InlineScratch, InlineStart, inline_walk, kernels};

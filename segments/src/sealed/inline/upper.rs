@@ -5,7 +5,7 @@
 
 use super::halves::Halves;
 use crate::graph::{FlatLevel, Graph, LEVEL_MAX, Links, NO_LINK, VectorSource, level_for, mix};
-use crate::sealed::share::share;
+use crate::share::share;
 use crate::topk::Scratch;
 use nearstone_base::{Result, Schema};
 use nearstone_kernels::kernels;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::graph::Scorer;
-use crate::quantize::scalar::CodeWork;
+use crate::quantize::codes::CodeWork;
 use crate::sealed::search::CodeScorer;
 use crate::topk::Candidate;
 use nearstone_base::Codes;

@@ -5,7 +5,7 @@ use nearstone_base::{Error, ErrorKind, Result};
 
 /// Lets threads, the calling one among them, fill pieces of `out`; `work` is told where in `out` its piece begins.
 /// The calling thread asks `cancel` before each of its pieces, and may wait there; then the others wait as well.
-pub(in crate::sealed) fn share<T: Send, W: Default>(
+pub(crate) fn share<T: Send, W: Default>(
     out: &mut [T],
     piece: usize,
     threads: usize,
