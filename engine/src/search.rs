@@ -1,7 +1,7 @@
 //! Searching: the builders, and the merge over segments.
 //!
-//! A search loads one view and asks every segment of the collection, largest first, for its nearest visible rows;
-//! the answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first. Many queries at
+//! A search loads one view and asks every segment of the collection for its nearest visible rows: those that are walked over inline rows last
+//! and together, the others one after the other. The answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first. Many queries at
 //! once are asked of each segment together, a part of them per thread.
 
 use crate::background::{THREADS_MAX, cores, on_threads};
@@ -10,7 +10,7 @@ use crate::row::Hit;
 use crate::view::{CollectionView, Segment};
 use nearstone_base::sync::{Arc, Mutex};
 use nearstone_base::{Error, KeyRef, Lsn, Result};
-use nearstone_segments::{Accept, AcceptAll, Answers, SearchOptions};
+use nearstone_segments::{Accept, AcceptAll, Answers, SealedSegment, SearchOptions, search_together};
 use std::slice;
 
 /// Hits when the caller sets no limit.
@@ -22,6 +22,9 @@ const TOGETHER_MIN: usize = 16;
 const TOGETHER_MAX: usize = 256;
 /// Of exact searches, whole panels of queries.
 const TOGETHER_EXACT: usize = 32;
+
+/// Segments are walked together when none has so many times fewer rows than another.
+const ALIKE: u32 = 4;
 
 /// A search that is being put together: for one query, or for [`Queries`]. `run` runs it.
 #[must_use = "a search does nothing until run() is called"]
@@ -277,17 +280,14 @@ struct Gathered<'f, 'v> {
 }
 
 impl Answers for Gathered<'_, '_> {
-    fn known(&self, query: usize, out: &mut Vec<f32>) {
-        out.extend(self.found[query].iter().map(|found| found.distance));
-    }
-
     fn found(&mut self, query: usize, hits: Vec<nearstone_segments::Hit>) -> Result<()> {
-        let segment = self.segment;
-        let place =
-            |hit: nearstone_segments::Hit| Found { distance: hit.distance, segment, ordinal: hit.ordinal };
-        self.found[query].extend(hits.into_iter().map(place));
+        add(&mut self.found[query], self.segment, hits);
         Ok(())
     }
+}
+
+fn add<'v>(found: &mut Vec<Found<'v>>, segment: Segment<'v>, hits: Vec<nearstone_segments::Hit>) {
+    found.extend(hits.into_iter().map(|hit| Found { distance: hit.distance, segment, ordinal: hit.ordinal }));
 }
 
 /// The nearest rows of all segments, for each query.
@@ -299,30 +299,43 @@ fn search_segments<'v>(
     filter: Option<&KeyFilter<'_>>,
     found: &mut [Vec<Found<'v>>],
 ) -> Result<()> {
-    let mut segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
-    if segments.len() > 1 {
-        // Rows may be appended meanwhile: each is asked once.
-        segments.sort_by_cached_key(|s| std::cmp::Reverse(s.rows()));
-    }
-    let rows: u64 = segments.iter().map(|segment| u64::from(segment.rows())).sum();
+    let segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
     core.with_scratch(|scratch| {
-        for segment in &segments {
-            let part = (f64::from(segment.rows()) / rows as f64) as f32;
-            let mut gathered = Gathered { found, segment: *segment };
+        let together = match filter {
+            None if segments.len() > 1 => walked_together(&segments, options),
+            _ => Vec::new(),
+        };
+        for &segment in &segments {
+            if let Segment::Sealed(sealed) = segment
+                && together.iter().flatten().any(|&(walked, _)| std::ptr::eq(walked, sealed))
+            {
+                continue;
+            }
+            let mut gathered = Gathered { found, segment };
             match filter {
-                None => segment.search(queries, options, part, scratch, &mut gathered)?,
+                None => segment.search(queries, options, scratch, &mut gathered)?,
                 Some(filter) => {
-                    let passing = Passing { segment: *segment, filter, damage: Mutex::new(None) };
+                    let passing = Passing { segment, filter, damage: Mutex::new(None) };
                     let options = SearchOptions { accept: &passing, ..*options };
-                    segment.search(queries, &options, part, scratch, &mut gathered)?;
+                    segment.search(queries, &options, scratch, &mut gathered)?;
                     if let Some(error) = passing.damage.into_inner() {
                         return Err(error);
                     }
                 }
             }
-            for found in found.iter_mut().filter(|found| found.len() / 2 > options.limit) {
-                drop_farther(found, options.limit);
+            cut(found, options.limit);
+        }
+        let (mut known, mut lists) = (Vec::new(), Vec::new());
+        for group in &together {
+            for (query, found) in queries.iter().zip(&mut *found) {
+                known.clear();
+                known.extend(found.iter().map(|found| found.distance));
+                search_together(group, query, options, &known, scratch, &mut lists)?;
+                for (&(segment, _), hits) in group.iter().zip(lists.drain(..)) {
+                    add(found, Segment::Sealed(segment), hits);
+                }
             }
+            cut(found, options.limit);
         }
         Ok::<(), Error>(())
     })?;
@@ -333,6 +346,40 @@ fn search_segments<'v>(
         }
     }
     Ok(())
+}
+
+/// Groups of sealed segments that are walked together, with the share of all rows that each holds. In a group they are of much the same
+/// size, and the largest come first: what is known by then spares small ones most of their walk.
+fn walked_together<'v>(
+    segments: &[Segment<'v>],
+    options: &SearchOptions<'_>,
+) -> Vec<Vec<(&'v SealedSegment, f32)>> {
+    let rows: u64 = segments.iter().map(|segment| u64::from(segment.rows())).sum();
+    let mut walked: Vec<(&SealedSegment, f32)> = Vec::new();
+    for segment in segments {
+        if let Segment::Sealed(sealed) = *segment
+            && sealed.is_walked_inline(options)
+        {
+            walked.push((sealed, (f64::from(sealed.rows()) / rows as f64) as f32));
+        }
+    }
+    walked.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.rows()));
+    let alike = |a: &(&SealedSegment, f32), b: &(&SealedSegment, f32)| a.0.rows() / ALIKE < b.0.rows();
+    let mut groups: Vec<Vec<(&SealedSegment, f32)>> = Vec::new();
+    for one in walked {
+        match groups.last_mut() {
+            Some(group) if alike(&group[0], &one) => group.push(one),
+            _ => groups.push(vec![one]),
+        }
+    }
+    groups
+}
+
+/// Drops what is farther than the `limit`-th, where that is much.
+fn cut(found: &mut [Vec<Found<'_>>], limit: usize) {
+    for found in found.iter_mut().filter(|found| found.len() / 2 > limit) {
+        drop_farther(found, limit);
+    }
 }
 
 /// Drops what is farther than the `limit`-th; more than that are there.

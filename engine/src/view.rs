@@ -177,17 +177,16 @@ impl<'a> Segment<'a> {
         u64::from(born) - self.deaths().dead_at(at).len()
     }
 
-    /// The nearest rows for each query, of a segment that holds a `part` of all rows.
+    /// The nearest rows for each query.
     pub(crate) fn search(
         self,
         queries: &[&[f32]],
         options: &SearchOptions<'_>,
-        part: f32,
         scratch: &mut Scratch,
         answers: &mut dyn Answers,
     ) -> Result<()> {
         match self {
-            Segment::Sealed(s) => s.search_many(queries, options, part, scratch, answers),
+            Segment::Sealed(s) => s.search_many(queries, options, scratch, answers),
             Segment::Mutable(s) => s.search_many(queries, options, scratch, answers),
         }
     }

@@ -22,5 +22,5 @@ pub mod topk;
 pub use deaths::Deaths;
 pub use meta::SegmentMeta;
 pub use mutable::MutableSegment;
-pub use sealed::SealedSegment;
+pub use sealed::{SealedSegment, search_together};
 pub use segment::{Accept, AcceptAll, Answers, Hit, RowSource, SearchOptions, Visible};

@@ -112,7 +112,7 @@ pub fn sampled_recall(segment: &SealedSegment, samples: u32, limit: usize, ef: u
     let mut scratch = Scratch::default();
     let options = SearchOptions { limit, ef, exact: true, at: Lsn::MAX, accept: &AcceptAll };
     let mut truths = Truths(vec![Vec::new(); queries.len()]);
-    segment.search_many(&queries, &options, 1.0, &mut scratch, &mut truths)?;
+    segment.search_many(&queries, &options, &mut scratch, &mut truths)?;
     let (mut found, mut wanted) = (0usize, 0usize);
     for (query, truth) in queries.iter().zip(&truths.0) {
         let Some(last) = truth.last() else { continue };
@@ -128,8 +128,6 @@ pub fn sampled_recall(segment: &SealedSegment, samples: u32, limit: usize, ef: u
 struct Truths(Vec<Vec<Hit>>);
 
 impl Answers for Truths {
-    fn known(&self, _number: usize, _distances: &mut Vec<f32>) {}
-
     fn found(&mut self, number: usize, hits: Vec<Hit>) -> Result<()> {
         self.0[number] = hits;
         Ok(())

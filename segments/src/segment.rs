@@ -30,9 +30,6 @@ pub struct Hit {
 
 /// Where a search of several segments, one after another, leaves what it finds.
 pub trait Answers {
-    /// Appends distances of rows that segments asked before had for a query, the nearest of them at least.
-    fn known(&self, query: usize, out: &mut Vec<f32>);
-
     /// What the segment has for a query, nearest first.
     ///
     /// # Errors
@@ -116,8 +113,6 @@ pub(crate) mod asked {
     pub(crate) struct Lists(pub(crate) Vec<Vec<Hit>>);
 
     impl Answers for Lists {
-        fn known(&self, _: usize, _: &mut Vec<f32>) {}
-
         fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
             self.0[query] = hits;
             Ok(())

@@ -33,7 +33,8 @@ pub use columns::CENTROIDS;
 pub use dispatch::{Kernels, kernels};
 pub use inline::{
     BLOCK_LINKS, DIMENSION_MAX, DIMENSION_STEP, EncodeWork, Enough, Expanded, InlineBeam, InlineBits,
-    InlineQuery, InlineRows, InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk,
+    InlineCommon, InlineLane, InlineQuery, InlineRows, InlineScale, InlineScratch, InlineShape, InlineStart,
+    InlineWatch, NO_NEIGHBOUR, inline_walk, inline_walk_together,
 };
 pub use many::{Bar, QueryPanels, roundings};
 pub use prefetch::{prefetch_at, prefetch_read, prefetch_whole};

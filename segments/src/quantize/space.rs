@@ -16,7 +16,7 @@
 use super::lead::{Lead, LeadWork, sample};
 use half::f16;
 use nearstone_base::{Metric, Result};
-use nearstone_kernels::{DIMENSION_MAX, DIMENSION_STEP, Kernels, Rotation, kernels};
+use nearstone_kernels::{DIMENSION_MAX, DIMENSION_STEP, InlineScale, Kernels, Rotation, kernels};
 
 /// The seed of all rotations; it is in the file, so that another one may be used later.
 const SEED: u64 = 0x6e65_6172_7374_6f6e;
@@ -281,14 +281,9 @@ impl Space {
         self.rotation.apply(kernels(), out);
     }
 
-    /// The squared distances in this space of rows at certain distances from a query, as callers see them, when the
-    /// query has so much [`Space::beyond`].
-    pub(crate) fn squares<'a>(
-        &self,
-        kernels: Kernels,
-        (query, beyond): (&[f32], f32),
-        distances: &'a [f32],
-    ) -> impl Iterator<Item = f32> + 'a {
+    /// How squared distances in this space follow from the distances to a query, as callers see them, when the query has so much
+    /// [`Space::beyond`]; `None` where they don't, as for a query without a direction by inner product.
+    pub(crate) fn scale(&self, kernels: Kernels, query: &[f32], beyond: f32) -> Option<InlineScale> {
         let (fixed, factor) = match self.metric {
             Metric::L2 => (0.0, 1.0),
             Metric::Cosine => (0.0, 2.0),
@@ -298,8 +293,8 @@ impl Space {
             }
         };
         let scale = f64::from(self.scale) * f64::from(self.scale);
-        let square = move |&distance: &f32| ((fixed + factor * f64::from(distance)) * scale) as f32;
-        distances.iter().map(move |distance| square(distance) - beyond)
+        let scale = InlineScale { fixed: (fixed * scale) as f32 - beyond, factor: (factor * scale) as f32 };
+        (scale.factor.is_normal() && scale.fixed.is_finite()).then_some(scale)
     }
 
     /// A row in the space of squared distances, before all that keeps them.
@@ -391,7 +386,10 @@ mod tests {
                 let work = &mut SpaceWork::default();
                 space.query(kernels(), query, work, &mut rotated);
                 let beyond = space.beyond(kernels(), work, &rotated);
-                for (row, square) in rows.iter().zip(space.squares(kernels(), (query, beyond), &distances)) {
+                let scale = space.scale(kernels(), query, beyond).unwrap();
+                for (row, &distance) in rows.iter().zip(&distances) {
+                    let square = scale.own(distance);
+                    assert!((scale.common(square) - distance).abs() <= distance.abs() * 1e-3 + 1e-3);
                     let mut halves = vec![f16::ZERO; space.dimension()];
                     space.row(row, work, &mut halves);
                     let pairs = rotated.iter().zip(&halves);
@@ -404,7 +402,6 @@ mod tests {
         let longest = rows.iter().map(|row| kernels().dot_precise(row, row)).fold(0.0, f64::max).sqrt();
         let all = rows.iter().map(Vec::as_slice);
         let space = Space::train(Metric::InnerProduct, 48, all, longest as f32).unwrap();
-        let squares: Vec<f32> = space.squares(kernels(), (&nothing, 0.0), &[0.0, 5.0]).collect();
-        assert!(squares[0].is_finite() && squares[0] == squares[1]);
+        assert_eq!(space.scale(kernels(), &nothing, 0.0), None);
     }
 }

@@ -30,6 +30,7 @@ pub(crate) use inline::InlineWork;
 pub use inline::batch::Batches;
 pub use inline::join::Join;
 pub(crate) use inline::limits::is_refined;
+pub use inline::together::search_together;
 pub use near::{inverse_norm, near, prefetch};
 pub use reader::SealedSegment;
 pub use writer::{SealTarget, write_batched, write_joined, write_segment};
@@ -63,6 +64,9 @@ pub fn open_bytes(bytes: &[u8]) -> Result<()> {
             for exact in [false, true] {
                 let options = SearchOptions { limit: 3, ef: 8, exact, at: Lsn::MAX, accept: &AcceptAll };
                 let _ = segment.search(vector, &options, &mut scratch);
+                // As if it were two.
+                let twice = [(&segment, 0.5); 2];
+                let _ = search_together(&twice, vector, &options, &[0.5; 3], &mut scratch, &mut Vec::new());
             }
         }
     }

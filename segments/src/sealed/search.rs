@@ -44,45 +44,6 @@ impl SealedSegment {
         options: &SearchOptions<'_>,
         scratch: &mut Scratch,
     ) -> Result<Vec<Hit>> {
-        self.search_beside(query, options, (1.0, &[]), scratch)
-    }
-
-    /// As [`SealedSegment::search`] for each of the queries, where the segment holds a `part` of all rows: what cannot be
-    /// among the nearest of all that `answers` has may be missing.
-    pub fn search_many(
-        &self,
-        queries: &[&[f32]],
-        options: &SearchOptions<'_>,
-        part: f32,
-        scratch: &mut Scratch,
-        answers: &mut dyn Answers,
-    ) -> Result<()> {
-        let dimension = self.meta().schema.dimension();
-        let fit = queries.iter().all(|query| query.len() == dimension);
-        if queries.len() > 1 && fit && options.limit > 0 && self.is_scanned(options) {
-            let lists = self.scan(queries, options)?;
-            return lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits));
-        }
-        let walked = self.inline_wish(options, part).is_some();
-        let mut known = Vec::new();
-        for (number, query) in queries.iter().enumerate() {
-            known.clear();
-            if walked {
-                answers.known(number, &mut known);
-            }
-            let hits = self.search_beside(query, options, (part, &known), scratch)?;
-            answers.found(number, hits)?;
-        }
-        Ok(())
-    }
-
-    fn search_beside(
-        &self,
-        query: &[f32],
-        options: &SearchOptions<'_>,
-        (part, known): (f32, &[f32]),
-        scratch: &mut Scratch,
-    ) -> Result<Vec<Hit>> {
         let dimension = self.meta().schema.dimension();
         if query.len() != dimension {
             return Err(Error::invalid(format!(
@@ -99,8 +60,8 @@ impl SealedSegment {
         let visible = self.visible(options);
         let exact = ExactDistance::new(self.meta().schema.metric(), query);
         let width = options.limit.max(options.ef);
-        if let Some(walk) = self.inline_wish(options, part)
-            && let Some(hits) = self.inline_search(query, known, &exact, &visible, walk, scratch)?
+        if let Some(walk) = self.inline_wish(options, 1.0)
+            && let Some(hits) = self.inline_search(query, &exact, &visible, walk, scratch)?
         {
             return Ok(hits);
         }
@@ -116,6 +77,26 @@ impl SealedSegment {
         });
         scratch.found = found;
         hits
+    }
+
+    /// As [`SealedSegment::search`] for each of the queries.
+    pub fn search_many(
+        &self,
+        queries: &[&[f32]],
+        options: &SearchOptions<'_>,
+        scratch: &mut Scratch,
+        answers: &mut dyn Answers,
+    ) -> Result<()> {
+        let dimension = self.meta().schema.dimension();
+        let fit = queries.iter().all(|query| query.len() == dimension);
+        if queries.len() > 1 && fit && options.limit > 0 && self.is_scanned(options) {
+            let lists = self.scan(queries, options)?;
+            return lists.into_iter().enumerate().try_for_each(|(number, hits)| answers.found(number, hits));
+        }
+        for (number, query) in queries.iter().enumerate() {
+            answers.found(number, self.search(query, options, scratch)?)?;
+        }
+        Ok(())
     }
 
     /// Finds rows by a walk over codes, more of them than the beam is wide if the codes are coarse: rows that the walk came by and
@@ -191,13 +172,16 @@ impl SealedSegment {
         self.best(hits, limit)
     }
 
-    fn visible<'a>(&'a self, options: &SearchOptions<'a>) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<>> {
+    pub(super) fn visible<'a>(
+        &'a self,
+        options: &SearchOptions<'a>,
+    ) -> Visible<'a, impl Fn(u32) -> Lsn + Sync + use<>> {
         Visible { births: |_| 0, deaths: self.deaths(), at: options.at, accept: options.accept }
     }
 
     /// Whether all rows are looked at from the start: a beam as wide as the living rows sees them all, at a higher price
     /// than a scan; and where nearly all rows are dead, a walk goes through thousands of them for a few that live.
-    fn is_scanned(&self, options: &SearchOptions<'_>) -> bool {
+    pub(super) fn is_scanned(&self, options: &SearchOptions<'_>) -> bool {
         let rows = u64::from(self.rows());
         let alive = rows.saturating_sub(self.deaths().count().into());
         let width = options.limit.max(options.ef) as u64;
@@ -215,7 +199,7 @@ impl SealedSegment {
     }
 
     /// How inline rows are walked, where every row may be a hit and most are alive.
-    fn inline_wish(&self, options: &SearchOptions<'_>, part: f32) -> Option<InlineWish> {
+    pub(super) fn inline_wish(&self, options: &SearchOptions<'_>, part: f32) -> Option<InlineWish> {
         let rows = u64::from(self.rows());
         let alive = rows.saturating_sub(self.deaths().count().into());
         let width = options.limit.max(options.ef) as u64;

@@ -19,6 +19,7 @@ mod leading;
 mod lean;
 mod residency;
 mod scan;
+mod together;
 
 const DIR: &str = "segments";
 
@@ -150,6 +151,14 @@ fn target(vfs: &MemoryVfs) -> SealTarget<'_> {
         created_secs: 1_700_000_000,
         threads: 2,
     }
+}
+
+/// Rows, sealed with a graph of their own.
+fn written(schema: &Schema, rows: &Rows) -> Made {
+    let (rows, graph) = graph_of(schema, rows);
+    let vfs = folder();
+    let meta = write_segment(&target(&vfs), schema, &rows, &graph, &|| false).unwrap();
+    Made { vfs, meta, rows }
 }
 
 fn make(schema: &Schema, count: u32) -> Made {

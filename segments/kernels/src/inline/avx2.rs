@@ -4,6 +4,7 @@
 use super::backend::Backend;
 use super::pool::REGISTER;
 use super::portable::Portable;
+use super::together::{InlineCommon, InlineLane, walk_together};
 use super::walk::{InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
@@ -21,6 +22,17 @@ pub(super) unsafe fn walk_avx2<W: InlineWatch>(
 ) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
     unsafe { walk::<Avx2, W>(rows, query, beam, start, watch, scratch) }
+}
+
+/// # Safety
+/// The processor has what the AVX2 kernels need; query, rows and start of each lane have one dimension.
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn walk_together_avx2<W: InlineWatch>(
+    lanes: &mut [InlineLane<'_, W>],
+    common: &mut InlineCommon,
+) -> Result<(), W::Error> {
+    // SAFETY: the caller's promise.
+    unsafe { walk_together::<Avx2, W>(lanes, common) }
 }
 
 pub(super) struct Avx2;

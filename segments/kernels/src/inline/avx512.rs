@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use super::pool::{NONE, REGISTER};
+use super::together::{InlineCommon, InlineLane, walk_together};
 use super::walk::{InlineBeam, InlineScratch, InlineStart, InlineWatch, walk};
 use super::{BLOCK_LINKS, InlineQuery, InlineRows, LINE, prefetch};
 use std::arch::x86_64::*;
@@ -21,6 +22,19 @@ pub(super) unsafe fn walk_avx512<W: InlineWatch>(
 ) -> Result<(), W::Error> {
     // SAFETY: the caller's promise.
     unsafe { walk::<Avx512, W>(rows, query, beam, start, watch, scratch) }
+}
+
+/// # Safety
+/// The processor has what the AVX-512 kernels need; query, rows and start of each lane have one dimension.
+#[target_feature(
+    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+)]
+pub(super) unsafe fn walk_together_avx512<W: InlineWatch>(
+    lanes: &mut [InlineLane<'_, W>],
+    common: &mut InlineCommon,
+) -> Result<(), W::Error> {
+    // SAFETY: the caller's promise.
+    unsafe { walk_together::<Avx512, W>(lanes, common) }
 }
 
 pub(super) struct Avx512;

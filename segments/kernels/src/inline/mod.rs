@@ -24,7 +24,7 @@
 //!   half, that of neighbour `16 + j` in its high half. A query holds its numbers as signed bytes, and one instruction multiplies and adds
 //!   four of them for each of 16 neighbours.
 //!
-//! [`walk`] says how they are walked.
+//! [`walk`] says how they are walked, [`together`] how those of several segments are.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -38,6 +38,7 @@ mod query;
 mod ranked;
 #[cfg(test)]
 mod tests;
+mod together;
 mod walk;
 
 use crate::Kernels;
@@ -45,6 +46,7 @@ use crate::prefetch::fetch as prefetch;
 
 pub use encode::EncodeWork;
 pub use query::InlineQuery;
+pub use together::{InlineCommon, InlineLane, InlineScale, inline_walk_together};
 pub use walk::{Enough, Expanded, InlineBeam, InlineScratch, InlineStart, InlineWatch};
 
 /// Neighbours of one block.
@@ -193,11 +195,7 @@ pub fn inline_walk<W: InlineWatch>(
 ) -> Result<(), W::Error> {
     let watch = &mut watch;
     let beam = beam.into();
-    assert_eq!((query.dimension, query.bits), (rows.shape.dimension, rows.shape.bits));
-    if let InlineStart::NeighboursOf(rows) = start {
-        assert!(rows.count == 1);
-        assert_eq!((query.dimension, query.bits), (rows.shape.dimension, rows.shape.bits));
-    }
+    check(rows, query, start);
     match kernels.name() {
         // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
         #[cfg(target_arch = "x86_64")]
@@ -207,5 +205,14 @@ pub fn inline_walk<W: InlineWatch>(
         "avx2" => unsafe { avx2::walk_avx2(rows, query, beam, start, watch, scratch) },
         // SAFETY: every processor has this one.
         _ => unsafe { walk::walk::<portable::Portable, W>(rows, query, beam, start, watch, scratch) },
+    }
+}
+
+/// Query, rows and start are of one dimension.
+fn check(rows: &InlineRows<'_>, query: &InlineQuery, start: InlineStart<'_>) {
+    assert_eq!((query.dimension, query.bits), (rows.shape.dimension, rows.shape.bits));
+    if let InlineStart::NeighboursOf(rows) = start {
+        assert!(rows.count == 1);
+        assert_eq!((query.dimension, query.bits), (rows.shape.dimension, rows.shape.bits));
     }
 }

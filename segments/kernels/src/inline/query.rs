@@ -1,6 +1,5 @@
 //! A query as the rows want it: its numbers, and for each four of them the table of their partial sums.
 
-use super::pool::{distance_of, key_of};
 use super::{DIMENSION_MAX, DIMENSION_STEP, InlineBits, LINE};
 use crate::Kernels;
 
@@ -24,8 +23,6 @@ pub struct InlineQuery {
     /// What a sum of table entries is short of: the lowest sums, less half the sum of the query.
     pub(super) offset: f32,
     length: f32,
-    /// Keys of rows that were found elsewhere, ascending.
-    pub(super) known: Vec<u64>,
 }
 
 /// The largest share by which rounding to half precision changes a number.
@@ -51,9 +48,8 @@ impl InlineQuery {
         unsafe { std::slice::from_raw_parts_mut(self.numbers.as_mut_ptr().cast(), dimension) }
     }
 
-    /// Makes the tables of the numbers that are there. Nothing is known from elsewhere yet.
+    /// Makes the tables of the numbers that are there.
     pub fn finish(&mut self, kernels: Kernels, bits: InlineBits) {
-        self.known.clear();
         self.bits = bits;
         match (kernels.name(), bits) {
             // SAFETY: a value of `Kernels` is the proof that the processor has the backend.
@@ -72,19 +68,6 @@ impl InlineQuery {
             (_, InlineBits::Four) => self.make_steps(),
         }
         self.dimension = self.numbers.len() * 16;
-    }
-
-    /// Rows that were found elsewhere, by their squared distances in the rotated space; the nearest `most` of them count for
-    /// [`Enough`](super::Enough) until the next query is prepared.
-    pub fn know(&mut self, distances: impl Iterator<Item = f32>, most: usize) {
-        self.known.extend(distances.map(|distance| key_of(distance.max(0.0), 0)));
-        self.known.sort_unstable();
-        self.known.truncate(most);
-    }
-
-    /// The squared distances of the rows that were found elsewhere.
-    pub fn known(&self) -> impl ExactSizeIterator<Item = f32> + '_ {
-        self.known.iter().map(|&key| distance_of(key))
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -389,29 +389,21 @@ fn a_refused_row_ends_the_walk_and_the_next_one_is_not_harmed() {
 }
 
 #[test]
-fn a_walk_ends_where_enough_is_near_and_what_is_known_counts() {
+fn a_walk_ends_where_enough_is_near() {
     let made = made(InlineBits::One, 64, 2_000, 32);
     let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
     let mut scratch = InlineScratch::default();
-    let mut query = query_of(crate::kernels(), &[0.1; 64], InlineBits::One);
-    let mut expanded = |query: &InlineQuery, enough: Enough| {
+    let query = query_of(crate::kernels(), &[0.1; 64], InlineBits::One);
+    let mut expanded = |enough: Enough| {
         let beam = InlineBeam { enough, ..InlineBeam::from(200) };
-        inline_walk(crate::kernels(), &rows, query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
+        inline_walk(crate::kernels(), &rows, &query, beam, InlineStart::Row(0), there, &mut scratch).unwrap();
         scratch.expanded().len()
     };
-    let all = expanded(&query, Enough::NEVER);
-    let early = Enough { rows: 10, share: 0.95, least: 0 };
-    let fewer = expanded(&query, early);
+    let all = expanded(Enough::NEVER);
+    let early = Enough { rows: 10, share: 0.95 };
+    let fewer = expanded(early);
     assert!((10..all / 2).contains(&fewer), "{fewer} of {all}");
-    assert!(expanded(&query, Enough { least: 100, ..early }) >= 100);
-    assert_eq!(expanded(&query, Enough { rows: 2_000, ..early }), all, "there are never so many");
-    // Ten rows elsewhere that nothing here comes near.
-    query.know([1e-3; 20].into_iter(), 10);
-    assert!(expanded(&query, early) < fewer / 2);
-    assert!((30..all).contains(&expanded(&query, Enough { least: 30, ..early })));
-    assert_eq!(expanded(&query, Enough::NEVER), all);
-    query.prepare(crate::kernels(), &[0.1; 64], InlineBits::One);
-    assert_eq!(expanded(&query, early), fewer, "what was known is forgotten with the query");
+    assert_eq!(expanded(Enough { rows: 2_000, ..early }), all, "there are never so many");
 }
 
 #[test]
@@ -439,6 +431,147 @@ fn a_walk_that_finds_nothing_nearer_for_long_is_over() {
         assert!(stale > 0, "it ended with a row that was near");
     }
     assert_eq!(expanded(1_000), all);
+}
+
+/// Several sets of rows and one query in the space of each; the walks over them, all with the same beam.
+struct Lanes {
+    made: Vec<Made>,
+    queries: Vec<InlineQuery>,
+    scratch: Vec<InlineScratch>,
+}
+
+type Walked<E> = (Result<(), E>, Vec<Vec<Expanded>>);
+
+impl Lanes {
+    /// Of each, how many rows.
+    fn new(bits: &[InlineBits], sizes: &[u32]) -> Lanes {
+        let bits = sizes.iter().zip(bits.iter().cycle());
+        let made: Vec<Made> = bits.map(|(&size, &bits)| made(bits, 64, size, 32)).collect();
+        let queries =
+            made.iter().map(|made| query_of(crate::kernels(), &[0.1; 64], made.shape.bits())).collect();
+        Lanes { scratch: vec![InlineScratch::default(); made.len()], made, queries }
+    }
+
+    fn walk<E>(
+        &mut self,
+        kernels: Kernels,
+        (beam, least): (InlineBeam, usize),
+        (enough, known): (usize, &[f32]),
+        touch: impl Fn(usize, u32) -> Result<(), E>,
+    ) -> Walked<E> {
+        let touch = &touch;
+        let mut lanes: Vec<_> = (0..)
+            .zip(self.made.iter().zip(&self.queries).zip(&mut self.scratch))
+            .map(|(number, ((made, query), scratch))| InlineLane {
+                rows: InlineRows::new(made.shape, &made.bytes).unwrap(),
+                query,
+                beam,
+                start: InlineStart::Row(0),
+                least,
+                scale: InlineScale { fixed: 0.0, factor: 1.0 },
+                watch: move |row| touch(number, row),
+                scratch,
+            })
+            .collect();
+        let mut common = InlineCommon::default();
+        common.reset(enough, known);
+        let walked = inline_walk_together(kernels, &mut lanes, &mut common);
+        drop(lanes);
+        (walked, self.scratch.iter().map(|scratch| scratch.expanded().collect()).collect())
+    }
+}
+
+/// The nearest rows, by distance.
+fn nearest(rows: &[Expanded], count: usize) -> Vec<u32> {
+    let mut rows = rows.to_vec();
+    rows.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+    rows.iter().take(count).map(|row| row.id).collect()
+}
+
+/// With look-ahead a walk alone expands rows that one beside others does not.
+#[test]
+fn walks_made_together_find_what_each_finds_alone() {
+    for kernels in Kernels::supported() {
+        for count in [1, 2, 3, 5, 11] {
+            let sizes: Vec<u32> = (0..count).map(|lane| 600 + 100 * lane).collect();
+            let mut lanes = Lanes::new(&InlineBits::ALL, &sizes);
+            let mut alone = Vec::new();
+            for (made, query) in lanes.made.iter().zip(&lanes.queries) {
+                let rows = InlineRows::new(made.shape, &made.bytes).unwrap();
+                let mut scratch = InlineScratch::default();
+                inline_walk(kernels, &rows, query, 60, InlineStart::Row(0), there, &mut scratch).unwrap();
+                alone.push(scratch.expanded().collect::<Vec<_>>());
+            }
+            // Twice, since marks may have stayed.
+            for _ in 0..2 {
+                let beam = InlineBeam::from(60);
+                let (walked, together) = lanes.walk(kernels, (beam, 0), (10, &[]), |_, row| there(row));
+                assert_eq!((walked, together.len()), (Ok(()), count as usize));
+                for (together, alone) in together.iter().zip(&alone) {
+                    let mut ids: Vec<u32> = together.iter().map(|row| row.id).collect();
+                    ids.sort_unstable();
+                    ids.dedup();
+                    assert_eq!(ids.len(), together.len(), "no row is expanded twice");
+                    let near = nearest(alone, 30);
+                    let found = near.iter().filter(|id| ids.contains(id)).count();
+                    assert!(found >= 28, "{found} of 30 among {count}, {}", kernels.name());
+                    assert!(
+                        together.len() * 10 <= alone.len() * 11,
+                        "{} and {}",
+                        together.len(),
+                        alone.len()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_one_walk_finds_ends_the_others_and_so_does_what_was_known_before() {
+    let mut lanes = Lanes::new(&[InlineBits::One], &[2_000, 2_001, 2_002, 2_003]);
+    let early = InlineBeam { enough: Enough { rows: 10, share: 1.0 }, ..InlineBeam::from(200) };
+    let mut expanded = |beam: InlineBeam, least: usize, known: &[f32]| {
+        let (walked, rows) = lanes.walk(crate::kernels(), (beam, least), (10, known), |_, row| there(row));
+        walked.unwrap();
+        rows.iter().map(Vec::len).collect::<Vec<usize>>()
+    };
+    let all = expanded(InlineBeam::from(200), 0, &[]);
+    let fewer = expanded(early, 4, &[]);
+    assert!(fewer.iter().zip(&all).all(|(fewer, all)| (4..all / 2).contains(fewer)), "{fewer:?} of {all:?}");
+    // Ten rows elsewhere that nothing here comes near: each goes on until a few of its own are nearer than what is left.
+    let known = [1e-3; 10];
+    for least in [1, 2] {
+        let fewest = expanded(early, least, &known);
+        assert!(
+            fewest.iter().zip(&fewer).all(|(fewest, fewer)| (least..*fewer).contains(fewest)),
+            "{fewest:?}"
+        );
+    }
+    assert_eq!(expanded(early, 0, &known), [1; 4], "the start alone");
+    assert!(expanded(early, 30, &known).iter().all(|&rows| rows >= 30));
+    assert_eq!(expanded(early, 4, &known[..9]), fewer, "nine are not enough");
+    assert_eq!(expanded(InlineBeam::from(200), 4, &known), all, "who wants everything gets it");
+}
+
+#[test]
+fn a_refused_row_ends_all_walks_and_the_next_ones_are_not_harmed() {
+    let mut lanes = Lanes::new(&InlineBits::ALL, &[2_000, 1_500, 1_000]);
+    let beam = InlineBeam::from(100);
+    let walk = |lanes: &mut Lanes, (refused, after): (usize, usize)| {
+        let touched = std::cell::Cell::new(0);
+        lanes.walk(crate::kernels(), (beam, 0), (10, &[]), |lane, row| {
+            touched.set(touched.get() + usize::from(lane == refused));
+            if lane == refused && touched.get() == after { Err((lane, row)) } else { Ok(()) }
+        })
+    };
+    let (walked, all) = walk(&mut lanes, (9, 0));
+    assert!(walked.is_ok() && all.iter().all(|rows| rows.len() > 80));
+    for refused in [(0, 1), (1, 1), (2, 2), (1, 7), (0, 50), (2, 80)] {
+        let (walked, _) = walk(&mut lanes, refused);
+        assert_eq!(walked.unwrap_err().0, refused.0);
+        assert_eq!(walk(&mut lanes, (9, 0)), (Ok(()), all.clone()), "after {refused:?}");
+    }
 }
 
 /// Every row seems to be at the query itself, so nothing that was expanded is ever nearer than what is left.

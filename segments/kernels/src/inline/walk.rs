@@ -28,7 +28,7 @@ use super::ranked::Ranked;
 use super::{BLOCK_LINKS, InlineBits, InlineQuery, InlineRows, InlineShape, LINE, prefetch};
 
 /// Rows that are taken before they are expanded.
-const LOOK_AHEAD: usize = 2;
+pub(super) const LOOK_AHEAD: usize = 2;
 /// Rows that a walk begins with when it may choose.
 const STARTS: usize = 8;
 /// Places of the pool beyond twice what a cut keeps.
@@ -56,22 +56,18 @@ pub struct InlineBeam {
     pub read: usize,
 }
 
-/// A walk may end once so many `rows` were expanded, or found elsewhere, within that `share` of the distance of the nearest
-/// row that is left.
+/// A walk may end once so many `rows` were expanded within that `share` of the distance of the nearest row that is left.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Enough {
     /// At least 1.
     pub rows: usize,
     /// Of squared distances; 0 for a walk that goes on to its end.
     pub share: f32,
-    /// But where rows were found elsewhere, not before so many expanded ones are nearer than everything that is left: it may
-    /// still be on its way.
-    pub least: usize,
 }
 
 impl Enough {
     /// Goes on to its end.
-    pub const NEVER: Enough = Enough { rows: usize::MAX, share: 0.0, least: 0 };
+    pub const NEVER: Enough = Enough { rows: usize::MAX, share: 0.0 };
 }
 
 impl From<usize> for InlineBeam {
@@ -151,6 +147,11 @@ impl InlineScratch {
         self.expanded.iter().map(|&key| Expanded { distance: distance_of(key), id: key as u32 })
     }
 
+    /// The keys of what was expanded.
+    pub(super) fn keys(&self) -> &[u64] {
+        &self.expanded
+    }
+
     /// The squared distance of the `n`-th nearest row that the last walk expanded, from 1 to the width of its beam; infinite
     /// when there are fewer. Panics for 0.
     pub fn nth(&self, n: usize) -> f32 {
@@ -182,7 +183,7 @@ impl InlineScratch {
     }
 
     /// After a walk that was given up: rows that were taken are marked, and nothing else remembers which.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.taken.fill(0);
         self.expanded.clear();
     }
@@ -254,10 +255,21 @@ impl InlineScratch {
     }
 }
 
+/// What a walk knows of others that are made with it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Others {
+    /// Within this squared distance there are as many rows, of all walks, as are enough.
+    pub(super) bar: f32,
+    /// It is not over before so many of its own rows are nearer than everything that is left: it may still be on its way.
+    pub(super) least: usize,
+}
+
 /// One walk on its way: what it looks for, how far, and its pool.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     query: &'a InlineQuery,
-    scratch: &'a mut InlineScratch,
+    pub(super) scratch: &'a mut InlineScratch,
+    /// `None` for one that is made alone.
+    pub(super) others: Option<Others>,
     ef: usize,
     keep: usize,
     enough: Enough,
@@ -273,7 +285,7 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set; query, rows and start have one dimension.
     #[inline(always)]
-    unsafe fn begin<B: Backend>(
+    pub(super) unsafe fn begin<B: Backend>(
         rows: &InlineRows<'_>,
         query: &'a InlineQuery,
         beam: InlineBeam,
@@ -284,7 +296,7 @@ impl<'a> Walk<'a> {
         // Each row has a key from each of those that lead to it, and a few of these are enough.
         let keep = beam.keep.clamp(ef, 8 * rows.count.max(1) as usize);
         let InlineBeam { enough, patience, read, .. } = beam;
-        let walk = Walk { query, scratch, ef, keep, enough, patience, read, stale: 0 };
+        let walk = Walk { query, scratch, others: None, ef, keep, enough, patience, read, stale: 0 };
         let (scratch, keep) = (&mut *walk.scratch, walk.keep);
         scratch.start(rows.count, walk.ef, keep);
         match start {
@@ -319,7 +331,7 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
-    unsafe fn take<B: Backend, W: InlineWatch>(
+    pub(super) unsafe fn take<B: Backend, W: InlineWatch>(
         &mut self,
         rows: &InlineRows<'_>,
         waiting: usize,
@@ -349,11 +361,12 @@ impl<'a> Walk<'a> {
         let left = distance_of(scratch.nearest);
         // Whether so many of the expanded rows are nearer.
         let nearer = |rows: usize, left: f32| rows == 0 || scratch.ranked.nth(rows) < left;
-        let (near, known) = (left * self.enough.share, &self.query.known);
-        let known_near = known.partition_point(|&key| key < key_of(near, 0));
+        let near = left * self.enough.share;
         let enough = self.enough.share > 0.0
-            && nearer(self.enough.rows.saturating_sub(known_near), near)
-            && (known.is_empty() || nearer(self.enough.least, left));
+            && match self.others {
+                None => nearer(self.enough.rows, near),
+                Some(Others { bar, least }) => bar < near && nearer(least, left),
+            };
         enough || nearer(self.ef.saturating_sub(waiting), left)
     }
 
@@ -362,9 +375,14 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn reach(&self) -> f32 {
         let Walk { ef, enough, .. } = *self;
-        let end = self.scratch.ranked.nth(ef);
-        let early = enough.share > 0.0 && self.query.known.is_empty();
-        if early { end.min(self.scratch.ranked.nth(enough.rows) / enough.share) } else { end }
+        let ranked = &self.scratch.ranked;
+        let end = ranked.nth(ef);
+        let early = match self.others {
+            _ if enough.share <= 0.0 => f32::INFINITY,
+            None => ranked.nth(enough.rows) / enough.share,
+            Some(Others { bar, least }) => (bar / enough.share).max(ranked.nth(least.max(1))),
+        };
+        end.min(early)
     }
 
     /// Puts what is not settled yet into the pool; whether there was something.
@@ -372,7 +390,7 @@ impl<'a> Walk<'a> {
     /// # Safety
     /// The processor has the backend's instruction set.
     #[inline(always)]
-    unsafe fn settle<B: Backend>(&mut self, rows: &InlineRows<'_>) -> bool {
+    pub(super) unsafe fn settle<B: Backend>(&mut self, rows: &InlineRows<'_>) -> bool {
         let Some((row, block, better)) = self.scratch.unsettled.take() else { return false };
         let shape = rows.shape;
         let ids = &rows.row(row)[shape.ids_at() + block * BLOCK_LINKS * 4..][..BLOCK_LINKS * 4];
@@ -381,17 +399,25 @@ impl<'a> Walk<'a> {
         true
     }
 
-    /// Expands a row, while the lines of another one, at `next`, travel.
+    /// Expands a row, while the lines of another one, at `next`, travel; its squared distance. `meanwhile` is called where there is
+    /// other work to do than to wait for it.
     ///
     /// # Safety
     /// The processor has the backend's instruction set; query and rows have one dimension.
     #[inline(always)]
-    unsafe fn expand<B: Backend>(&mut self, rows: &InlineRows<'_>, current: u32, next: *const u8) {
+    pub(super) unsafe fn expand<B: Backend>(
+        &mut self,
+        rows: &InlineRows<'_>,
+        current: u32,
+        next: *const u8,
+        meanwhile: impl FnOnce(),
+    ) -> f32 {
         let shape = rows.shape;
         let row = rows.row(current).as_ptr();
+        let distance;
         // SAFETY: `row` is one whole row, whose parts lie where the shape says; prefetching has no demands.
         unsafe {
-            let distance = B::centre(row, self.query.numbers(), shape.dimension, next);
+            distance = B::centre(row, self.query.numbers(), shape.dimension, next);
             self.scratch.expanded.push(key_of(distance, current));
             self.stale = if distance < self.scratch.ranked.nth(self.ef) { 0 } else { self.stale + 1 };
             self.scratch.ranked.insert::<B>(distance);
@@ -401,6 +427,7 @@ impl<'a> Walk<'a> {
                 // Not what is as far as the worst that a cut has kept: equal rows are, and their turn comes.
                 self.scratch.pool.retain::<B>(key_of(reach, 0));
             }
+            meanwhile();
             for block in 0..shape.blocks {
                 self.settle::<B>(rows);
                 let better = self.scratch.estimate::<B>(shape, row, block, self.query, distance, next);
@@ -411,16 +438,18 @@ impl<'a> Walk<'a> {
         for line in (shape.factors_at()..shape.stride()).step_by(LINE) {
             prefetch(next.wrapping_add(line));
         }
+        distance
     }
 
     /// Says of a row that was expanded some time ago, one with every expansion, whether it may be among the nearest in the end: so what
     /// is read of them comes bit by bit.
     #[inline(always)]
-    fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
+    pub(super) fn tell<W: InlineWatch>(&mut self, watch: &mut W) {
         let InlineScratch { expanded, ranked, .. } = &*self.scratch;
         if let Some(&key) = expanded.iter().nth_back(SETTLED)
             && self.read > 0
             && distance_of(key) <= ranked.nth(self.read)
+            && self.others.is_none_or(|others| distance_of(key) <= others.bar)
         {
             watch.soon(key as u32);
         }
@@ -468,14 +497,14 @@ pub(super) unsafe fn walk<B: Backend, W: InlineWatch>(
         waiting -= 1;
         // SAFETY: as above.
         unsafe {
-            walk.expand::<B>(rows, current, next);
+            walk.expand::<B>(rows, current, next, || {});
         }
         walk.tell(watch);
     }
 }
 
 #[inline(always)]
-fn prefetch_all(row: &[u8]) {
+pub(super) fn prefetch_all(row: &[u8]) {
     for line in (0..row.len()).step_by(LINE) {
         prefetch(row.as_ptr().wrapping_add(line));
     }

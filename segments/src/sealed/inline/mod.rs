@@ -10,7 +10,7 @@
 //! 1. A walk begins at the *entry*: the middle of all vectors, linked to the first rows, which are those of the highest
 //!    levels. Its codes stay in the cache, and the nearest of so many rows are a start in the right region.
 //! 2. It ends early where what is left is much farther than what was found ([`growth`] says how much), in this segment or
-//!    in those that were asked before.
+//!    in those that are walked with it ([`together`]).
 //! 3. What the walk expanded is known to three digits (to two where only some directions are kept); those that may be among the
 //!    nearest are measured exactly.
 
@@ -23,6 +23,7 @@ mod halves;
 pub(super) mod join;
 pub(super) mod limits;
 mod refine;
+pub(super) mod together;
 mod upper;
 pub(super) mod write;
 
@@ -35,8 +36,8 @@ use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
 use nearstone_base::{Error, Result};
 use nearstone_kernels::{
-    BLOCK_LINKS, Enough, InlineBeam, InlineBits, InlineQuery, InlineRows, InlineScratch, InlineShape,
-    InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
+    BLOCK_LINKS, Enough, InlineBeam, InlineBits, InlineCommon, InlineQuery, InlineRows, InlineScale,
+    InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
 };
 use std::ops::RangeInclusive;
 
@@ -48,7 +49,7 @@ const KEYS: usize = 3;
 /// A walk ends after so many rows, and half its beam, that were no nearer than those before.
 const PATIENCE: usize = 8;
 /// Rows of a segment vary by chance; so many standard deviations count as chance.
-const DEVIATIONS: f32 = 2.0;
+const DEVIATIONS: f32 = 3.0;
 /// Rows that the entry leads to: a few blocks of codes that stay in the cache, and more of them where there are more rows.
 const ENTRY_LINKS: RangeInclusive<u32> = 128..=256;
 /// Files may have entries with so many.
@@ -56,15 +57,32 @@ const ENTRY_LINKS_READ: usize = 512;
 /// Beyond the fewest, the entry leads to one row in so many.
 const ENTRY_SHARE: u32 = 64;
 
-/// What a walk over inline rows keeps between searches.
+/// What walks over inline rows keep between searches.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct InlineWork {
-    space: SpaceWork,
-    query: InlineQuery,
-    walk: InlineScratch,
+    /// Of each segment that is walked with others; the first of a walk alone.
+    lanes: Vec<LaneWork>,
+    common: InlineCommon,
     /// Distance and row of what was expanded.
     near: Vec<(f32, u32)>,
     order: Vec<f32>,
+}
+
+/// What one walk keeps.
+#[derive(Clone, Default, Debug)]
+struct LaneWork {
+    space: SpaceWork,
+    query: InlineQuery,
+    walk: InlineScratch,
+}
+
+impl InlineWork {
+    /// Room for so many walks.
+    fn make_room(&mut self, lanes: usize) {
+        if self.lanes.len() < lanes {
+            self.lanes.resize_with(lanes, LaneWork::default);
+        }
+    }
 }
 
 /// Where the inline rows of an open segment are, and how queries are brought to them.
@@ -191,24 +209,27 @@ impl InlineWatch for Watch<'_> {
 }
 
 impl Inline {
-    /// Prepares a query, when rows at the `known` distances were found in other segments; what rounding moved it by
-    /// ([`Space::query`]).
-    fn prepare(
-        &self,
-        query: &[f32],
-        (known, limit): (&[f32], usize),
-        work: &mut SpaceWork,
-        prepared: &mut InlineQuery,
-    ) -> f32 {
+    /// Prepares a query; what rounding moved it by ([`Space::query`]).
+    fn prepare(&self, query: &[f32], work: &mut SpaceWork, prepared: &mut InlineQuery) -> f32 {
         let kernels = kernels();
         let numbers = prepared.numbers_mut(self.space.dimension());
         let lost = self.space.query(kernels, query, work, numbers);
-        let beyond = if known.is_empty() { 0.0 } else { self.space.beyond(kernels, work, numbers) };
         prepared.finish(kernels, self.rows.shape.bits());
-        if !known.is_empty() {
-            prepared.know(self.space.squares(kernels, (query, beyond), known), limit);
-        }
         lost
+    }
+
+    /// As [`Inline::prepare`]; also how distances in this space compare with others, where they do.
+    fn prepare_beside_others(
+        &self,
+        query: &[f32],
+        LaneWork { space: work, query: prepared, .. }: &mut LaneWork,
+    ) -> (f32, Option<InlineScale>) {
+        let kernels = kernels();
+        let numbers = prepared.numbers_mut(self.space.dimension());
+        let lost = self.space.query(kernels, query, work, numbers);
+        let beyond = self.space.beyond(kernels, work, numbers);
+        prepared.finish(kernels, self.rows.shape.bits());
+        (lost, self.space.scale(kernels, query, beyond))
     }
 }
 
@@ -218,7 +239,6 @@ impl SealedSegment {
     pub(super) fn inline_search(
         &self,
         query: &[f32],
-        known: &[f32],
         exact: &ExactDistance<'_>,
         visible: &dyn Accept,
         wish: InlineWish,
@@ -226,8 +246,10 @@ impl SealedSegment {
     ) -> Result<Option<Vec<Hit>>> {
         let Some(mut ground) = self.inline_ground(wish)? else { return Ok(None) };
         let kernels = kernels();
-        let InlineWork { space, query: prepared, walk, near, order } = &mut scratch.inline;
-        let lost = ground.inline.prepare(query, (known, wish.limit), space, prepared);
+        scratch.inline.make_room(1);
+        let InlineWork { lanes, near, order, .. } = &mut scratch.inline;
+        let LaneWork { space, query: prepared, walk } = &mut lanes[0];
+        let lost = ground.inline.prepare(query, space, prepared);
         let inline = ground.inline;
         loop {
             let watch = Watch { segment: self, inline };
@@ -252,7 +274,7 @@ impl SealedSegment {
         }
         let Some((entry, rows)) = self.inline_checked(inline)? else { return Ok(None) };
         let enough = match inline.growth.share(near, ef) {
-            share if share > 0.0 => Enough { rows: near, share, least: wish.expected() },
+            share if share > 0.0 => Enough { rows: near, share },
             _ => Enough::NEVER,
         };
         let (start, beam) = (InlineStart::NeighboursOf(entry), beam(near, ef, enough));
@@ -263,7 +285,7 @@ impl SealedSegment {
     /// `limit` nearest of all that is known, and asks for what is read of them next; `false` when too little is known.
     ///
     /// A walk counts rows that are dead. Those around a query may all be, and then it ended where nothing was found: so where
-    /// rows are dead, half of those that are wanted, visible here or known from elsewhere, must be nearer than what is left.
+    /// rows are dead, half of those that are wanted must be nearer than what is left.
     /// (All of them seldom are when the beam is hardly wider than what is wanted, dead rows or not.)
     fn nearest_expanded(
         &self,
@@ -274,8 +296,7 @@ impl SealedSegment {
         (near, order): (&mut Vec<(f32, u32)>, &mut Vec<f32>),
     ) -> bool {
         near.clear();
-        let everything = self.deaths().count() == 0;
-        if everything && query.known().len() == 0 {
+        if self.deaths().count() == 0 {
             // The usual case: every row counts, and nothing else does.
             let last = inline.space.within_spread(query.upper_bound(walk.nth(limit)), lost);
             if !last.is_finite() {
@@ -298,9 +319,8 @@ impl SealedSegment {
             // Everything that can be reached was expanded.
             None => near.len() >= limit,
             Some(left) => {
-                order.extend(query.known());
-                let wanted = if everything { 0 } else { limit.div_ceil(2) };
-                order.len() >= limit && order.iter().filter(|&&distance| distance <= left).count() >= wanted
+                let nearer = order.iter().filter(|&&distance| distance <= left).count();
+                near.len() >= limit && nearer >= limit.div_ceil(2)
             }
         };
         if !settled {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sealed::inline::write::{Given, Prepared};
-use crate::sealed::{Join, write_joined};
+use crate::sealed::{Join, search_together, write_joined};
 use crate::segment::Answers;
 
 fn schema(dimension: usize, metric: Metric) -> Schema {
@@ -335,18 +335,12 @@ fn a_query_of_any_size_is_answered() {
     }
 }
 
-/// What other segments had, and what this one adds.
 #[derive(Default)]
 struct Gathered {
-    known: Vec<f32>,
     found: Vec<(usize, Vec<Hit>)>,
 }
 
 impl Answers for Gathered {
-    fn known(&self, _: usize, out: &mut Vec<f32>) {
-        out.extend(&self.known);
-    }
-
     fn found(&mut self, query: usize, hits: Vec<Hit>) -> Result<()> {
         self.found.push((query, hits));
         Ok(())
@@ -356,7 +350,7 @@ impl Answers for Gathered {
 fn ask_many(made: &Made, queries: &[&[f32]], options: &SearchOptions<'_>) -> Vec<Vec<Hit>> {
     let mut gathered = Gathered::default();
     let mut scratch = Scratch::default();
-    made.open().search_many(queries, options, 1.0, &mut scratch, &mut gathered).unwrap();
+    made.open().search_many(queries, options, &mut scratch, &mut gathered).unwrap();
     gathered.found.sort_by_key(|&(number, _)| number);
     assert!(gathered.found.iter().map(|found| found.0).eq(0..queries.len()), "each query once");
     gathered.found.into_iter().map(|found| found.1).collect()
@@ -393,48 +387,10 @@ fn a_query_of_another_length_among_many_is_refused() {
     let mut gathered = Gathered::default();
     let error = made
         .open()
-        .search_many(&queries, &options(3, 30), 1.0, &mut Scratch::default(), &mut gathered)
+        .search_many(&queries, &options(3, 30), &mut Scratch::default(), &mut gathered)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert!(error.to_string().contains("65 numbers"), "{error}");
-}
-
-/// A segment may leave out what cannot be among the nearest of all, and nothing else.
-#[test]
-fn what_other_segments_had_shortens_a_search_and_costs_no_hit() {
-    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
-        let made = make(&schema(64, metric), 1_500);
-        let segment = made.open();
-        let (mut scratch, mut wanted, mut found) = (Scratch::default(), 0, 0);
-        for row in made.rows.rows.iter().step_by(31) {
-            let right = truth(&made.rows, &row.vector, 10, |_| true);
-            for known_rows in [0, 1, 10, 30] {
-                // As if every second one of the nearest lay elsewhere, and as if all did.
-                for known in [
-                    right.iter().skip(1).step_by(2).map(|hit| hit.distance).collect(),
-                    vec![right[0].distance - right[0].distance.abs() * 0.5; known_rows],
-                ] {
-                    let all = |gathered: &Gathered| {
-                        let hits = gathered.found.iter().flat_map(|found| &found.1);
-                        hits.map(|hit| hit.distance).collect::<Vec<_>>()
-                    };
-                    let mut gathered = Gathered { known, found: Vec::new() };
-                    segment
-                        .search_many(&[&row.vector], &options(10, 48), 0.5, &mut scratch, &mut gathered)
-                        .unwrap();
-                    let mut merged = [all(&gathered), gathered.known.clone()].concat();
-                    assert!(merged.len() >= 10);
-                    merged.sort_by(f32::total_cmp);
-                    let mut best =
-                        right.iter().map(|hit| hit.distance).chain(gathered.known).collect::<Vec<_>>();
-                    best.sort_by(f32::total_cmp);
-                    wanted += 10;
-                    found += merged[..10].iter().filter(|&&distance| distance <= best[9]).count();
-                }
-            }
-        }
-        assert!(found * 100 >= wanted * 97, "{metric:?}: {found} of {wanted}");
-    }
 }
 
 /// Rows that lie around a query are often deleted together, and say nothing of those behind them.
@@ -454,10 +410,7 @@ fn the_living_behind_a_group_of_dead_rows_are_found() {
             |centre: &Vec<f32>| centre.iter().zip(vector).map(|(a, b)| (a - b).abs()).sum::<f32>() < 1.0;
         centres.iter().any(near)
     };
-    let (rows, graph) = graph_of(&schema, &rows);
-    let vfs = folder();
-    let meta = write_segment(&target(&vfs), &schema, &rows, &graph, &|| false).unwrap();
-    let made = Made { vfs, meta, rows };
+    let made = written(&schema, &rows);
     let segment = made.open();
     let dead: Vec<u32> = (0..made.rows.rows()).filter(|&row| group(made.rows.vector(row).unwrap())).collect();
     assert_eq!(dead.len(), 310);
@@ -472,10 +425,12 @@ fn the_living_behind_a_group_of_dead_rows_are_found() {
             let queries: [&[f32]; 2] = [centre, centre];
             let mut gathered = Gathered::default();
             let options = options(limit, 32);
-            segment.search_many(&queries, &options, 1.0, &mut scratch, &mut gathered).unwrap();
+            segment.search_many(&queries, &options, &mut scratch, &mut gathered).unwrap();
             // And where ten poor rows are known from elsewhere.
-            gathered.known = vec![last * 3.0; 10];
-            segment.search_many(&queries[..1], &options, 0.5, &mut scratch, &mut gathered).unwrap();
+            let (known, one) = (vec![last * 3.0; 10], [(&segment, 0.5)]);
+            let mut lists = Vec::new();
+            search_together(&one, centre, &options, &known, &mut scratch, &mut lists).unwrap();
+            gathered.found.push((8, lists.remove(0)));
             gathered.found.push((9, segment.search(centre, &options, &mut scratch).unwrap()));
             for (_, hits) in &gathered.found {
                 assert!(hits.iter().all(|hit| !dead.contains(&hit.ordinal)));
@@ -485,30 +440,6 @@ fn the_living_behind_a_group_of_dead_rows_are_found() {
         }
     }
     assert!(found * 100 >= wanted * 95, "{found} of {wanted}");
-}
-
-/// In the space of this segment the query is farther away than single precision can say.
-#[test]
-fn a_walk_that_cannot_measure_is_no_answer_though_other_segments_had_one() {
-    let schema = schema(64, Metric::L2);
-    let mut rows = rows_of(&schema, 1_500, 5);
-    rows.rows.iter_mut().flat_map(|row| &mut row.vector).for_each(|x| *x *= 1e-3);
-    let (rows, graph) = graph_of(&schema, &rows);
-    let vfs = folder();
-    let meta = write_segment(&target(&vfs), &schema, &rows, &graph, &|| false).unwrap();
-    let made = Made { vfs, meta, rows };
-    assert!(has_inline_rows(&made));
-    let query = vec![2.5e15f32; 64];
-    let mut gathered = Gathered { known: vec![9e32; 10], found: Vec::new() };
-    let queries: [&[f32]; 2] = [&query, &query];
-    for count in [1, 2] {
-        let scratch = &mut Scratch::default();
-        made.open().search_many(&queries[..count], &options(10, 64), 0.5, scratch, &mut gathered).unwrap();
-    }
-    assert_eq!(gathered.found.len(), 3);
-    for (_, hits) in &gathered.found {
-        assert!(hits.len() == 10 && hits.iter().all(|hit| hit.distance < 5e32), "{hits:?}");
-    }
 }
 
 #[test]
@@ -575,7 +506,7 @@ fn lies_are_errors(made: &Made) {
         }
         let queries: Vec<&[f32]> = made.rows.rows.iter().take(9).map(|row| &row.vector[..]).collect();
         let (mut scratch, mut gathered) = (Scratch::default(), Gathered::default());
-        let walked = segment.search_many(&queries, &options(5, 700), 1.0, &mut scratch, &mut gathered);
+        let walked = segment.search_many(&queries, &options(5, 700), &mut scratch, &mut gathered);
         assert_eq!(walked.unwrap_err().kind(), ErrorKind::Corruption);
     }
     // Another link that exists.

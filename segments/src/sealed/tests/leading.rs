@@ -3,23 +3,7 @@
 use super::*;
 use crate::seal::LEVEL_SEED;
 use crate::sealed::inline::batch::Batches;
-use crate::sealed::{Join, write_batched, write_joined};
-use crate::segment::Answers;
-
-/// All that was found for one query so far.
-#[derive(Default)]
-struct Beside(Vec<f32>);
-
-impl Answers for Beside {
-    fn known(&self, _: usize, out: &mut Vec<f32>) {
-        out.extend(&self.0);
-    }
-
-    fn found(&mut self, _: usize, hits: Vec<Hit>) -> Result<()> {
-        self.0.extend(hits.iter().map(|hit| hit.distance));
-        Ok(())
-    }
-}
+use crate::sealed::{Join, search_together, write_batched, write_joined};
 
 const DIMENSION: usize = 256;
 const ROWS: u32 = 1_600;
@@ -48,13 +32,6 @@ fn bent(schema: &Schema, first: u32, count: u32) -> Rows {
         }
     }
     rows
-}
-
-fn sealed(schema: &Schema, rows: &Rows) -> Made {
-    let (rows, graph) = graph_of(schema, rows);
-    let vfs = folder();
-    let meta = write_segment(&target(&vfs), schema, &rows, &graph, &|| false).unwrap();
-    Made { vfs, meta, rows }
 }
 
 /// Whether its inline rows are those of 64 numbers, of one bit or four.
@@ -90,7 +67,7 @@ fn recall(made: &Made, ef: usize) -> f64 {
 fn few_directions_are_found_and_lose_no_hits_under_every_metric() {
     for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
         let schema = schema(metric);
-        let made = sealed(&schema, &bent(&schema, 0, ROWS));
+        let made = written(&schema, &bent(&schema, 0, ROWS));
         assert_eq!(leads(&made), metric != Metric::InnerProduct, "{metric:?}");
         let recall = recall(&made, 64);
         assert!(recall >= 0.97, "{metric:?}: {recall}");
@@ -100,7 +77,7 @@ fn few_directions_are_found_and_lose_no_hits_under_every_metric() {
 #[test]
 fn joined_and_batched_segments_are_made_along_the_directions_too() {
     let schema = schema(Metric::Cosine);
-    let inputs = [bent(&schema, 0, ROWS), bent(&schema, ROWS, ROWS)].map(|rows| sealed(&schema, &rows));
+    let inputs = [bent(&schema, 0, ROWS), bent(&schema, ROWS, ROWS)].map(|rows| written(&schema, &rows));
     let segments = [inputs[0].open(), inputs[1].open()];
     let all: Vec<(u32, u32)> = (0..2).flat_map(|input| (0..ROWS).map(move |row| (input, row))).collect();
     let join = Join::plan(&schema, &[&segments[0], &segments[1]], &all, LEVEL_SEED).unwrap();
@@ -218,7 +195,7 @@ fn near_duplicates_along_directions_are_told_apart() {
         let share = 0.000_5 * (near + 1) as f32;
         row.vector = group.iter().zip(&other).map(|(a, b)| a + share * (b - a)).collect();
     }
-    let made = sealed(&schema, &rows);
+    let made = written(&schema, &rows);
     assert!(leads(&made));
     let segment = made.open();
     let mut found = 0;
@@ -239,7 +216,7 @@ fn directions_change_nothing_for_the_dead_for_filters_and_beside_other_segments(
     let mut scattered = rows_of(&schema, ROWS, 9);
     scattered.rows.iter_mut().zip(10_000..).for_each(|(row, key)| row.key = Key::U64(key));
     let inputs =
-        [bent(&schema, 0, ROWS), bent(&schema, ROWS, ROWS), scattered].map(|rows| sealed(&schema, &rows));
+        [bent(&schema, 0, ROWS), bent(&schema, ROWS, ROWS), scattered].map(|rows| written(&schema, &rows));
     assert_eq!([0, 1, 2].map(|input| leads(&inputs[input])), [true, true, false]);
     let segments = inputs.each_ref().map(Made::open);
     for row in (0..ROWS).step_by(3) {
@@ -251,11 +228,10 @@ fn directions_change_nothing_for_the_dead_for_filters_and_beside_other_segments(
         let noise = if row % 2 == 0 { 0.1 } else { 1.0 };
         let near = &inputs[row % 3].rows.rows[row].vector;
         let query: Vec<f32> = near.iter().map(|x| x + noise * (rng.unit_f64() as f32 - 0.5)).collect();
-        let mut gathered = Beside::default();
-        for segment in &segments {
-            segment.search_many(&[&query], &options(10, 48), 1.0 / 3.0, &mut scratch, &mut gathered).unwrap();
-        }
-        let Beside(mut hits) = gathered;
+        let mut lists = Vec::new();
+        let all = segments.each_ref().map(|segment| (segment, 1.0 / 3.0));
+        search_together(&all, &query, &options(10, 48), &[], &mut scratch, &mut lists).unwrap();
+        let mut hits: Vec<f32> = lists.iter().flatten().map(|hit| hit.distance).collect();
         hits.sort_unstable_by(f32::total_cmp);
         let lives = |input: usize| move |row: u32| input > 0 || !row.is_multiple_of(3);
         let mut right: Vec<f32> = (0..3)
@@ -290,7 +266,7 @@ fn directions_change_nothing_for_the_dead_for_filters_and_beside_other_segments(
 #[test]
 fn lies_about_directions_are_errors() {
     let schema = schema(Metric::L2);
-    let good = sealed(&schema, &bent(&schema, 0, ROWS)).bytes();
+    let good = written(&schema, &bent(&schema, 0, ROWS)).bytes();
     let space = layout(&good).section(format::INLINE_SPACE).unwrap();
     let forged = |at: usize, bytes: &[u8]| {
         let mut forged = good.clone();

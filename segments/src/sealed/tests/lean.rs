@@ -84,7 +84,7 @@ fn many_exact_queries_with_and_without_a_filter_find_what_one_finds() {
         let every = Every(step);
         let options = SearchOptions { exact: true, accept: &every, ..options(5, 64) };
         let mut lists = Lists(vec![Vec::new(); queries.len()]);
-        segment.search_many(&queries, &options, 1.0, &mut scratch, &mut lists).unwrap();
+        segment.search_many(&queries, &options, &mut scratch, &mut lists).unwrap();
         for (query, hits) in queries.iter().zip(&lists.0) {
             let accepted = |row: u32| row.is_multiple_of(step) && !row.is_multiple_of(7);
             assert_eq!(*hits, truth(&made.rows, query, 5, accepted));

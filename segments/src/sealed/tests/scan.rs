@@ -22,7 +22,7 @@ fn queries_asked_together_get_what_each_gets_alone_with_filters_deaths_and_snaps
             for (exact, ef) in [(true, 1), (false, 700)] {
                 let options = SearchOptions { limit, ef, exact, at, accept: &accept };
                 let mut lists = Lists(vec![Vec::new(); queries.len()]);
-                segment.search_many(&queries, &options, 1.0, &mut scratch, &mut lists).unwrap();
+                segment.search_many(&queries, &options, &mut scratch, &mut lists).unwrap();
                 for (query, together) in queries.iter().zip(lists.0) {
                     let seen =
                         |o: u32| accept.accept(o) && (!o.is_multiple_of(5) || u64::from(500 + o % 2) > at);
@@ -42,7 +42,7 @@ fn a_query_of_another_length_among_many_is_refused() {
     let mut lists = Lists(vec![Vec::new(); 2]);
     let scan = SearchOptions { exact: true, ..options(1, 1) };
     let asked: [&[f32]; 2] = [&right, &wrong];
-    let error = made.open().search_many(&asked, &scan, 1.0, &mut Scratch::default(), &mut lists).unwrap_err();
+    let error = made.open().search_many(&asked, &scan, &mut Scratch::default(), &mut lists).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 }
 

@@ -1,0 +1,174 @@
+//! One query over several segments at once, where all are walked over inline rows.
+//!
+//! 1. Their walks are made together ([`nearstone_kernels::inline_walk_together`]): what one finds ends the others early, from wherever
+//!    it comes.
+//! 2. Of all that was expanded in any of them, the nearest are measured, in the order of what is known of their distances, until the next
+//!    one can't be among the nearest, as far as its space says. So as many vectors are read as for one segment.
+//! 3. A segment of which too little is known then (most rows around the query were dead) is searched alone.
+
+use super::{Inline, LaneWork, Watch};
+use crate::distance::ExactDistance;
+use crate::sealed::reader::SealedSegment;
+use crate::segment::{Accept, Hit, SearchOptions};
+use crate::topk::{Candidate, Scratch};
+use nearstone_base::Result;
+use nearstone_kernels::{InlineLane, InlineScale, inline_walk_together, kernels};
+
+/// A segment that is walked with others.
+struct Lane<'a> {
+    segment: &'a SealedSegment,
+    inline: &'a Inline,
+    scale: InlineScale,
+    /// What rounding moved the query by.
+    lost: f32,
+}
+
+/// A row that was expanded: its distance as its lane knows it, in common with others; lane and row.
+type Met = (f32, usize, u32);
+
+impl Lane<'_> {
+    /// Up to which of its own squared distances a row may be as near as `distance` to callers.
+    fn reach(&self, work: &LaneWork, distance: f32) -> f32 {
+        let own = self.scale.own(distance).max(0.0);
+        self.inline.space.within_spread(work.query.upper_bound(own), self.lost)
+    }
+}
+
+impl SealedSegment {
+    /// Whether this search walks over inline rows, as [`search_together`] wants it.
+    pub fn is_walked_inline(&self, options: &SearchOptions<'_>) -> bool {
+        let wish = self.inline_wish(options, 1.0).filter(|_| self.inline.is_some());
+        wish.is_some_and(|wish| wish.ef <= super::BEAM_MAX) && !self.is_scanned(options)
+    }
+}
+
+/// The nearest visible rows of several segments of one collection, each with the share of all rows that it holds. Leaves in `lists`, for
+/// each segment, hits best first, among which are all that belong to the `limit` nearest of them together and of what is `known`: rows
+/// at these distances, found elsewhere. A segment for which [`SealedSegment::is_walked_inline`] does not hold is searched alone.
+///
+/// # Errors
+/// `InvalidArgument` for a query of another length; damage.
+pub fn search_together(
+    segments: &[(&SealedSegment, f32)],
+    query: &[f32],
+    options: &SearchOptions<'_>,
+    known: &[f32],
+    scratch: &mut Scratch,
+    lists: &mut Vec<Vec<Hit>>,
+) -> Result<()> {
+    lists.clear();
+    lists.resize_with(segments.len(), Vec::new);
+    let mut alone = vec![true; segments.len()];
+    if options.limit > 0 {
+        let _ = walk_together(segments, query, options, known, scratch, lists, &mut alone)?;
+    }
+    for ((&(segment, _), list), alone) in segments.iter().zip(lists).zip(alone) {
+        if alone {
+            *list = segment.search(query, options, scratch)?;
+        }
+    }
+    Ok(())
+}
+
+/// Searches those that can be searched together, and leaves `alone` the others; `None` when that is all of them.
+fn walk_together(
+    segments: &[(&SealedSegment, f32)],
+    query: &[f32],
+    options: &SearchOptions<'_>,
+    known: &[f32],
+    scratch: &mut Scratch,
+    lists: &mut [Vec<Hit>],
+    alone: &mut [bool],
+) -> Result<Option<()>> {
+    let Scratch { inline: work, nearest, .. } = scratch;
+    work.make_room(segments.len());
+    let limit = options.limit;
+    // Of each segment that is walked, its place.
+    let (mut places, mut lanes, mut walks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut enough = limit;
+    for ((place, &(segment, part)), work) in segments.iter().enumerate().zip(&mut work.lanes) {
+        if query.len() != segment.meta().schema.dimension() || !segment.is_walked_inline(options) {
+            continue;
+        }
+        let Some(wish) = segment.inline_wish(options, part) else { continue };
+        let Some(ground) = segment.inline_ground(wish)? else { continue };
+        let inline = ground.inline;
+        let (lost, Some(scale)) = inline.prepare_beside_others(query, work) else { continue };
+        enough = enough.max(wish.near);
+        places.push(place);
+        lanes.push(Lane { segment, inline, scale, lost });
+        let LaneWork { query, walk, .. } = work;
+        walks.push(InlineLane {
+            rows: ground.rows,
+            query,
+            beam: ground.beam,
+            start: ground.start,
+            least: wish.expected(),
+            scale,
+            watch: Watch { segment, inline },
+            scratch: walk,
+        });
+    }
+    let Some(first) = lanes.first() else { return Ok(None) };
+    let metric = first.segment.meta().schema.metric();
+    work.common.reset(enough, known);
+    inline_walk_together(kernels(), &mut walks, &mut work.common)?;
+    drop(walks);
+
+    let mut met: Vec<Met> = Vec::with_capacity(64 * lanes.len());
+    let works = |lane: usize| &work.lanes[places[lane]];
+    for (number, lane) in lanes.iter().enumerate() {
+        let expanded = works(number).walk.expanded();
+        // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
+        if !expanded.clone().all(|row| row.distance.is_finite()) {
+            return Ok(None);
+        }
+        let visible = lane.segment.visible(options);
+        let everything = lane.segment.deaths().count() == 0;
+        let seen = expanded.filter(|row| everything || visible.accept(row.id));
+        met.extend(seen.map(|row| (lane.scale.common(row.distance), number, row.id)));
+    }
+    work.order.clear();
+    work.order.extend(met.iter().map(|row| row.0).chain(known.iter().copied()));
+    if work.order.len() < limit {
+        return Ok(None);
+    }
+    let (nearer, &mut last, _) = work.order.select_nth_unstable_by(limit - 1, f32::total_cmp);
+    for (number, lane) in lanes.iter().enumerate() {
+        // Rows that are dead counted in walks. Those around a query may all be: half of what is wanted has to be nearer than what is left.
+        let left = works(number).walk.left().filter(|_| lane.segment.deaths().count() > 0);
+        let left = left.map_or(f32::INFINITY, |left| lane.scale.common(left));
+        let settled = nearer.iter().filter(|&&distance| distance <= left).count() + usize::from(last <= left);
+        alone[places[number]] = settled < limit.div_ceil(2);
+    }
+    // What was found at `last` is not farther than this, whichever lane it is in.
+    let farthest =
+        lanes.iter().enumerate().map(|(number, lane)| lane.scale.common(lane.reach(works(number), last)));
+    let farthest = farthest.fold(last, f32::max);
+    met.retain(|&(distance, number, _)| {
+        let lane = &lanes[number];
+        lane.scale.own(distance) <= lane.reach(works(number), farthest) && !alone[places[number]]
+    });
+    met.iter().for_each(|&(_, number, row)| lanes[number].segment.prefetch_hit(row));
+    met.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+
+    let exact = ExactDistance::new(metric, query);
+    nearest.reset(limit);
+    for &distance in known {
+        nearest.push(Candidate::new(distance, 0));
+    }
+    for &(distance, number, row) in &met {
+        let lane = &lanes[number];
+        let bar = nearest.worst().filter(|_| nearest.is_full());
+        if bar.is_some_and(|bar| lane.scale.own(distance) > lane.reach(works(number), bar.distance)) {
+            continue;
+        }
+        let distance = exact.distance(lane.segment.vector(row)?);
+        nearest.push(Candidate::new(distance, row));
+        lists[places[number]].push(Hit { distance, ordinal: row });
+    }
+    for (lane, &place) in lanes.iter().zip(&places) {
+        lists[place] = lane.segment.best(std::mem::take(&mut lists[place]), limit)?;
+    }
+    Ok(Some(()))
+}

@@ -1,0 +1,165 @@
+//! Searches of several segments at once.
+
+use super::*;
+use crate::sealed::search_together;
+
+fn schema(metric: Metric) -> Schema {
+    Schema::new(64, metric).m(16).ef_construction(64)
+}
+
+/// Segments of so many rows, no two of which are alike.
+fn segments(schema: &Schema, sizes: &[u32]) -> Vec<Made> {
+    let seeds = 100..;
+    sizes.iter().zip(seeds).map(|(&rows, seed)| written(schema, &rows_of(schema, rows, seed))).collect()
+}
+
+/// Distances of what is found in all segments and what is known, ascending.
+fn found(
+    opened: &[SealedSegment],
+    query: &[f32],
+    options: &SearchOptions<'_>,
+    known: &[f32],
+    scratch: &mut Scratch,
+) -> Vec<f32> {
+    let rows: u32 = opened.iter().map(SealedSegment::rows).sum();
+    let all: Vec<_> = opened.iter().map(|one| (one, one.rows() as f32 / rows as f32)).collect();
+    let mut lists = vec![vec![Hit { distance: 0.0, ordinal: 0 }]];
+    search_together(&all, query, options, known, scratch, &mut lists).unwrap();
+    assert_eq!(lists.len(), opened.len());
+    for (list, one) in lists.iter().zip(opened) {
+        assert!(list.is_sorted_by(|a, b| a.distance <= b.distance) && list.len() <= options.limit);
+        let exact = ExactDistance::new(one.meta().schema.metric(), query);
+        let right = |hit: &Hit| exact.distance(one.vector(hit.ordinal).unwrap()) == hit.distance;
+        assert!(list.iter().all(|hit| right(hit) && !one.deaths().is_dead_at(hit.ordinal, options.at)));
+    }
+    let mut distances: Vec<f32> =
+        lists.iter().flatten().map(|hit| hit.distance).chain(known.to_vec()).collect();
+    distances.sort_unstable_by(f32::total_cmp);
+    distances
+}
+
+/// What there is to find.
+fn right(
+    made: &[Made],
+    query: &[f32],
+    limit: usize,
+    known: &[f32],
+    lives: impl Fn(usize, u32) -> bool,
+) -> Vec<f32> {
+    let hits = made
+        .iter()
+        .enumerate()
+        .flat_map(|(place, one)| truth(&one.rows, query, limit, |row| lives(place, row)));
+    let mut distances: Vec<f32> = hits.map(|hit| hit.distance).chain(known.to_vec()).collect();
+    distances.sort_unstable_by(f32::total_cmp);
+    distances.truncate(limit);
+    distances
+}
+
+#[test]
+fn several_segments_have_the_nearest_rows_of_all() {
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        for sizes in [&[1_500][..], &[1_100, 2_000], &[1_200; 5], &[1_100; 11]] {
+            let made = segments(&schema(metric), sizes);
+            let opened: Vec<SealedSegment> = made.iter().map(Made::open).collect();
+            assert!(opened.iter().all(|one| one.is_walked_inline(&options(10, 48))));
+            let (mut scratch, mut hits, mut wanted) = (Scratch::default(), 0, 0);
+            for (number, row) in made[0].rows.rows.iter().step_by(67).enumerate() {
+                let query = &row.vector;
+                for (limit, ef) in [(1, 16), (10, 48), (30, 64)] {
+                    let alone = right(&made, query, limit, &[], |_, _| true);
+                    // Every second one of the nearest, and some that are nearer than all.
+                    let near = alone[0] - alone[0].abs() * 0.5;
+                    for known in
+                        [vec![], alone.iter().skip(1).step_by(2).copied().collect(), vec![near; number % 12]]
+                    {
+                        let best = right(&made, query, limit, &known, |_, _| true);
+                        let found = found(&opened, query, &options(limit, ef), &known, &mut scratch);
+                        assert!(found.len() >= limit);
+                        hits +=
+                            found[..limit].iter().filter(|&&distance| distance <= best[limit - 1]).count();
+                        wanted += limit;
+                    }
+                }
+            }
+            assert!(hits * 100 >= wanted * 97, "{metric:?} {sizes:?}: {hits} of {wanted}");
+        }
+    }
+}
+
+/// Segments that are too small to be walked, of which most is dead, or of which all around the query is.
+#[test]
+fn segments_that_cannot_be_walked_together_are_searched_alone() {
+    let schema = schema(Metric::L2);
+    let made = segments(&schema, &[1_500, 300, 1_400, 1_300, 40]);
+    let opened: Vec<SealedSegment> = made.iter().map(Made::open).collect();
+    let dead = |place: usize, row: u32| match place {
+        2 => !row.is_multiple_of(10),
+        3 => made[3].rows.rows[row as usize].vector[0] > 0.0,
+        _ => false,
+    };
+    for (place, one) in opened.iter().enumerate() {
+        for row in (0..one.rows()).filter(|&row| dead(place, row)) {
+            one.deaths().set(row, 500);
+        }
+    }
+    let walked =
+        |limit, ef| opened.iter().map(|one| one.is_walked_inline(&options(limit, ef))).collect::<Vec<_>>();
+    assert_eq!(walked(10, 48), [true, false, false, true, false]);
+    assert_eq!(walked(10, 2_000), [false; 5]);
+    let (mut scratch, mut hits, mut wanted) = (Scratch::default(), 0, 0);
+    // On the side of the dead.
+    for row in made[3].rows.rows.iter().filter(|row| row.vector[0] > 0.2).step_by(9) {
+        for (limit, ef) in [(1, 10), (10, 48), (10, 900), (300, 400)] {
+            let best = right(&made, &row.vector, limit, &[], |place, row| !dead(place, row));
+            let found = found(&opened, &row.vector, &options(limit, ef), &[], &mut scratch);
+            hits += found[..limit].iter().filter(|&&distance| distance <= best[limit - 1]).count();
+            wanted += limit;
+        }
+    }
+    assert!(hits * 100 >= wanted * 97, "{hits} of {wanted}");
+    let exact = SearchOptions { exact: true, ..options(5, 5) };
+    let query = &made[0].rows.rows[7].vector;
+    let best = right(&made, query, 5, &[], |place, row| !dead(place, row));
+    assert_eq!(found(&opened, query, &exact, &[], &mut scratch)[..5], best);
+    assert!(found(&opened, query, &options(0, 10), &[], &mut scratch).is_empty());
+}
+
+/// In the space of such segments the query is farther away than single precision can say; and one without a direction, by inner product,
+/// is as far from all rows there.
+#[test]
+fn queries_that_walks_cannot_measure_are_answered_beside_other_segments_too() {
+    let far = |metric| {
+        let schema = schema(metric);
+        let mut made = Vec::new();
+        for seed in [5, 6] {
+            let mut rows = rows_of(&schema, 1_500, seed);
+            rows.rows.iter_mut().flat_map(|row| &mut row.vector).for_each(|x| *x *= 1e-3);
+            made.push(written(&schema, &rows));
+        }
+        made
+    };
+    for (metric, size) in [(Metric::L2, 2.5e15f32), (Metric::InnerProduct, 0.0)] {
+        let made = far(metric);
+        assert!(made.iter().all(|made| made.open().has_inline_rows()));
+        let opened: Vec<SealedSegment> = made.iter().map(Made::open).collect();
+        let query = vec![size; 64];
+        let known = [if size > 0.0 { 9e32 } else { 1.0 }; 10];
+        for known in [&known[..], &[]] {
+            let found = found(&opened, &query, &options(10, 64), known, &mut Scratch::default());
+            assert!(found.len() >= 10 && found[9] < 5e32, "{metric:?}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_query_of_another_length_is_refused_by_all() {
+    let made = segments(&schema(Metric::L2), &[1_100, 1_100]);
+    let opened = [made[0].open(), made[1].open()];
+    let all = opened.each_ref().map(|one| (one, 0.5));
+    let (mut scratch, mut lists) = (Scratch::default(), Vec::new());
+    let error =
+        search_together(&all, &[0.5; 65], &options(3, 30), &[], &mut scratch, &mut lists).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("65 numbers"), "{error}");
+}
