@@ -145,10 +145,13 @@ fn walk_together(
     let farthest =
         lanes.iter().enumerate().map(|(number, lane)| lane.scale.common(lane.reach(works(number), last)));
     let farthest = farthest.fold(last, f32::max);
-    met.retain(|&(distance, number, _)| {
-        let lane = &lanes[number];
-        lane.scale.own(distance) <= lane.reach(works(number), farthest) && !alone[places[number]]
-    });
+    // What of each lane may be among the nearest, in common distances; nothing of those that are searched alone.
+    work.order.clear();
+    for (number, lane) in lanes.iter().enumerate() {
+        let reach = lane.scale.common(lane.reach(works(number), farthest));
+        work.order.push(if alone[places[number]] { f32::NEG_INFINITY } else { reach });
+    }
+    met.retain(|&(distance, number, _)| distance <= work.order[number]);
     met.iter().for_each(|&(_, number, row)| lanes[number].segment.prefetch_hit(row));
     met.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
 
