@@ -178,6 +178,7 @@ impl Bench<'_> {
             uuid: Uuid(u128::from(id).to_le_bytes()),
             created_secs: 1,
             threads: self.threads,
+            like: None,
         }
     }
 }

@@ -49,6 +49,7 @@ pub struct Merged {
 pub struct Merge<'a> {
     rows: Rows<'a>,
     schema: Schema,
+    like: Option<&'a SealedSegment>,
     /// Bits of the inverse length of each vector that is or is being linked; cosine only.
     inverse_norms: Vec<AtomicU32>,
     graph: Graph,
@@ -84,7 +85,13 @@ impl<'a> Merge<'a> {
         let norms = if schema.metric() == Metric::Cosine { rows.rows() } else { 0 };
         let inverse_norms = (0..norms).map(|_| AtomicU32::new(0)).collect();
         let (next, linked) = (AtomicU32::new(0), AtomicU32::new(0));
-        Ok(Merge { rows, schema, inverse_norms, graph, next, linked })
+        Ok(Merge { rows, schema, like: None, inverse_norms, graph, next, linked })
+    }
+
+    /// Names a segment of the collection, one of the inputs or another, for [`SealTarget::like`].
+    pub fn like(mut self, segment: Option<&'a SealedSegment>) -> Merge<'a> {
+        self.like = segment;
+        self
     }
 
     /// Rows of the result.
@@ -115,7 +122,7 @@ impl<'a> Merge<'a> {
         let cancel = || cancel(join.done());
         self.check_vectors(&cancel)?;
         let rows = Rows { segments: self.rows.segments.clone(), plan: join.origin().to_vec() };
-        let meta = write_joined(target, &self.schema, &rows, &join, &cancel)?;
+        let meta = write_joined(&self.target(target), &self.schema, &rows, &join, &cancel)?;
         Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
     }
 
@@ -130,8 +137,12 @@ impl<'a> Merge<'a> {
         self.check_vectors(&cancel)?;
         let plan = batches.order().iter().map(|&row| self.rows.plan[row as usize]).collect();
         let rows = Rows { segments: self.rows.segments.clone(), plan };
-        let meta = write_batched(target, &self.schema, &rows, &batches, &cancel)?;
+        let meta = write_batched(&self.target(target), &self.schema, &rows, &batches, &cancel)?;
         Ok(meta.map(|meta| Merged { meta, origin: rows.plan }))
+    }
+
+    fn target<'t>(&'t self, target: &SealTarget<'t>) -> SealTarget<'t> {
+        SealTarget { like: self.like, ..*target }
     }
 
     /// Reads every vector that the new file is to vouch for.
@@ -190,7 +201,7 @@ impl<'a> Merge<'a> {
         }
         let origin: Vec<(u32, u32)> = order.iter().map(|&row| self.rows.plan[row as usize]).collect();
         let rows = Rows { segments: self.rows.segments.clone(), plan: origin };
-        let meta = write_segment(target, &self.schema, &rows, &graph, cancel)?;
+        let meta = write_segment(&self.target(target), &self.schema, &rows, &graph, cancel)?;
         Ok(Some(Merged { meta, origin: rows.plan }))
     }
 }
@@ -325,6 +336,7 @@ mod tests {
             uuid: Uuid([id as u8; 16]),
             created_secs: 1,
             threads: 2,
+            like: None,
         }
     }
 

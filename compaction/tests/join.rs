@@ -58,6 +58,7 @@ impl Room {
             uuid: Uuid([id as u8; 16]),
             created_secs: 1,
             threads: 1,
+            like: None,
         }
     }
 

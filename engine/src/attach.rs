@@ -257,7 +257,7 @@ impl Engine {
             let oldest = view.lists.collections.get(&id).and_then(|collection| collection.frozen.first());
             let Some(frozen) = oldest else { return Ok(()) };
             self.link_frozen(frozen, None)?;
-            let sealed = self.write_frozen(frozen, &view.lists.get(id, "of a bulk load")?.schema, None)?;
+            let sealed = self.write_frozen(frozen, view.lists.get(id, "of a bulk load")?, None)?;
             self.commit_seal(catalog, id, frozen, sealed, || inside.sync())?;
         }
     }

@@ -16,8 +16,8 @@ use crate::write::is_full;
 use nearstone_base::faults::failpoint;
 use nearstone_base::sync::{Arc, Mutex, thread};
 use nearstone_base::{Error, ErrorKind, Key, KeyRef, Result, Schema};
-use nearstone_segments::MutableSegment;
 use nearstone_segments::seal::{Batches, SealTarget};
+use nearstone_segments::{MutableSegment, SealedSegment};
 use serde::Serialize;
 use std::cell::RefCell;
 
@@ -131,7 +131,8 @@ impl<'p> Collector<'p> {
             None => &mut ignore,
         };
         let threads = self.threads.min(THREADS_MAX);
-        match write(&self.core, self.engine.as_ref(), &growing, threads, progress) {
+        let like = self.written.first().map(|handle| &handle.segment);
+        match write(&self.core, self.engine.as_ref(), (&growing, like), threads, progress) {
             Ok(handle) => {
                 self.written.push(handle);
                 failpoint("load-segment-written");
@@ -145,19 +146,20 @@ impl<'p> Collector<'p> {
     }
 }
 
-/// Seals the rows into a file that goes with its handle.
+/// Seals the rows, which lie like those of another segment if there is one, into a file that goes with its handle.
 fn write(
     core: &Core,
     engine: Option<&Arc<Engine>>,
-    segment: &MutableSegment,
+    rows: (&MutableSegment, Option<&SealedSegment>),
     threads: usize,
     progress: Progress<'_>,
 ) -> Result<Arc<SealedHandle>> {
+    let (segment, _) = rows;
     segment.freeze();
-    let built = build(core, engine, segment, threads, progress)?;
+    let built = build(core, engine, rows, threads, progress)?;
     let handle = match built {
         Some(handle) => handle,
-        None => link(core, engine, segment, threads, progress)?,
+        None => link(core, engine, rows, threads, progress)?,
     };
     let total = u64::from(segment.rows());
     report(progress, "write", total, total)?;
@@ -168,7 +170,7 @@ fn write(
 fn build(
     core: &Core,
     engine: Option<&Arc<Engine>>,
-    segment: &MutableSegment,
+    (segment, like): (&MutableSegment, Option<&SealedSegment>),
     threads: usize,
     progress: Progress<'_>,
 ) -> Result<Option<Arc<SealedHandle>>> {
@@ -183,7 +185,7 @@ fn build(
         check_healthy(engine).and_then(|()| core.check_open())?;
         report(progress, phase, done, total)
     };
-    make_file(core, segment, threads, &mut step, |target, cancel| {
+    make_file(core, (segment, like), threads, &mut step, |target, cancel| {
         write_built(core, segment, &batches, target, cancel)
     })
 }
@@ -192,7 +194,7 @@ fn build(
 fn link(
     core: &Core,
     engine: Option<&Arc<Engine>>,
-    segment: &MutableSegment,
+    (segment, like): (&MutableSegment, Option<&SealedSegment>),
     threads: usize,
     progress: Progress<'_>,
 ) -> Result<Arc<SealedHandle>> {
@@ -217,7 +219,7 @@ fn link(
     let progress = progress.into_inner();
     let mut step = || core.check_open().and_then(|()| report(progress, "write", 0, total));
     let lowest = segment.lsn_max().unwrap_or(0);
-    let written = make_file(core, segment, threads, &mut step, |target, cancel| {
+    let written = make_file(core, (segment, like), threads, &mut step, |target, cancel| {
         write_sealed(core, segment, segment.schema(), lowest, target, cancel)
     })?;
     written
@@ -228,7 +230,7 @@ fn link(
 /// Lets `write` make the segment's file. It asks `step` on its way, whose error is the one to tell.
 fn make_file<T>(
     core: &Core,
-    segment: &MutableSegment,
+    (segment, like): (&MutableSegment, Option<&SealedSegment>),
     threads: usize,
     step: &mut dyn FnMut() -> Result<()>,
     write: impl FnOnce(&SealTarget<'_>, &dyn Fn() -> bool) -> Result<T>,
@@ -240,7 +242,8 @@ fn make_file<T>(
         true
     };
     let site = core.site();
-    let written = write(&site.target(segment.id(), threads), &cancel);
+    let target = SealTarget { like, ..site.target(segment.id(), threads) };
+    let written = write(&target, &cancel);
     stopped.into_inner().map_or(written, Err)
 }
 

@@ -154,7 +154,7 @@ impl Engine {
         work: Option<Work>,
         progress: Progress<'_>,
     ) -> Result<Option<(Arc<SealedHandle>, Origin)>> {
-        let merge = self.plan_merge(collection.id, inputs, collection.schema)?;
+        let merge = self.plan_merge(collection.id, inputs, collection.schema)?.like(collection.largest());
         match self.join_merge(&merge, inputs, work, progress)? {
             Some(joined) => Ok(Some(joined)),
             None => self.rebuild_merge(&merge, inputs, work, progress),

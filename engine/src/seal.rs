@@ -101,7 +101,7 @@ impl Engine {
         }
 
         failpoint("seal-log-synced");
-        let sealed = self.write_frozen(frozen, &collection.schema, work)?;
+        let sealed = self.write_frozen(frozen, collection, work)?;
         failpoint("seal-verified");
         let mut catalog = self.catalog()?;
         if !catalog.state().collections.contains_key(&id) {
@@ -118,17 +118,18 @@ impl Engine {
         Ok(true)
     }
 
-    /// Writes the file of a frozen segment of a collection of this schema; see [`write_sealed`].
+    /// Writes the file of a frozen segment of a collection; see [`write_sealed`].
     pub(crate) fn write_frozen(
         &self,
         frozen: &Frozen,
-        schema: &Schema,
+        collection: &CollectionView,
         work: Option<Work>,
     ) -> Result<Option<(Arc<SealedHandle>, Vec<u32>)>> {
         let site = self.site(work);
         let target = site.target(frozen.segment.id(), self.threads(work));
+        let target = SealTarget { like: collection.largest(), ..target };
         let cancel = || self.core.is_closed() || work.is_some_and(|work| self.pace.step(work).is_err());
-        write_sealed(&self.core, &frozen.segment, schema, frozen.last, &target, &cancel)
+        write_sealed(&self.core, &frozen.segment, &collection.schema, frozen.last, &target, &cancel)
     }
 
     /// The commit point of a seal, and the swap that follows; the log's new floor. The collection is in the catalog, and

@@ -25,6 +25,7 @@ impl Site<'_> {
             uuid: self.core.random.uuid(),
             created_secs: self.core.wall_secs(),
             threads,
+            like: None,
         }
     }
 }

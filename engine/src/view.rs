@@ -200,6 +200,11 @@ impl CollectionView {
             .chain(self.sealed.iter().rev().map(|h| Segment::Sealed(&h.segment)))
     }
 
+    /// The largest sealed segment.
+    pub(crate) fn largest(&self) -> Option<&SealedSegment> {
+        self.sealed.iter().map(|handle| &handle.segment).max_by_key(|segment| segment.rows())
+    }
+
     /// Segments whose rows are only in memory and in the log.
     pub(crate) fn unsealed(&self) -> impl Iterator<Item = &Arc<MutableSegment>> {
         self.frozen.iter().map(|f| &f.segment).chain(std::iter::once(&self.mutable))

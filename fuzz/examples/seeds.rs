@@ -167,6 +167,7 @@ fn segment(schema: Schema) -> Result<Vec<u8>, Box<dyn Error>> {
         uuid: Uuid([5; 16]),
         created_secs: 1_700_000_000,
         threads: 1,
+        like: None,
     };
     let sealed = seal_frozen(&segment, 100, &target, &|| false)?;
     assert!(sealed.is_some(), "no row is dead");

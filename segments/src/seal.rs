@@ -189,6 +189,7 @@ mod tests {
             uuid: Uuid([id as u8; 16]),
             created_secs: 1,
             threads: 1,
+            like: None,
         }
     }
 

@@ -15,6 +15,7 @@
 
 use super::lead::{Lead, LeadWork, sample};
 use half::f16;
+use nearstone_base::checksum::hash128;
 use nearstone_base::{Metric, Result};
 use nearstone_kernels::{DIMENSION_MAX, DIMENSION_STEP, InlineScale, Kernels, Rotation, kernels};
 
@@ -27,6 +28,9 @@ const CENTRE_ROWS: usize = 1001;
 /// No row is so many times as far from the centre as a typical one: the factors of its neighbours, which are squares of
 /// that, must fit half precision.
 const FARTHEST: f64 = 64.0;
+
+/// In a space that suits it, a row is at most so many times as far from the centre, or as near, as one was that the space was made for.
+const USUAL: f32 = 1.25;
 
 /// How vectors of a segment become rotated ones.
 #[derive(Clone, Debug)]
@@ -107,6 +111,30 @@ impl Space {
         };
         space.lead = Lead::learn(&rows.step_by(step).take(wanted).map(turned).collect::<Vec<_>>());
         Some(space)
+    }
+
+    /// Whether rows lie in this space, which other rows were the measure of, as they would in one of their own: around its centre, at the usual
+    /// distance, and none much farther out. `longest` as for [`Space::train`].
+    pub(crate) fn suits<'a>(&self, rows: impl Iterator<Item = &'a [f32]>, longest: f32) -> bool {
+        if self.metric == Metric::InnerProduct && !(self.lift / USUAL..=self.lift).contains(&longest) {
+            return false;
+        }
+        let mut work = Vec::new();
+        let length = |row| {
+            self.lift_row(row, &mut work);
+            self.centre(&mut work);
+            kernels().dot_precise(&work, &work).sqrt() * f64::from(self.scale)
+        };
+        let lengths: Vec<f64> = rows.map(length).collect();
+        let farthest = lengths.iter().fold(0f64, |a, &b| a.max(b));
+        let usual = 1.0 / f64::from(USUAL)..=f64::from(USUAL);
+        farthest <= FARTHEST
+            && median(lengths, f64::total_cmp).is_some_and(|typical| usual.contains(&typical))
+    }
+
+    /// By what spaces can be compared: the same where they bring queries to the same numbers.
+    pub(crate) fn digest(&self) -> u128 {
+        hash128(&Space { spread: 0.0, ..self.clone() }.to_bytes())
     }
 
     /// The same space with all of its directions.

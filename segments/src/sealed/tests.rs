@@ -150,6 +150,7 @@ fn target(vfs: &MemoryVfs) -> SealTarget<'_> {
         uuid: Uuid([7; 16]),
         created_secs: 1_700_000_000,
         threads: 2,
+        like: None,
     }
 }
 

@@ -14,10 +14,12 @@ use super::format::{self, BLOCK, Header};
 use super::inline::batch::Batches;
 use super::inline::join::Join;
 use super::inline::write::{Given, Prepared, refined_lean};
+use super::reader::SealedSegment;
 use super::stream::{Stream, step};
 use crate::graph::{FlatGraph, LEVEL_MAX, NO_LINK};
 use crate::meta::SegmentMeta;
 use crate::quantize::codes::CodeSpace;
+use crate::quantize::space::Space;
 use crate::segment::RowSource;
 use crate::share::share;
 use nearstone_base::faults::{failpoint, seeded};
@@ -42,6 +44,9 @@ pub struct SealTarget<'a> {
     pub created_secs: u64,
     /// How many threads may make codes and inline rows, the calling one included.
     pub threads: usize,
+    /// A segment of the same collection, if there is one. Where rows lie as its rows do, inline rows are brought to the same space:
+    /// searches of both prepare a query once.
+    pub like: Option<&'a SealedSegment>,
 }
 
 impl fmt::Debug for SealTarget<'_> {
@@ -60,8 +65,15 @@ impl SealTarget<'_> {
     pub fn tmp_path(&self) -> PathBuf {
         self.dir.join(format!("{:016x}.tmp", self.id.0))
     }
+
+    /// The space that so many rows should be brought to: that of a segment which is not much smaller.
+    fn space(&self, rows: u32) -> Option<&Space> {
+        self.like.filter(|like| like.rows() >= rows / LIKE_SHARE).and_then(SealedSegment::inline_space)
+    }
 }
 
+/// A space is shared with a segment that has at least one in so many as many rows: what few say of where rows lie, many may know better.
+const LIKE_SHARE: u32 = 2;
 /// Codes that are held before they are written.
 const CODES_BYTES: usize = 4 << 20;
 /// Rows that a thread encodes at a time.
@@ -88,7 +100,7 @@ pub fn write_segment(
     check_graph(schema, rows.rows(), graph)?;
     let keys = Keys::read(schema, rows, cancel)?;
     let given = Given::Graph(graph);
-    let inline = Prepared::new(schema, rows, given, target.threads, cancel)?;
+    let inline = Prepared::new(schema, rows, given, target.space(rows.rows()), target.threads, cancel)?;
     let better = refined_lean(schema, rows, given, target.threads, cancel)?;
     let graph = inline.as_ref().map(|inline| &inline.graph).or(better.as_ref()).unwrap_or(graph);
     write_contents(target, &Contents { schema, rows, keys, graph, inline: inline.as_ref() }, cancel)
@@ -107,7 +119,10 @@ pub fn write_joined(
     cancel: &dyn Fn() -> bool,
 ) -> Result<Option<SegmentMeta>> {
     let keys = Keys::read(schema, rows, cancel)?;
-    let Some(inline) = Prepared::joined(schema, rows, join, target.threads, cancel)? else { return Ok(None) };
+    let like = target.space(rows.rows());
+    let Some(inline) = Prepared::joined(schema, rows, join, like, target.threads, cancel)? else {
+        return Ok(None);
+    };
     check_graph(schema, rows.rows(), &inline.graph)?;
     let contents = Contents { schema, rows, keys, graph: &inline.graph, inline: Some(&inline) };
     write_contents(target, &contents, cancel).map(Some)
@@ -134,7 +149,7 @@ pub fn write_batched(
     }
     let keys = Keys::read(schema, rows, cancel)?;
     let given = Given::Batches(batches);
-    let inline = Prepared::new(schema, rows, given, target.threads, cancel)?;
+    let inline = Prepared::new(schema, rows, given, target.space(rows.rows()), target.threads, cancel)?;
     let lean = refined_lean(schema, rows, given, target.threads, cancel)?;
     let graph = inline.as_ref().map(|inline| &inline.graph).or(lean.as_ref());
     let Some(graph) = graph else { return Ok(None) };

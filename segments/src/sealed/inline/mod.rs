@@ -90,6 +90,8 @@ pub(super) struct Inline {
     rows: Rows,
     entry: Rows,
     space: Space,
+    /// By which it is known that another segment has the same space.
+    digest: u128,
     /// 0 in a segment that does not say.
     growth: Growth,
 }
@@ -184,7 +186,8 @@ impl Inline {
                 Growth::from_bytes(bytes).ok_or((at, "a growth that no data has".to_owned()))?
             }
         };
-        Ok(Some(Inline { rows, entry, space, growth }))
+        let digest = space.digest();
+        Ok(Some(Inline { rows, entry, space, digest, growth }))
     }
 }
 
@@ -234,6 +237,11 @@ impl Inline {
 }
 
 impl SealedSegment {
+    /// The space of its inline rows, if there are any.
+    pub(super) fn inline_space(&self) -> Option<&Space> {
+        self.inline.as_ref().map(|inline| &inline.space)
+    }
+
     /// The nearest visible rows by a walk over inline rows, measured exactly, best first; `None` when it found fewer
     /// than `limit`, or when there are no inline rows.
     pub(super) fn inline_search(

@@ -1,10 +1,11 @@
 //! One query over several segments at once, where all are walked over inline rows.
 //!
-//! 1. Their walks are made together ([`nearstone_kernels::inline_walk_together`]): what one finds ends the others early, from wherever
+//! 1. The query is prepared once for all segments that share a space.
+//! 2. Their walks are made together ([`nearstone_kernels::inline_walk_together`]): what one finds ends the others early, from wherever
 //!    it comes.
-//! 2. Of all that was expanded in any of them, the nearest are measured, in the order of what is known of their distances, until the next
+//! 3. Of all that was expanded in any of them, the nearest are measured, in the order of what is known of their distances, until the next
 //!    one can't be among the nearest, as far as its space says. So as many vectors are read as for one segment.
-//! 3. A segment of which too little is known then (most rows around the query were dead) is searched alone.
+//! 4. A segment of which too little is known then (most rows around the query were dead) is searched alone.
 
 use super::{Inline, LaneWork, Watch};
 use crate::distance::ExactDistance;
@@ -21,6 +22,8 @@ struct Lane<'a> {
     scale: InlineScale,
     /// What rounding moved the query by.
     lost: f32,
+    /// Whose query it has: its own, or that of an earlier one in the same space.
+    prepared: usize,
 }
 
 /// A row that was expanded: its distance as its lane knows it, in common with others; lane and row.
@@ -28,13 +31,21 @@ type Met = (f32, usize, u32);
 
 impl Lane<'_> {
     /// Up to which of its own squared distances a row may be as near as `distance` to callers.
-    fn reach(&self, work: &LaneWork, distance: f32) -> f32 {
+    fn reach(&self, works: &[LaneWork], distance: f32) -> f32 {
         let own = self.scale.own(distance).max(0.0);
-        self.inline.space.within_spread(work.query.upper_bound(own), self.lost)
+        self.inline.space.within_spread(works[self.prepared].query.upper_bound(own), self.lost)
     }
 }
 
 impl SealedSegment {
+    /// Whether a query that is prepared for walks over the inline rows of one is prepared for those of the other: these lie in one space,
+    /// with as many bits.
+    pub fn shares_queries(&self, other: &SealedSegment) -> bool {
+        let by =
+            |segment: &SealedSegment| segment.inline.as_ref().map(|it| (it.digest, it.rows.shape.bits()));
+        by(self).is_some_and(|own| by(other) == Some(own))
+    }
+
     /// Whether this search walks over inline rows, as [`search_together`] wants it.
     pub fn is_walked_inline(&self, options: &SearchOptions<'_>) -> bool {
         let wish = self.inline_wish(options, 1.0).filter(|_| self.inline.is_some());
@@ -84,41 +95,55 @@ fn walk_together(
     work.make_room(segments.len());
     let limit = options.limit;
     // Of each segment that is walked, its place.
-    let (mut places, mut lanes, mut walks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut places, mut lanes, mut grounds) = (Vec::new(), Vec::<Lane<'_>>::new(), Vec::new());
     let mut enough = limit;
-    for ((place, &(segment, part)), work) in segments.iter().enumerate().zip(&mut work.lanes) {
+    for (place, &(segment, part)) in segments.iter().enumerate() {
         if query.len() != segment.meta().schema.dimension() || !segment.is_walked_inline(options) {
             continue;
         }
         let Some(wish) = segment.inline_wish(options, part) else { continue };
         let Some(ground) = segment.inline_ground(wish)? else { continue };
         let inline = ground.inline;
-        let (lost, Some(scale)) = inline.prepare_beside_others(query, work) else { continue };
+        let lane = match lanes.iter().find(|lane| lane.segment.shares_queries(segment)) {
+            Some(lane) => Lane { segment, inline, ..*lane },
+            None => {
+                let (lost, Some(scale)) = inline.prepare_beside_others(query, &mut work.lanes[place]) else {
+                    continue;
+                };
+                Lane { segment, inline, scale, lost, prepared: place }
+            }
+        };
         enough = enough.max(wish.near);
         places.push(place);
-        lanes.push(Lane { segment, inline, scale, lost });
-        let LaneWork { query, walk, .. } = work;
-        walks.push(InlineLane {
-            rows: ground.rows,
-            query,
-            beam: ground.beam,
-            start: ground.start,
-            least: wish.expected(),
-            scale,
-            watch: Watch { segment, inline },
-            scratch: walk,
-        });
+        lanes.push(lane);
+        grounds.push((ground, wish.expected()));
     }
     let Some(first) = lanes.first() else { return Ok(None) };
     let metric = first.segment.meta().schema.metric();
     work.common.reset(enough, known);
+    let (queries, mut rooms): (Vec<_>, Vec<_>) =
+        work.lanes.iter_mut().map(|lane| (&lane.query, Some(&mut lane.walk))).unzip();
+    let mut walks = Vec::with_capacity(lanes.len());
+    for ((lane, &place), (ground, least)) in lanes.iter().zip(&places).zip(grounds) {
+        let Some(scratch) = rooms[place].take() else { continue };
+        walks.push(InlineLane {
+            rows: ground.rows,
+            query: queries[lane.prepared],
+            beam: ground.beam,
+            start: ground.start,
+            least,
+            scale: lane.scale,
+            watch: Watch { segment: lane.segment, inline: lane.inline },
+            scratch,
+        });
+    }
     inline_walk_together(kernels(), &mut walks, &mut work.common)?;
     drop(walks);
 
     let mut met: Vec<Met> = Vec::with_capacity(64 * lanes.len());
-    let works = |lane: usize| &work.lanes[places[lane]];
+    let walks = &work.lanes;
     for (number, lane) in lanes.iter().enumerate() {
-        let expanded = works(number).walk.expanded();
+        let expanded = walks[places[number]].walk.expanded();
         // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
         if !expanded.clone().all(|row| row.distance.is_finite()) {
             return Ok(None);
@@ -136,19 +161,18 @@ fn walk_together(
     let (nearer, &mut last, _) = work.order.select_nth_unstable_by(limit - 1, f32::total_cmp);
     for (number, lane) in lanes.iter().enumerate() {
         // Rows that are dead counted in walks. Those around a query may all be: half of what is wanted has to be nearer than what is left.
-        let left = works(number).walk.left().filter(|_| lane.segment.deaths().count() > 0);
+        let left = walks[places[number]].walk.left().filter(|_| lane.segment.deaths().count() > 0);
         let left = left.map_or(f32::INFINITY, |left| lane.scale.common(left));
         let settled = nearer.iter().filter(|&&distance| distance <= left).count() + usize::from(last <= left);
         alone[places[number]] = settled < limit.div_ceil(2);
     }
     // What was found at `last` is not farther than this, whichever lane it is in.
-    let farthest =
-        lanes.iter().enumerate().map(|(number, lane)| lane.scale.common(lane.reach(works(number), last)));
+    let farthest = lanes.iter().map(|lane| lane.scale.common(lane.reach(walks, last)));
     let farthest = farthest.fold(last, f32::max);
     // What of each lane may be among the nearest, in common distances; nothing of those that are searched alone.
     work.order.clear();
     for (number, lane) in lanes.iter().enumerate() {
-        let reach = lane.scale.common(lane.reach(works(number), farthest));
+        let reach = lane.scale.common(lane.reach(walks, farthest));
         work.order.push(if alone[places[number]] { f32::NEG_INFINITY } else { reach });
     }
     met.retain(|&(distance, number, _)| distance <= work.order[number]);
@@ -163,7 +187,7 @@ fn walk_together(
     for &(distance, number, row) in &met {
         let lane = &lanes[number];
         let bar = nearest.worst().filter(|_| nearest.is_full());
-        if bar.is_some_and(|bar| lane.scale.own(distance) > lane.reach(works(number), bar.distance)) {
+        if bar.is_some_and(|bar| lane.scale.own(distance) > lane.reach(walks, bar.distance)) {
             continue;
         }
         let distance = exact.distance(lane.segment.vector(row)?);

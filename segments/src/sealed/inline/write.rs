@@ -1,6 +1,7 @@
 //! Making inline rows: into one space, along a better graph, with a row to begin at.
 //!
-//! 1. All vectors are brought to the space of inline rows and held in half precision. Where a few directions seem to do, only these are
+//! 1. All vectors are brought to the space of inline rows and held in half precision: to that of another segment of the collection, where
+//!    they lie as its rows do, or to one of their own. Where a few directions seem to do, only these are
 //!    kept; if they turn out not to, when there is a graph, everything is done again with all of them.
 //! 2. Rows are encoded along the graph as it was built, which is then refined by walks over these very rows
 //!    ([`super::refine`]), and encoded again, with one bit a dimension or four, whichever suits them ([`super::bits`]).
@@ -81,13 +82,15 @@ impl Prepared {
         schema: &Schema,
         rows: &dyn RowSource,
         given: Given<'_>,
+        like: Option<&Space>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
         if shape_of(schema, rows.rows()).is_none() {
             return Ok(None);
         }
-        let better = Better::than(given, true, schema, rows, threads, cancel)?;
+        let vectors = Vectors::read(schema, rows, like, cancel)?;
+        let better = Better::than(given, true, &vectors, threads, cancel)?;
         let Some(Better { graph, space, numbers, rows: (shape, mut bytes) }) = better else {
             return Ok(None);
         };
@@ -102,13 +105,14 @@ impl Prepared {
         schema: &Schema,
         rows: &dyn RowSource,
         join: &Join<'_>,
+        like: Option<&Space>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Prepared>> {
         if shape_of(schema, rows.rows()).is_none() {
             return Ok(None);
         }
-        let Some(vectors) = Vectors::read(schema, rows, cancel)? else { return Ok(None) };
+        let vectors = Vectors::read(schema, rows, like, cancel)?;
         vectors.in_a_space(|space| Prepared::joined_in(space, &vectors, join, threads, cancel))
     }
 
@@ -186,13 +190,11 @@ impl Better {
     fn than(
         given: Given<'_>,
         try_four: bool,
-        schema: &Schema,
-        rows: &dyn RowSource,
+        vectors: &Vectors<'_>,
         threads: usize,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Option<Better>> {
-        let Some(vectors) = Vectors::read(schema, rows, cancel)? else { return Ok(None) };
-        vectors.in_a_space(|space| Better::in_space(space, &vectors, (given, try_four), threads, cancel))
+        vectors.in_a_space(|space| Better::in_space(space, vectors, (given, try_four), threads, cancel))
     }
 
     fn in_space(
@@ -272,7 +274,8 @@ pub(in crate::sealed) fn refined_lean(
     if lean_shape(schema, rows.rows()).is_none() {
         return Ok(None);
     }
-    Ok(Better::than(given, false, schema, rows, threads, cancel)?.map(|better| better.graph))
+    let vectors = Vectors::read(schema, rows, None, cancel)?;
+    Ok(Better::than(given, false, &vectors, threads, cancel)?.map(|better| better.graph))
 }
 
 /// The rows of one level.
@@ -316,20 +319,23 @@ struct PairWork {
     right: Vec<f64>,
 }
 
-/// All vectors of a segment, and the space that they are brought to.
+/// All vectors of a segment.
 struct Vectors<'a> {
     schema: &'a Schema,
     all: Vec<&'a [f32]>,
-    space: Space,
+    /// The length of the longest; only for inner products.
+    longest: f32,
+    /// The space of another segment, where they fit.
+    like: Option<Space>,
 }
 
 impl<'a> Vectors<'a> {
-    /// `None` when their numbers are too large for half precision.
     fn read(
         schema: &'a Schema,
         rows: &'a dyn RowSource,
+        like: Option<&Space>,
         cancel: &dyn Fn() -> bool,
-    ) -> Result<Option<Vectors<'a>>> {
+    ) -> Result<Vectors<'a>> {
         let mut longest = 0f64;
         let mut all = Vec::with_capacity(rows.rows() as usize);
         for row in 0..rows.rows() {
@@ -342,23 +348,32 @@ impl<'a> Vectors<'a> {
             }
             all.push(vector);
         }
-        let (metric, dimension) = (schema.metric(), schema.dimension());
-        let space = Space::train(metric, dimension, all.iter().copied(), longest.sqrt() as f32);
-        Ok(space.map(|space| Vectors { schema, all, space }))
+        let longest = longest.sqrt() as f32;
+        let like = like.filter(|like| like.suits(all.iter().copied(), longest)).cloned();
+        Ok(Vectors { schema, all, longest, like })
     }
 
     fn count(&self) -> u32 {
         self.all.len() as u32
     }
 
-    /// What is made in the space; where that has only some of the directions and these do not do after all, in one that has all.
+    /// What is made in the space of another segment, or in one of their own; where that has only some of the directions and these do not
+    /// do after all, in one that has all. `None` also when their numbers are too large for half precision.
     fn in_a_space<T>(&self, make: impl Fn(Space) -> Result<Option<T>>) -> Result<Option<T>> {
-        if self.space.leads()
-            && let Some(made) = make(self.space.clone())?
+        if let Some(like) = &self.like
+            && let Some(made) = make(like.clone())?
         {
             return Ok(Some(made));
         }
-        make(self.space.clone().whole())
+        let (metric, dimension) = (self.schema.metric(), self.schema.dimension());
+        let space = Space::train(metric, dimension, self.all.iter().copied(), self.longest);
+        let Some(space) = space else { return Ok(None) };
+        if space.leads()
+            && let Some(made) = make(space.clone())?
+        {
+            return Ok(Some(made));
+        }
+        make(space.whole())
     }
 
     /// Every row as it will be stored; `None` when there is not so much memory.

@@ -266,7 +266,7 @@ fn refining_leaves_no_more_equal_rows_alone_than_there_were() {
         place.vector = (0..64).map(|i| (i % 7) as f32 / 7.0).collect();
     }
     let (rows, graph) = graph_of(&base, &rows);
-    let prepared = Prepared::new(&base, &rows, Given::Graph(&graph), 2, &|| false);
+    let prepared = Prepared::new(&base, &rows, Given::Graph(&graph), None, 2, &|| false);
     let refined = prepared.unwrap().unwrap().graph;
     crate::graph::check(&refined).unwrap();
     // How many of the equal rows hardly any link leads to.
@@ -286,7 +286,7 @@ fn a_refined_graph_is_whole_and_fuller_and_cancelling_ends_the_work() {
     let base = Schema::new(64, Metric::Cosine).m(8).ef_construction(32);
     let (rows, graph) = graph_of(&base, &rows_of(&base, 3_000, 5));
     let prepare = |threads, cancel: &dyn Fn() -> bool| {
-        Prepared::new(&base, &rows, Given::Graph(&graph), threads, cancel)
+        Prepared::new(&base, &rows, Given::Graph(&graph), None, threads, cancel)
     };
     let links = |graph: &FlatGraph| graph.levels[0].links.iter().filter(|&&link| link != NO_LINK).count();
     let alone = prepare(1, &|| false).unwrap().unwrap();

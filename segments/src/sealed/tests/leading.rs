@@ -1,6 +1,7 @@
 //! Segments whose rows differ along few directions: their inline rows hold these alone, and nothing is lost by it.
 
 use super::*;
+use crate::quantize::space::Space;
 use crate::seal::LEVEL_SEED;
 use crate::sealed::inline::batch::Batches;
 use crate::sealed::{Join, search_together, write_batched, write_joined};
@@ -292,4 +293,31 @@ fn lies_about_directions_are_errors() {
         }
     });
     assert_eq!(open_bytes(&shorter).unwrap_err().kind(), ErrorKind::Corruption);
+}
+
+/// Rows that lie around the same centre and as far from it, and differ along other directions: what serves one segment does not serve the other.
+#[test]
+fn directions_of_another_segment_are_not_taken_over_where_they_do_not_tell_rows_apart() {
+    let schema = schema(Metric::L2);
+    let first = written(&schema, &bent(&schema, 0, ROWS));
+    assert!(leads(&first));
+    let like = first.open();
+    let beside = |rows: &Rows| {
+        let (rows, graph) = graph_of(&schema, rows);
+        let vfs = folder();
+        let target = SealTarget { like: Some(&like), ..target(&vfs) };
+        let meta = write_segment(&target, &schema, &rows, &graph, &|| false).unwrap();
+        Made { vfs, meta, rows }
+    };
+    let same = beside(&bent(&schema, ROWS, ROWS));
+    // With another number of bits, perhaps, by which queries are not alike.
+    let space = |segment: &SealedSegment| segment.inline_space().map(Space::digest);
+    assert!(leads(&same) && space(&same.open()) == space(&like));
+    let mut rows = bent(&schema, ROWS, ROWS);
+    rows.rows.iter_mut().for_each(|row| row.vector.reverse());
+    assert!(like.inline_space().unwrap().suits(rows.rows.iter().map(|row| &row.vector[..]), 0.0));
+    let other = beside(&rows);
+    assert!(space(&other.open()) != space(&like) && leads(&other));
+    let recall = recall(&other, 64);
+    assert!(recall >= 0.95, "{recall}");
 }

@@ -163,3 +163,56 @@ fn a_query_of_another_length_is_refused_by_all() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert!(error.to_string().contains("65 numbers"), "{error}");
 }
+
+/// Rows sealed beside a segment that is there.
+fn beside(like: &SealedSegment, rows: &Rows) -> Made {
+    let schema = like.meta().schema;
+    let (rows, graph) = graph_of(&schema, rows);
+    let vfs = folder();
+    let target = SealTarget { like: Some(like), ..target(&vfs) };
+    let meta = write_segment(&target, &schema, &rows, &graph, &|| false).unwrap();
+    Made { vfs, meta, rows }
+}
+
+#[test]
+fn a_segment_shares_the_space_of_one_whose_rows_lie_as_its_own_do() {
+    for metric in [Metric::L2, Metric::Cosine] {
+        let schema = schema(metric);
+        let first = written(&schema, &rows_of(&schema, 1_200, 1)).open();
+        assert!(first.shares_queries(&first));
+        let alone = written(&schema, &rows_of(&schema, 1_200, 2)).open();
+        assert!(!first.shares_queries(&alone), "another space, if only by a little");
+        let made = [beside(&first, &rows_of(&schema, 1_200, 2)), beside(&first, &rows_of(&schema, 2_400, 3))];
+        let opened = [made[0].open(), made[1].open()];
+        assert!(opened.iter().all(|one| first.shares_queries(one)), "{metric:?}");
+        let (mut scratch, mut hits, mut wanted) = (Scratch::default(), 0, 0);
+        for row in made[1].rows.rows.iter().step_by(50) {
+            let best = right(&made, &row.vector, 10, &[], |_, _| true);
+            let found = found(&opened, &row.vector, &options(10, 48), &[], &mut scratch);
+            hits += found[..10].iter().filter(|&&distance| distance <= best[9]).count();
+            wanted += 10;
+        }
+        assert!(hits * 100 >= wanted * 97, "{metric:?}: {hits} of {wanted}");
+        // Of many more rows, the larger sample knows better.
+        assert!(!first.shares_queries(&beside(&first, &rows_of(&schema, 2_402, 4)).open()));
+    }
+}
+
+#[test]
+fn rows_that_lie_elsewhere_get_a_space_of_their_own() {
+    let schema = schema(Metric::L2);
+    let first = written(&schema, &rows_of(&schema, 1_200, 1)).open();
+    let moved: [&dyn Fn(f32) -> f32; 4] = [&|x| x * 1.4, &|x| x * 0.7, &|x| x + 2.0, &|x| x * 1e30];
+    for change in moved {
+        let mut rows = rows_of(&schema, 1_200, 2);
+        rows.rows.iter_mut().flat_map(|row| &mut row.vector).for_each(|x| *x = change(*x));
+        assert!(!first.shares_queries(&beside(&first, &rows).open()));
+    }
+    // By inner product, a row that is longer than all of the other segment has no place in its space.
+    let schema = self::schema(Metric::InnerProduct);
+    let first = written(&schema, &rows_of(&schema, 1_200, 1)).open();
+    let mut rows = rows_of(&schema, 1_200, 1);
+    assert!(first.shares_queries(&beside(&first, &rows).open()));
+    rows.rows.iter_mut().for_each(|row| row.vector.iter_mut().for_each(|x| *x *= 1.01));
+    assert!(!first.shares_queries(&beside(&first, &rows).open()));
+}
