@@ -7,7 +7,7 @@
 //!    one can't be among the nearest, as far as its space says. So as many vectors are read as for one segment.
 //! 4. A segment of which too little is known then (most rows around the query were dead) is searched alone.
 
-use super::{Inline, LaneWork, Watch};
+use super::{Inline, InlineWork, LaneWork, Watch};
 use crate::distance::ExactDistance;
 use crate::sealed::reader::SealedSegment;
 use crate::segment::{Accept, Hit, SearchOptions};
@@ -16,17 +16,20 @@ use nearstone_base::Result;
 use nearstone_kernels::{InlineLane, InlineScale, inline_walk_together, kernels};
 
 /// A segment that is walked with others.
+#[derive(Clone, Copy)]
 struct Lane<'a> {
+    /// Its place among all segments.
+    place: usize,
     segment: &'a SealedSegment,
     inline: &'a Inline,
     scale: InlineScale,
     /// What rounding moved the query by.
     lost: f32,
-    /// Whose query it has: its own, or that of an earlier one in the same space.
+    /// In whose place the query is prepared: its own, or that of an earlier one in the same space.
     prepared: usize,
 }
 
-/// A row that was expanded: its distance as its lane knows it, in common with others; lane and row.
+/// A row that was expanded: its distance as its lane knows it, in common with others; number of the lane, and row.
 type Met = (f32, usize, u32);
 
 impl Lane<'_> {
@@ -71,7 +74,11 @@ pub fn search_together(
     lists.resize_with(segments.len(), Vec::new);
     let mut alone = vec![true; segments.len()];
     if options.limit > 0 {
-        let _ = walk_together(segments, query, options, known, scratch, lists, &mut alone)?;
+        let lanes = walk(segments, query, options, known, &mut scratch.inline)?;
+        let mut met = Vec::new();
+        if gather(&lanes, options, known, &mut scratch.inline, &mut met, &mut alone) {
+            measure(&lanes, (query, options.limit), known, scratch, &met, lists)?;
+        }
     }
     for ((&(segment, _), list), alone) in segments.iter().zip(lists).zip(alone) {
         if alone {
@@ -81,22 +88,17 @@ pub fn search_together(
     Ok(())
 }
 
-/// Searches those that can be searched together, and leaves `alone` the others; `None` when that is all of them.
-fn walk_together(
-    segments: &[(&SealedSegment, f32)],
+/// Walks over those that can be walked together.
+fn walk<'a>(
+    segments: &[(&'a SealedSegment, f32)],
     query: &[f32],
     options: &SearchOptions<'_>,
     known: &[f32],
-    scratch: &mut Scratch,
-    lists: &mut [Vec<Hit>],
-    alone: &mut [bool],
-) -> Result<Option<()>> {
-    let Scratch { inline: work, nearest, .. } = scratch;
+    work: &mut InlineWork,
+) -> Result<Vec<Lane<'a>>> {
     work.make_room(segments.len());
-    let limit = options.limit;
-    // Of each segment that is walked, its place.
-    let (mut places, mut lanes, mut grounds) = (Vec::new(), Vec::<Lane<'_>>::new(), Vec::new());
-    let mut enough = limit;
+    let (mut lanes, mut grounds) = (Vec::<Lane<'a>>::with_capacity(segments.len()), Vec::new());
+    let mut enough = options.limit;
     for (place, &(segment, part)) in segments.iter().enumerate() {
         if query.len() != segment.meta().schema.dimension() || !segment.is_walked_inline(options) {
             continue;
@@ -105,27 +107,21 @@ fn walk_together(
         let Some(ground) = segment.inline_ground(wish)? else { continue };
         let inline = ground.inline;
         let lane = match lanes.iter().find(|lane| lane.segment.shares_queries(segment)) {
-            Some(lane) => Lane { segment, inline, ..*lane },
-            None => {
-                let (lost, Some(scale)) = inline.prepare_beside_others(query, &mut work.lanes[place]) else {
-                    continue;
-                };
-                Lane { segment, inline, scale, lost, prepared: place }
-            }
+            Some(lane) => Lane { place, segment, inline, ..*lane },
+            None => match inline.prepare_beside_others(query, &mut work.lanes[place]) {
+                (lost, Some(scale)) => Lane { place, segment, inline, scale, lost, prepared: place },
+                _ => continue,
+            },
         };
         enough = enough.max(wish.near);
-        places.push(place);
         lanes.push(lane);
         grounds.push((ground, wish.expected()));
     }
-    let Some(first) = lanes.first() else { return Ok(None) };
-    let metric = first.segment.meta().schema.metric();
-    work.common.reset(enough, known);
-    let (queries, mut rooms): (Vec<_>, Vec<_>) =
-        work.lanes.iter_mut().map(|lane| (&lane.query, Some(&mut lane.walk))).unzip();
+    let rooms = work.lanes.iter_mut().map(|lane| (&lane.query, Some(&mut lane.walk)));
+    let (queries, mut rooms): (Vec<_>, Vec<_>) = rooms.unzip();
     let mut walks = Vec::with_capacity(lanes.len());
-    for ((lane, &place), (ground, least)) in lanes.iter().zip(&places).zip(grounds) {
-        let Some(scratch) = rooms[place].take() else { continue };
+    for (lane, (ground, least)) in lanes.iter().zip(grounds) {
+        let Some(scratch) = rooms[lane.place].take() else { continue };
         walks.push(InlineLane {
             rows: ground.rows,
             query: queries[lane.prepared],
@@ -137,65 +133,90 @@ fn walk_together(
             scratch,
         });
     }
+    work.common.reset(enough, known);
     inline_walk_together(kernels(), &mut walks, &mut work.common)?;
-    drop(walks);
+    Ok(lanes)
+}
 
-    let mut met: Vec<Met> = Vec::with_capacity(64 * lanes.len());
-    let walks = &work.lanes;
+/// Leaves in `met` the visible rows that may be among the nearest of all that is known, nearest first, and says which segments need not be
+/// searched `alone`; `false` when all have to.
+fn gather(
+    lanes: &[Lane<'_>],
+    options: &SearchOptions<'_>,
+    known: &[f32],
+    work: &mut InlineWork,
+    met: &mut Vec<Met>,
+    alone: &mut [bool],
+) -> bool {
+    let limit = options.limit;
+    let InlineWork { lanes: works, order, .. } = work;
     for (number, lane) in lanes.iter().enumerate() {
-        let expanded = walks[places[number]].walk.expanded();
+        let expanded = works[lane.place].walk.expanded();
         // Nothing can be said of a query, or of rows, whose distances single precision does not hold.
         if !expanded.clone().all(|row| row.distance.is_finite()) {
-            return Ok(None);
+            return false;
         }
         let visible = lane.segment.visible(options);
         let everything = lane.segment.deaths().count() == 0;
         let seen = expanded.filter(|row| everything || visible.accept(row.id));
         met.extend(seen.map(|row| (lane.scale.common(row.distance), number, row.id)));
     }
-    work.order.clear();
-    work.order.extend(met.iter().map(|row| row.0).chain(known.iter().copied()));
-    if work.order.len() < limit {
-        return Ok(None);
+    order.clear();
+    order.extend(met.iter().map(|row| row.0).chain(known.iter().copied()));
+    if lanes.is_empty() || order.len() < limit {
+        return false;
     }
-    let (nearer, &mut last, _) = work.order.select_nth_unstable_by(limit - 1, f32::total_cmp);
-    for (number, lane) in lanes.iter().enumerate() {
+    let (nearer, &mut last, _) = order.select_nth_unstable_by(limit - 1, f32::total_cmp);
+    for lane in lanes {
         // Rows that are dead counted in walks. Those around a query may all be: half of what is wanted has to be nearer than what is left.
-        let left = walks[places[number]].walk.left().filter(|_| lane.segment.deaths().count() > 0);
+        let left = works[lane.place].walk.left().filter(|_| lane.segment.deaths().count() > 0);
         let left = left.map_or(f32::INFINITY, |left| lane.scale.common(left));
         let settled = nearer.iter().filter(|&&distance| distance <= left).count() + usize::from(last <= left);
-        alone[places[number]] = settled < limit.div_ceil(2);
+        alone[lane.place] = settled < limit.div_ceil(2);
     }
-    // What was found at `last` is not farther than this, whichever lane it is in.
-    let farthest = lanes.iter().map(|lane| lane.scale.common(lane.reach(walks, last)));
-    let farthest = farthest.fold(last, f32::max);
-    // What of each lane may be among the nearest, in common distances; nothing of those that are searched alone.
-    work.order.clear();
-    for (number, lane) in lanes.iter().enumerate() {
-        let reach = lane.scale.common(lane.reach(walks, farthest));
-        work.order.push(if alone[places[number]] { f32::NEG_INFINITY } else { reach });
-    }
-    met.retain(|&(distance, number, _)| distance <= work.order[number]);
+    // What was found at `last` is not farther than this, whichever lane it is in; and so far each lane has to be looked through.
+    let reach = |lane: &Lane<'_>, distance| lane.scale.common(lane.reach(works, distance));
+    let farthest = lanes.iter().map(|lane| reach(lane, last)).fold(last, f32::max);
+    order.clear();
+    order.extend(lanes.iter().map(|lane| match alone[lane.place] {
+        true => f32::NEG_INFINITY,
+        false => reach(lane, farthest),
+    }));
+    met.retain(|&(distance, number, _)| distance <= order[number]);
     met.iter().for_each(|&(_, number, row)| lanes[number].segment.prefetch_hit(row));
     met.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    true
+}
 
-    let exact = ExactDistance::new(metric, query);
+/// Exact distances of the rows, nearest first, for as long as the next one may be among the nearest.
+fn measure(
+    lanes: &[Lane<'_>],
+    (query, limit): (&[f32], usize),
+    known: &[f32],
+    scratch: &mut Scratch,
+    met: &[Met],
+    lists: &mut [Vec<Hit>],
+) -> Result<()> {
+    let Some(first) = lanes.first() else { return Ok(()) };
+    let exact = ExactDistance::new(first.segment.meta().schema.metric(), query);
+    let (works, nearest) = (&scratch.inline.lanes, &mut scratch.nearest);
     nearest.reset(limit);
     for &distance in known {
         nearest.push(Candidate::new(distance, 0));
     }
-    for &(distance, number, row) in &met {
+    for &(distance, number, row) in met {
         let lane = &lanes[number];
         let bar = nearest.worst().filter(|_| nearest.is_full());
-        if bar.is_some_and(|bar| lane.scale.own(distance) > lane.reach(walks, bar.distance)) {
+        if bar.is_some_and(|bar| lane.scale.own(distance) > lane.reach(works, bar.distance)) {
             continue;
         }
         let distance = exact.distance(lane.segment.vector(row)?);
         nearest.push(Candidate::new(distance, row));
-        lists[places[number]].push(Hit { distance, ordinal: row });
+        lists[lane.place].push(Hit { distance, ordinal: row });
     }
-    for (lane, &place) in lanes.iter().zip(&places) {
-        lists[place] = lane.segment.best(std::mem::take(&mut lists[place]), limit)?;
+    for lane in lanes {
+        let list = &mut lists[lane.place];
+        *list = lane.segment.best(std::mem::take(list), limit)?;
     }
-    Ok(Some(()))
+    Ok(())
 }
