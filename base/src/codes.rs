@@ -28,7 +28,7 @@ pub enum Codes {
     /// more of the processor. Each segment has codebooks of 1 KB per dimension. Bytes per row: a quarter of the dimension (a multiple of 32)
     /// and 16, rounded up to 64.
     Pq4,
-    /// Product quantization, eight numbers a byte: as large as [`Codes::RaBitQ1`], with a little more recall for a little more time.
+    /// Product quantization, eight numbers a byte: as large as [`Codes::RaBitQ1`], with as much recall for a little more time.
     /// Codebooks as of [`Codes::Pq4`].
     Pq8,
     /// Product quantization, 16 numbers a byte, of which a walk sees little: two to four times as many vectors are read as with

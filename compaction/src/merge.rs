@@ -88,7 +88,8 @@ impl<'a> Merge<'a> {
         Ok(Merge { rows, schema, like: None, inverse_norms, graph, next, linked })
     }
 
-    /// Names a segment of the collection, one of the inputs or another, for [`SealTarget::like`].
+    /// Names a segment of the collection, one of the inputs or another, for the [`SealTarget::like`] of what is joined or built in batches. (What
+    /// is linked after all is what these were not good for, or small.)
     pub fn like(mut self, segment: Option<&'a SealedSegment>) -> Merge<'a> {
         self.like = segment;
         self
@@ -142,7 +143,7 @@ impl<'a> Merge<'a> {
     }
 
     fn target<'t>(&'t self, target: &SealTarget<'t>) -> SealTarget<'t> {
-        SealTarget { like: self.like, ..*target }
+        SealTarget { like: self.like.or(target.like), ..*target }
     }
 
     /// Reads every vector that the new file is to vouch for.
@@ -201,7 +202,7 @@ impl<'a> Merge<'a> {
         }
         let origin: Vec<(u32, u32)> = order.iter().map(|&row| self.rows.plan[row as usize]).collect();
         let rows = Rows { segments: self.rows.segments.clone(), plan: origin };
-        let meta = write_segment(&self.target(target), &self.schema, &rows, &graph, cancel)?;
+        let meta = write_segment(target, &self.schema, &rows, &graph, cancel)?;
         Ok(Some(Merged { meta, origin: rows.plan }))
     }
 }

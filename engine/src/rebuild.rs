@@ -126,7 +126,8 @@ impl Rebuilt {
         };
         let inputs = vec![handle.clone()];
         let output = {
-            let merge = engine.plan_merge(self.id, &inputs, self.schema)?;
+            let like = self.replacements.iter().find_map(Replacement::output);
+            let merge = engine.plan_merge(self.id, &inputs, self.schema)?.like(like);
             engine.rebuild_merge(&merge, &inputs, None, &mut progress)?
         };
         self.replacements.push(Replacement::new(inputs, output));

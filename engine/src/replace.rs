@@ -12,6 +12,7 @@ use crate::view::SealedHandle;
 use nearstone_base::faults::{failpoint, seeded};
 use nearstone_base::sync::{Arc, Ordering};
 use nearstone_base::{CollectionId, Lsn, Result, Schema};
+use nearstone_segments::SealedSegment;
 use roaring::RoaringBitmap;
 
 /// For each row of an output: which input, and the row there.
@@ -35,6 +36,11 @@ impl Replacement {
     /// Whether a segment is one of those that go.
     pub(crate) fn replaces(&self, handle: &SealedHandle) -> bool {
         self.inputs.iter().any(|input| input.id() == handle.id())
+    }
+
+    /// The new segment, if there is one.
+    pub(crate) fn output(&self) -> Option<&SealedSegment> {
+        self.output.as_ref().map(|(handle, _)| &handle.segment)
     }
 
     /// Rows of the output.

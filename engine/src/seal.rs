@@ -199,6 +199,8 @@ pub(crate) fn write_sealed(
         // Healing did not save the graph, or it lacks its refinement: it is built anew, under the same name, which is free
         // again when the handle is gone.
     }
+    // In a space of its own, in case that was it.
+    let target = &SealTarget { like: None, ..*target };
     let rebuilt = rebuild_frozen(segment, schema, at, target, cancel).inspect_err(undone)?;
     rebuilt.map(|output| Ok((core.open_new(&output.meta)?, output.order))).transpose()
 }

@@ -1,7 +1,7 @@
 //! Searching: the builders, and the merge over segments.
 //!
 //! A search loads one view and asks every segment of the collection for its nearest visible rows: those that are walked over inline rows last
-//! and together, the others one after the other. The answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first. Many queries at
+//! and together, in groups of much the same size, the others one after the other. The answers are exact distances, so merging them is a sort. Ties are resolved by key, nearest first. Many queries at
 //! once are asked of each segment together, a part of them per thread.
 
 use crate::background::{THREADS_MAX, cores, on_threads};
@@ -301,16 +301,11 @@ fn search_segments<'v>(
 ) -> Result<()> {
     let segments: Vec<Segment<'v>> = view.segments().filter(|s| s.rows() > 0).collect();
     core.with_scratch(|scratch| {
-        let together = match filter {
+        let (alone, together) = match filter {
             None if segments.len() > 1 => walked_together(&segments, options),
-            _ => Vec::new(),
+            _ => (segments.clone(), Vec::new()),
         };
-        for &segment in &segments {
-            if let Segment::Sealed(sealed) = segment
-                && together.iter().flatten().any(|&(walked, _)| std::ptr::eq(walked, sealed))
-            {
-                continue;
-            }
+        for segment in alone {
             let mut gathered = Gathered { found, segment };
             match filter {
                 None => segment.search(queries, options, scratch, &mut gathered)?,
@@ -348,31 +343,34 @@ fn search_segments<'v>(
     Ok(())
 }
 
-/// Groups of sealed segments that are walked together, with the share of all rows that each holds. In a group they are of much the same
+/// Sealed segments of a group, each with the share of all rows that it holds.
+type Group<'v> = Vec<(&'v SealedSegment, f32)>;
+
+/// Segments that are searched one after the other, and groups of those that are walked together. In a group they are of much the same
 /// size, and the largest come first: what is known by then spares small ones most of their walk.
 fn walked_together<'v>(
     segments: &[Segment<'v>],
     options: &SearchOptions<'_>,
-) -> Vec<Vec<(&'v SealedSegment, f32)>> {
+) -> (Vec<Segment<'v>>, Vec<Group<'v>>) {
     let rows: u64 = segments.iter().map(|segment| u64::from(segment.rows())).sum();
-    let mut walked: Vec<(&SealedSegment, f32)> = Vec::new();
-    for segment in segments {
-        if let Segment::Sealed(sealed) = *segment
-            && sealed.is_walked_inline(options)
-        {
-            walked.push((sealed, (f64::from(sealed.rows()) / rows as f64) as f32));
+    let (mut alone, mut walked) = (Vec::new(), Group::new());
+    for &segment in segments {
+        match segment {
+            Segment::Sealed(sealed) if sealed.is_walked_inline(options) => {
+                walked.push((sealed, (f64::from(sealed.rows()) / rows as f64) as f32));
+            }
+            other => alone.push(other),
         }
     }
     walked.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.rows()));
-    let alike = |a: &(&SealedSegment, f32), b: &(&SealedSegment, f32)| a.0.rows() / ALIKE < b.0.rows();
-    let mut groups: Vec<Vec<(&SealedSegment, f32)>> = Vec::new();
+    let mut groups: Vec<Group<'v>> = Vec::new();
     for one in walked {
         match groups.last_mut() {
-            Some(group) if alike(&group[0], &one) => group.push(one),
+            Some(group) if group[0].0.rows() / ALIKE < one.0.rows() => group.push(one),
             _ => groups.push(vec![one]),
         }
     }
-    groups
+    (alone, groups)
 }
 
 /// Drops what is farther than the `limit`-th, where that is much.

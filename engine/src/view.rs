@@ -200,9 +200,10 @@ impl CollectionView {
             .chain(self.sealed.iter().rev().map(|h| Segment::Sealed(&h.segment)))
     }
 
-    /// The largest sealed segment.
+    /// The largest sealed segment with inline rows.
     pub(crate) fn largest(&self) -> Option<&SealedSegment> {
-        self.sealed.iter().map(|handle| &handle.segment).max_by_key(|segment| segment.rows())
+        let walked = self.sealed.iter().map(|handle| &handle.segment).filter(|it| it.has_inline_rows());
+        walked.max_by_key(|segment| segment.rows())
     }
 
     /// Segments whose rows are only in memory and in the log.

@@ -100,6 +100,19 @@ impl Lead {
         Some(Lead::of(directions, dimension, scale))
     }
 
+    /// Whether the directions hold as much of what separates near ones among other rows as of those from which they were learnt.
+    pub(crate) fn suits(&self, rows: &[Vec<f32>]) -> bool {
+        let near = near_differences(rows);
+        let (mut work, mut along) = (LeadWork::default(), vec![0.0; self.directions()]);
+        let mut held = 0.0;
+        for difference in &near {
+            self.apply(kernels(), difference, &mut work, &mut along);
+            held += kernels().dot_precise(&along, &along) / kernels().dot_precise(difference, difference);
+        }
+        // They are longer by what was missed.
+        (held / near.len().max(1) as f64 - 1.0).abs() <= MISSED_MAX
+    }
+
     /// Turns the directions among each other and rounds them.
     fn of(mut directions: Vec<Vec<f32>>, dimension: usize, scale: f32) -> Lead {
         let turn = Rotation::new(directions.len(), SEED);

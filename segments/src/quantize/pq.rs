@@ -22,8 +22,8 @@ const SAMPLE_ROWS: usize = 64 * CENTROIDS;
 const SAMPLE_NUMBERS: usize = 32 << 20;
 /// Rounds of k-means; later ones change the error by less than a hundredth.
 const ROUNDS: usize = 10;
-/// The error of a row of which its code tells nothing: it is always measured. (Its square is a number.)
-const UNKNOWN: f32 = 1e18;
+/// The error of a row of which its code tells nothing: it is always measured.
+const UNKNOWN: f32 = f32::MAX;
 /// Numbers that one byte stands for, at most.
 const TOGETHER_MAX: usize = 16;
 
@@ -38,7 +38,8 @@ pub(super) struct Codebooks {
     count: usize,
     /// For each byte the first numbers of 256 centroids, then the second ones and so on; 0 where there are fewer.
     columns: Vec<f32>,
-    /// Half of the squared length of each centroid; infinite where there is none.
+    /// Half of the squared length of each centroid, infinite where there is none; nothing where codebooks were read, by which nobody encodes many
+    /// rows.
     half_squares: Vec<[f32; CENTROIDS]>,
 }
 
@@ -87,13 +88,13 @@ impl Codebooks {
             means(together, count, columns, room);
             Ok(())
         })?;
-        Ok(Codebooks::new(together, unit, count, columns))
+        let mut learnt = Codebooks::new(together, unit, count, columns);
+        learnt.half_squares = learnt.books().map(|columns| half_squares_of(columns, count)).collect();
+        Ok(learnt)
     }
 
     fn new(together: usize, unit: f32, count: usize, columns: Vec<f32>) -> Codebooks {
-        let half_squares = columns.chunks_exact(together * CENTROIDS);
-        let half_squares = half_squares.map(|columns| half_squares_of(columns, count)).collect();
-        Codebooks { together, unit, count, columns, half_squares }
+        Codebooks { together, unit, count, columns, half_squares: Vec::new() }
     }
 
     /// The file form: the unit, then the centroids of each byte, in columns; little-endian.
@@ -136,7 +137,15 @@ impl Codebooks {
         let scaled = &mut scaled[..self.together];
         let (mut square, mut product) = (0f64, 0f64);
         let places = numbers.chunks_exact(self.together).zip(codes.iter_mut());
-        for ((numbers, code), (columns, half_squares)) in places.zip(self.books().zip(&self.half_squares)) {
+        for (place, ((numbers, code), columns)) in places.zip(self.books()).enumerate() {
+            let made;
+            let half_squares = match self.half_squares.get(place) {
+                Some(there) => there,
+                None => {
+                    made = half_squares_of(columns, self.count);
+                    &made
+                }
+            };
             scaled.iter_mut().zip(numbers).for_each(|(scaled, x)| *scaled = x / self.unit);
             *code = kernels.nearest_of_columns(scaled, columns, half_squares).0;
             for (&x, column) in numbers.iter().zip(columns.chunks_exact(CENTROIDS)) {
@@ -148,7 +157,7 @@ impl Codebooks {
         let delta = if product > 0.0 { (square / product) as f32 } else { 0.0 };
         let fits = |x: f64, most: f32| x.min(f64::from(most)) as f32;
         if !delta.is_normal() {
-            let error = if (square as f32).is_normal() { UNKNOWN } else { 0.0 };
+            let error = if square >= f64::from(f32::MIN_POSITIVE) { UNKNOWN } else { 0.0 };
             return Factors { delta: 0.0, lo: 0.0, square: fits(square, f32::MAX), error };
         }
         let (mut decoded_square, mut error) = (0f64, 0f64);
@@ -173,7 +182,7 @@ impl Codebooks {
     /// The products of a rotated query with all centroids.
     pub(super) fn products(&self, query: &[f32]) -> Products {
         let kernels = kernels();
-        let mut products = vec![[0f32; CENTROIDS]; self.half_squares.len()];
+        let mut products = vec![[0f32; CENTROIDS]; query.len() / self.together];
         let places = products.iter_mut().zip(query.chunks_exact(self.together));
         for ((out, numbers), columns) in places.zip(self.books()) {
             kernels.dots_of_columns(numbers, columns, out);

@@ -32,6 +32,10 @@ const FARTHEST: f64 = 64.0;
 /// In a space that suits it, a row is at most so many times as far from the centre, or as near, as one was that the space was made for.
 const USUAL: f32 = 1.25;
 
+/// And the middle of all rows is at most so far from the centre, of the usual distance: a cluster aside would have fewer digits there than around
+/// its own centre.
+const MOVED_MAX: f64 = 0.5;
+
 /// How vectors of a segment become rotated ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Space {
@@ -102,34 +106,53 @@ impl Space {
         if metric == Metric::InnerProduct {
             return Some(space);
         }
-        let wanted = sample(rows.len());
-        let step = (rows.len() / wanted.max(1)).max(1);
-        let turned = |row| {
-            let mut numbers = Vec::new();
-            space.beside_all(row, &mut numbers);
-            numbers
-        };
-        space.lead = Lead::learn(&rows.step_by(step).take(wanted).map(turned).collect::<Vec<_>>());
+        space.lead = Lead::learn(&space.some(rows));
         Some(space)
     }
 
     /// Whether rows lie in this space, which other rows were the measure of, as they would in one of their own: around its centre, at the usual
-    /// distance, and none much farther out. `longest` as for [`Space::train`].
-    pub(crate) fn suits<'a>(&self, rows: impl Iterator<Item = &'a [f32]>, longest: f32) -> bool {
+    /// distance, and none much farther out; and differing along its directions, or not along few. `longest` as for [`Space::train`].
+    pub(crate) fn suits<'a>(
+        &self,
+        rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone,
+        longest: f32,
+    ) -> bool {
         if self.metric == Metric::InnerProduct && !(self.lift / USUAL..=self.lift).contains(&longest) {
             return false;
         }
-        let mut work = Vec::new();
-        let length = |row| {
+        let (mut work, mut sums) = (Vec::new(), vec![0f64; self.middle.len()]);
+        let mut lengths = Vec::with_capacity(rows.len());
+        for row in rows.clone() {
             self.lift_row(row, &mut work);
             self.centre(&mut work);
-            kernels().dot_precise(&work, &work).sqrt() * f64::from(self.scale)
-        };
-        let lengths: Vec<f64> = rows.map(length).collect();
+            sums.iter_mut().zip(&work).for_each(|(sum, &x)| *sum += f64::from(x));
+            lengths.push(kernels().dot_precise(&work, &work).sqrt() * f64::from(self.scale));
+        }
+        let share = f64::from(self.scale) / rows.len().max(1) as f64;
+        let moved = sums.iter().map(|sum| (sum * share).powi(2)).sum::<f64>().sqrt();
         let farthest = lengths.iter().fold(0f64, |a, &b| a.max(b));
         let usual = 1.0 / f64::from(USUAL)..=f64::from(USUAL);
-        farthest <= FARTHEST
-            && median(lengths, f64::total_cmp).is_some_and(|typical| usual.contains(&typical))
+        let typical = median(lengths, f64::total_cmp).is_some_and(|typical| usual.contains(&typical));
+        // Written so that what is no number suits nobody.
+        if !(typical && farthest <= FARTHEST && moved <= MOVED_MAX) {
+            return false;
+        }
+        match &self.lead {
+            Some(lead) => lead.suits(&self.some(rows)),
+            None => self.metric == Metric::InnerProduct || Lead::learn(&self.some(rows)).is_none(),
+        }
+    }
+
+    /// Some of the rows in this space, with all directions.
+    fn some<'a>(&self, rows: impl ExactSizeIterator<Item = &'a [f32]>) -> Vec<Vec<f32>> {
+        let wanted = sample(rows.len());
+        let step = (rows.len() / wanted.max(1)).max(1);
+        let turned = |row| {
+            let mut numbers = Vec::new();
+            self.beside_all(row, &mut numbers);
+            numbers
+        };
+        rows.step_by(step).take(wanted).map(turned).collect()
     }
 
     /// By what spaces can be compared: the same where they bring queries to the same numbers.
@@ -321,8 +344,9 @@ impl Space {
             }
         };
         let scale = f64::from(self.scale) * f64::from(self.scale);
-        let scale = InlineScale { fixed: (fixed * scale) as f32 - beyond, factor: (factor * scale) as f32 };
-        (scale.factor.is_normal() && scale.fixed.is_finite()).then_some(scale)
+        let scale = InlineScale { fixed: fixed * scale - f64::from(beyond), factor: factor * scale };
+        let sound = |x: f64| (x as f32).is_normal();
+        (sound(scale.factor) && scale.fixed.is_finite()).then_some(scale)
     }
 
     /// A row in the space of squared distances, before all that keeps them.

@@ -61,7 +61,7 @@ impl SealedSegment {
         let exact = ExactDistance::new(self.meta().schema.metric(), query);
         let width = options.limit.max(options.ef);
         if let Some(walk) = self.inline_wish(options, 1.0)
-            && let Some(hits) = self.inline_search(query, &exact, &visible, walk, scratch)?
+            && let Some(hits) = self.inline_search(query, &exact, (&visible, options.at), walk, scratch)?
         {
             return Ok(hits);
         }

@@ -468,7 +468,7 @@ impl Lanes {
                 beam,
                 start: InlineStart::Row(0),
                 least,
-                scale: InlineScale { fixed: 0.0, factor: 1.0 },
+                scale: InlineScale { fixed: 0.5, factor: 2.0 },
                 watch: move |row| touch(number, row),
                 scratch,
             })
@@ -540,7 +540,7 @@ fn what_one_walk_finds_ends_the_others_and_so_does_what_was_known_before() {
     let fewer = expanded(early, 4, &[]);
     assert!(fewer.iter().zip(&all).all(|(fewer, all)| (4..all / 2).contains(fewer)), "{fewer:?} of {all:?}");
     // Ten rows elsewhere that nothing here comes near: each goes on until a few of its own are nearer than what is left.
-    let known = [1e-3; 10];
+    let known = [-0.2495; 10];
     for least in [1, 2] {
         let fewest = expanded(early, least, &known);
         assert!(

@@ -6,7 +6,8 @@
 //! 1. Rows are taken ahead of their turn as in one walk ([`super::walk`]), from one lane after the other: while a row of one travels,
 //!    those of others are scanned. With three lanes and more, a lane chooses its next row when all that its last one led to is known.
 //! 2. What is *enough* counts in all lanes: a lane ends when, of all of them, so many rows were expanded within a share of the distance of
-//!    its nearest row that is left, and a few of its own are nearer than that (before, it may still be on its way).
+//!    its nearest row that is left, and a few of its own are nearer than that (before, it may still be on its way); or when a walk
+//!    alone would end. Rows that can't be hits don't count for other lanes ([`InlineWatch::counts`]).
 //! 3. Each lane has a space of its own. What they compare is the distance that callers see, of which a lane's squared distances are a
 //!    line ([`InlineScale`]).
 
@@ -27,22 +28,22 @@ const OPEN: usize = 8;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct InlineScale {
     /// Of a distance of 0.
-    pub fixed: f32,
+    pub fixed: f64,
     /// Above 0.
-    pub factor: f32,
+    pub factor: f64,
 }
 
 impl InlineScale {
     /// A common distance as a squared one of the lane.
     #[inline(always)]
     pub fn own(self, distance: f32) -> f32 {
-        self.fixed + self.factor * distance
+        (self.fixed + self.factor * f64::from(distance)) as f32
     }
 
     /// A squared distance of the lane as a common one.
     #[inline(always)]
     pub fn common(self, square: f32) -> f32 {
-        (square - self.fixed) / self.factor
+        ((f64::from(square) - self.fixed) / self.factor) as f32
     }
 }
 
@@ -155,8 +156,10 @@ impl<'a, W: InlineWatch> Run<'a, W> {
     /// Tells of those rows that may be hits, as far as is known: what is read of them travels while other lanes go on.
     fn end(&mut self, bar: f32) {
         let bar = self.scale.own(bar);
+        // Where nothing is known, everything may be one.
+        let known = bar.is_finite();
         for &key in self.walk.scratch.keys() {
-            if distance_of(key) <= bar {
+            if known && distance_of(key) <= bar {
                 self.watch.soon(key as u32);
             }
         }
@@ -240,8 +243,10 @@ pub(super) unsafe fn walk_together<B: Backend, W: InlineWatch>(
         };
         // SAFETY: as above.
         let square = unsafe { run.walk.expand::<B>(&run.rows, current, next, settle) };
-        // SAFETY: as above.
-        unsafe { common.nearest.insert::<B>(run.scale.common(square)) };
+        if run.watch.counts(current) {
+            // SAFETY: as above.
+            unsafe { common.nearest.insert::<B>(run.scale.common(square)) };
+        }
         run.walk.tell(run.watch);
     }
 }

@@ -103,6 +103,13 @@ pub trait InlineWatch {
     /// Called with each row before it is read; refuses those that there are not.
     fn touch(&mut self, row: u32) -> Result<(), Self::Error>;
 
+    /// Whether this row, which was expanded, counts among those that are enough for all of several walks.
+    #[inline(always)]
+    fn counts(&self, row: u32) -> bool {
+        let _ = row;
+        true
+    }
+
     /// This row may well be among the [`InlineBeam::read`] nearest in the end.
     #[inline(always)]
     fn soon(&mut self, row: u32) {
@@ -363,10 +370,8 @@ impl<'a> Walk<'a> {
         let nearer = |rows: usize, left: f32| rows == 0 || scratch.ranked.nth(rows) < left;
         let near = left * self.enough.share;
         let enough = self.enough.share > 0.0
-            && match self.others {
-                None => nearer(self.enough.rows, near),
-                Some(Others { bar, least }) => bar < near && nearer(least, left),
-            };
+            && (nearer(self.enough.rows, near)
+                || self.others.is_some_and(|Others { bar, least }| bar < near && nearer(least, left)));
         enough || nearer(self.ef.saturating_sub(waiting), left)
     }
 
@@ -377,12 +382,14 @@ impl<'a> Walk<'a> {
         let Walk { ef, enough, .. } = *self;
         let ranked = &self.scratch.ranked;
         let end = ranked.nth(ef);
-        let early = match self.others {
-            _ if enough.share <= 0.0 => f32::INFINITY,
-            None => ranked.nth(enough.rows) / enough.share,
-            Some(Others { bar, least }) => (bar / enough.share).max(ranked.nth(least.max(1))),
-        };
-        end.min(early)
+        if enough.share <= 0.0 {
+            return end;
+        }
+        let early = end.min(ranked.nth(enough.rows) / enough.share);
+        match self.others {
+            None => early,
+            Some(Others { bar, least }) => early.min((bar / enough.share).max(ranked.nth(least.max(1)))),
+        }
     }
 
     /// Puts what is not settled yet into the pool; whether there was something.

@@ -209,7 +209,9 @@ impl CodeQuery {
             (reach, reach + error)
         };
         let rounded = 4.0 * f32::EPSILON * (self.constant.abs() + square.abs());
-        self.dot_weight * self.deviation * (reach * error + far * self.lost) + rounded
+        // Where nothing was lost, a row may be as far as it wants.
+        let lost = if self.lost > 0.0 { far * self.lost } else { 0.0 };
+        self.dot_weight * self.deviation * (reach * error + lost) + rounded
     }
 }
 

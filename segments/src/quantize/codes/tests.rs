@@ -407,7 +407,9 @@ proptest! {
     #[test]
     fn any_code_row_scores_without_nan(bytes in prop::collection::vec(any::<u8>(), 128)) {
         for (codes, metric) in Codes::ALL.into_iter().flat_map(|codes| METRICS.map(|metric| (codes, metric))) {
-            let space = space(codes, metric, &[vec![0.5; 48]]);
+            // Centroids as far out as numbers go.
+            let ends = [vec![1e38; 48], vec![-1e38; 48], vec![0.5; 48]];
+            let space = space(codes, metric, &ends);
             prop_assert_eq!(space.row_bytes(), if codes == Codes::RaBitQ8 { 128 } else { 64 });
             let (query, row) = (space.prepare(&[0.25; 48]), &bytes[bytes.len() - space.row_bytes()..]);
             prop_assert!(!score(&query, row).is_nan());

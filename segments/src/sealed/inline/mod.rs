@@ -34,7 +34,7 @@ use crate::distance::ExactDistance;
 use crate::quantize::space::{Space, SpaceWork};
 use crate::segment::{Accept, Hit};
 use crate::topk::Scratch;
-use nearstone_base::{Error, Result};
+use nearstone_base::{Error, Lsn, Result};
 use nearstone_kernels::{
     BLOCK_LINKS, Enough, InlineBeam, InlineBits, InlineCommon, InlineQuery, InlineRows, InlineScale,
     InlineScratch, InlineShape, InlineStart, InlineWatch, NO_NEIGHBOUR, inline_walk, kernels, prefetch_whole,
@@ -77,6 +77,12 @@ struct LaneWork {
 }
 
 impl InlineWork {
+    /// Rows that the first of the last walks expanded.
+    #[cfg(test)]
+    pub(crate) fn expanded(&self) -> usize {
+        self.lanes[0].walk.expanded().len()
+    }
+
     /// Room for so many walks.
     fn make_room(&mut self, lanes: usize) {
         if self.lanes.len() < lanes {
@@ -116,13 +122,10 @@ pub(super) struct InlineWish {
 
 impl InlineWish {
     /// So many of the nearest `ef` rows of all segments lie in this one, and hardly more, if rows are in segments by
-    /// chance; 0 when it is the only one.
+    /// chance; at least 1.
     fn expected(self) -> usize {
-        if self.part >= 1.0 {
-            return 0;
-        }
-        let mean = self.ef as f32 * self.part;
-        (mean + DEVIATIONS * (mean * (1.0 - self.part)).sqrt()).ceil() as usize
+        let (mean, others) = (self.ef as f32 * self.part, (1.0 - self.part).max(0.0));
+        (mean + DEVIATIONS * (mean * others).sqrt()).ceil().max(1.0) as usize
     }
 }
 
@@ -195,6 +198,7 @@ impl Inline {
 struct Watch<'a> {
     segment: &'a SealedSegment,
     inline: &'a Inline,
+    at: Lsn,
 }
 
 impl InlineWatch for Watch<'_> {
@@ -203,6 +207,11 @@ impl InlineWatch for Watch<'_> {
     #[inline(always)]
     fn touch(&mut self, row: u32) -> Result<()> {
         self.segment.touch_inline(self.inline, row)
+    }
+
+    #[inline(always)]
+    fn counts(&self, row: u32) -> bool {
+        !self.segment.deaths().is_dead_at(row, self.at)
     }
 
     #[inline(always)]
@@ -248,7 +257,7 @@ impl SealedSegment {
         &self,
         query: &[f32],
         exact: &ExactDistance<'_>,
-        visible: &dyn Accept,
+        (visible, at): (&dyn Accept, Lsn),
         wish: InlineWish,
         scratch: &mut Scratch,
     ) -> Result<Option<Vec<Hit>>> {
@@ -260,7 +269,7 @@ impl SealedSegment {
         let lost = ground.inline.prepare(query, space, prepared);
         let inline = ground.inline;
         loop {
-            let watch = Watch { segment: self, inline };
+            let watch = Watch { segment: self, inline, at };
             inline_walk(kernels, &ground.rows, prepared, ground.beam, ground.start, watch, walk)?;
             if self.nearest_expanded((inline, prepared, lost), walk, visible, wish.limit, (near, order)) {
                 return self.measure(exact, near, wish.limit).map(Some);
@@ -290,7 +299,7 @@ impl SealedSegment {
     }
 
     /// Leaves in `near` the visible rows that may be, by bound (one that 2 in 100 miss where only some directions are kept), among the
-    /// `limit` nearest of all that is known, and asks for what is read of them next; `false` when too little is known.
+    /// `limit` nearest, and asks for what is read of them next; `false` when too little is known.
     ///
     /// A walk counts rows that are dead. Those around a query may all be, and then it ended where nothing was found: so where
     /// rows are dead, half of those that are wanted must be nearer than what is left.

@@ -15,6 +15,9 @@ use crate::topk::{Candidate, Scratch};
 use nearstone_base::Result;
 use nearstone_kernels::{InlineLane, InlineScale, inline_walk_together, kernels};
 
+/// So many of those that come before a segment are asked whether they share a space with it.
+const ALIKE: usize = 16;
+
 /// A segment that is walked with others.
 #[derive(Clone, Copy)]
 struct Lane<'a> {
@@ -44,8 +47,7 @@ impl SealedSegment {
     /// Whether a query that is prepared for walks over the inline rows of one is prepared for those of the other: these lie in one space,
     /// with as many bits.
     pub fn shares_queries(&self, other: &SealedSegment) -> bool {
-        let by =
-            |segment: &SealedSegment| segment.inline.as_ref().map(|it| (it.digest, it.rows.shape.bits()));
+        let by = |segment: &SealedSegment| segment.inline.as_ref().map(|it| (it.digest, it.rows.shape));
         by(self).is_some_and(|own| by(other) == Some(own))
     }
 
@@ -57,8 +59,8 @@ impl SealedSegment {
 }
 
 /// The nearest visible rows of several segments of one collection, each with the share of all rows that it holds. Leaves in `lists`, for
-/// each segment, hits best first, among which are all that belong to the `limit` nearest of them together and of what is `known`: rows
-/// at these distances, found elsewhere. A segment for which [`SealedSegment::is_walked_inline`] does not hold is searched alone.
+/// each segment, hits best first, among which are, as far as walks find them, those that belong to the `limit` nearest of them together and
+/// of what is `known`: rows at these distances, found elsewhere. A segment for which [`SealedSegment::is_walked_inline`] does not hold is searched alone.
 ///
 /// # Errors
 /// `InvalidArgument` for a query of another length; damage.
@@ -98,7 +100,6 @@ fn walk<'a>(
 ) -> Result<Vec<Lane<'a>>> {
     work.make_room(segments.len());
     let (mut lanes, mut grounds) = (Vec::<Lane<'a>>::with_capacity(segments.len()), Vec::new());
-    let mut enough = options.limit;
     for (place, &(segment, part)) in segments.iter().enumerate() {
         if query.len() != segment.meta().schema.dimension() || !segment.is_walked_inline(options) {
             continue;
@@ -106,14 +107,15 @@ fn walk<'a>(
         let Some(wish) = segment.inline_wish(options, part) else { continue };
         let Some(ground) = segment.inline_ground(wish)? else { continue };
         let inline = ground.inline;
-        let lane = match lanes.iter().find(|lane| lane.segment.shares_queries(segment)) {
+        // Who shares a space mostly comes one after the other.
+        let mut near = lanes.iter().rev().take(ALIKE);
+        let lane = match near.find(|lane| lane.segment.shares_queries(segment)) {
             Some(lane) => Lane { place, segment, inline, ..*lane },
             None => match inline.prepare_beside_others(query, &mut work.lanes[place]) {
                 (lost, Some(scale)) => Lane { place, segment, inline, scale, lost, prepared: place },
                 _ => continue,
             },
         };
-        enough = enough.max(wish.near);
         lanes.push(lane);
         grounds.push((ground, wish.expected()));
     }
@@ -129,11 +131,11 @@ fn walk<'a>(
             start: ground.start,
             least,
             scale: lane.scale,
-            watch: Watch { segment: lane.segment, inline: lane.inline },
+            watch: Watch { segment: lane.segment, inline: lane.inline, at: options.at },
             scratch,
         });
     }
-    work.common.reset(enough, known);
+    work.common.reset(options.limit, known);
     inline_walk_together(kernels(), &mut walks, &mut work.common)?;
     Ok(lanes)
 }
@@ -159,7 +161,11 @@ fn gather(
         let visible = lane.segment.visible(options);
         let everything = lane.segment.deaths().count() == 0;
         let seen = expanded.filter(|row| everything || visible.accept(row.id));
+        let before = met.len();
         met.extend(seen.map(|row| (lane.scale.common(row.distance), number, row.id)));
+        // A graph with holes: everything that can be reached is too little.
+        let all = works[lane.place].walk.left().is_none();
+        alone[lane.place] = all && met.len() - before < limit;
     }
     order.clear();
     order.extend(met.iter().map(|row| row.0).chain(known.iter().copied()));
@@ -172,7 +178,7 @@ fn gather(
         let left = works[lane.place].walk.left().filter(|_| lane.segment.deaths().count() > 0);
         let left = left.map_or(f32::INFINITY, |left| lane.scale.common(left));
         let settled = nearer.iter().filter(|&&distance| distance <= left).count() + usize::from(last <= left);
-        alone[lane.place] = settled < limit.div_ceil(2);
+        alone[lane.place] |= settled < limit.div_ceil(2);
     }
     // What was found at `last` is not farther than this, whichever lane it is in; and so far each lane has to be looked through.
     let reach = |lane: &Lane<'_>, distance| lane.scale.common(lane.reach(works, distance));

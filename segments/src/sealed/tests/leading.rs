@@ -313,9 +313,26 @@ fn directions_of_another_segment_are_not_taken_over_where_they_do_not_tell_rows_
     // With another number of bits, perhaps, by which queries are not alike.
     let space = |segment: &SealedSegment| segment.inline_space().map(Space::digest);
     assert!(leads(&same) && space(&same.open()) == space(&like));
+    // Searched together, by queries that have something along other directions.
+    let (mut found, mut wanted, mut scratch, mut rng) = (0, 0, Scratch::default(), SplitMix64::new(3));
+    let opened = [(&like, 0.5), (&same.open(), 0.5)];
+    for row in (0..ROWS as usize).step_by(53) {
+        let near = &same.rows.rows[row].vector;
+        let query: Vec<f32> = near.iter().map(|x| x + 0.2 * (rng.unit_f64() as f32 - 0.5)).collect();
+        let mut lists = Vec::new();
+        search_together(&opened, &query, &options(10, 64), &[], &mut scratch, &mut lists).unwrap();
+        let mut hits: Vec<f32> = lists.iter().flatten().map(|hit| hit.distance).collect();
+        hits.sort_unstable_by(f32::total_cmp);
+        let both = [&first, &same].map(|made| truth(&made.rows, &query, 10, |_| true));
+        let mut right: Vec<f32> = both.iter().flatten().map(|hit| hit.distance).collect();
+        right.sort_unstable_by(f32::total_cmp);
+        found += hits.iter().take(10).filter(|&&distance| distance <= right[9]).count();
+        wanted += 10;
+    }
+    assert!(found * 100 >= wanted * 97, "{found} of {wanted}");
     let mut rows = bent(&schema, ROWS, ROWS);
     rows.rows.iter_mut().for_each(|row| row.vector.reverse());
-    assert!(like.inline_space().unwrap().suits(rows.rows.iter().map(|row| &row.vector[..]), 0.0));
+    assert!(!like.inline_space().unwrap().suits(rows.rows.iter().map(|row| &row.vector[..]), 0.0));
     let other = beside(&rows);
     assert!(space(&other.open()) != space(&like) && leads(&other));
     let recall = recall(&other, 64);

@@ -13,7 +13,7 @@ fn segments(schema: &Schema, sizes: &[u32]) -> Vec<Made> {
     sizes.iter().zip(seeds).map(|(&rows, seed)| written(schema, &rows_of(schema, rows, seed))).collect()
 }
 
-/// Distances of what is found in all segments and what is known, ascending.
+/// Distances of what is found in all segments, ascending.
 fn found(
     opened: &[SealedSegment],
     query: &[f32],
@@ -32,8 +32,7 @@ fn found(
         let right = |hit: &Hit| exact.distance(one.vector(hit.ordinal).unwrap()) == hit.distance;
         assert!(list.iter().all(|hit| right(hit) && !one.deaths().is_dead_at(hit.ordinal, options.at)));
     }
-    let mut distances: Vec<f32> =
-        lists.iter().flatten().map(|hit| hit.distance).chain(known.to_vec()).collect();
+    let mut distances: Vec<f32> = lists.iter().flatten().map(|hit| hit.distance).collect();
     distances.sort_unstable_by(f32::total_cmp);
     distances
 }
@@ -74,11 +73,13 @@ fn several_segments_have_the_nearest_rows_of_all() {
                         [vec![], alone.iter().skip(1).step_by(2).copied().collect(), vec![near; number % 12]]
                     {
                         let best = right(&made, query, limit, &known, |_, _| true);
+                        let near = |distances: &[f32]| {
+                            distances.iter().filter(|&&distance| distance <= best[limit - 1]).count()
+                        };
                         let found = found(&opened, query, &options(limit, ef), &known, &mut scratch);
-                        assert!(found.len() >= limit);
-                        hits +=
-                            found[..limit].iter().filter(|&&distance| distance <= best[limit - 1]).count();
-                        wanted += limit;
+                        assert!(found.len() + known.len() >= limit);
+                        hits += near(&found);
+                        wanted += near(&alone);
                     }
                 }
             }
@@ -215,4 +216,86 @@ fn rows_that_lie_elsewhere_get_a_space_of_their_own() {
     assert!(first.shares_queries(&beside(&first, &rows).open()));
     rows.rows.iter_mut().for_each(|row| row.vector.iter_mut().for_each(|x| *x *= 1.01));
     assert!(!first.shares_queries(&beside(&first, &rows).open()));
+}
+
+/// Rows that were put again: their old copies are dead in one segment, and live in another. The dead ones ended the walk over the living.
+#[test]
+fn dead_rows_of_one_segment_do_not_end_the_walks_over_others() {
+    let schema = schema(Metric::L2);
+    let mut rng = SplitMix64::new(31);
+    let centre = rows_of(&schema, 1, 77).rows[0].vector.clone();
+    let mut tight = |rows: &mut Rows, count: usize| {
+        for row in &mut rows.rows[..count] {
+            row.vector = centre.iter().map(|x| x + rng.unit_f64() as f32 * 0.05).collect();
+        }
+    };
+    let [mut old, mut new] = [rows_of(&schema, 1_500, 1), rows_of(&schema, 1_500, 2)];
+    tight(&mut old, 400);
+    tight(&mut new, 200);
+    let made = [written(&schema, &old), written(&schema, &new)];
+    let opened = [made[0].open(), made[1].open()];
+    let near = |row: u32| {
+        let vector = &made[0].rows.rows[row as usize].vector;
+        vector.iter().zip(&centre).all(|(x, centre)| (0.0..0.06).contains(&(x - centre)))
+    };
+    let dead: Vec<u32> = (0..1_500).filter(|&row| near(row)).collect();
+    assert_eq!(dead.len(), 400);
+    dead.iter().for_each(|&row| assert!(opened[0].deaths().set(row, 500)));
+    let query: Vec<f32> = centre.iter().map(|x| x + 0.025).collect();
+    let mut scratch = Scratch::default();
+    for (limit, ef) in [(60, 60), (100, 100), (10, 64)] {
+        let best = right(&made, &query, limit, &[], |place, row| place == 1 || !near(row));
+        let found = found(&opened, &query, &options(limit, ef), &[], &mut scratch);
+        let hits = found[..limit].iter().filter(|&&distance| distance <= best[limit - 1]).count();
+        assert!(hits * 100 >= limit * 93, "{hits} of {limit}");
+    }
+}
+
+/// With a single other row anywhere, a large segment was walked to the end of its beam.
+#[test]
+fn a_walk_that_would_end_early_alone_ends_early_beside_others() {
+    struct Touched(std::cell::Cell<usize>);
+    let schema = schema(Metric::Cosine);
+    let made = segments(&schema, &[3_000]);
+    let segment = made[0].open();
+    let touched = Touched(0.into());
+    let expanded = |part: f32, scratch: &mut Scratch| {
+        let mut lists = Vec::new();
+        for row in made[0].rows.rows.iter().step_by(100) {
+            search_together(&[(&segment, part)], &row.vector, &options(10, 64), &[], scratch, &mut lists)
+                .unwrap();
+            touched.0.set(touched.0.get() + scratch.inline.expanded());
+        }
+        touched.0.take()
+    };
+    let scratch = &mut Scratch::default();
+    let (whole, nearly) = (expanded(0.5, scratch), expanded(0.999, scratch));
+    assert!(nearly * 10 <= whole * 12, "{nearly} rows, {whole} where others have as many");
+}
+
+#[test]
+fn inner_products_are_compared_in_a_shared_space_too() {
+    let schema = schema(Metric::InnerProduct);
+    let base = rows_of(&schema, 1_300, 1);
+    let first = written(&schema, &base);
+    let mut rows = rows_of(&schema, 1_300, 2);
+    // None is longer than the longest of the first ones, and one is nearly as long.
+    let longest = |rows: &Rows| {
+        let square = |row: &Row| row.vector.iter().map(|x| x * x).sum::<f32>();
+        rows.rows.iter().map(square).fold(0.0, f32::max).sqrt()
+    };
+    let shorter = longest(&base) / longest(&rows) * 0.999;
+    rows.rows.iter_mut().flat_map(|row| &mut row.vector).for_each(|x| *x *= shorter);
+    let made = [beside(&first.open(), &rows), first];
+    let opened = [made[0].open(), made[1].open()];
+    assert!(opened[0].shares_queries(&opened[1]));
+    let (mut scratch, mut hits, mut wanted) = (Scratch::default(), 0, 0);
+    for row in made[0].rows.rows.iter().step_by(50) {
+        let query: Vec<f32> = row.vector.iter().map(|x| x * 3.0).collect();
+        let best = right(&made, &query, 10, &[], |_, _| true);
+        let found = found(&opened, &query, &options(10, 64), &[], &mut scratch);
+        hits += found[..10].iter().filter(|&&distance| distance <= best[9]).count();
+        wanted += 10;
+    }
+    assert!(hits * 100 >= wanted * 96, "{hits} of {wanted}");
 }
