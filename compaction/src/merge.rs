@@ -88,8 +88,8 @@ impl<'a> Merge<'a> {
         Ok(Merge { rows, schema, like: None, inverse_norms, graph, next, linked })
     }
 
-    /// Names a segment of the collection, one of the inputs or another, for the [`SealTarget::like`] of what is joined or built in batches. (What
-    /// is linked after all is what these were not good for, or small.)
+    /// Names a segment of the collection, one of the inputs or another, for [`SealTarget::like`]. (Rows that are linked after all, since what was
+    /// built in batches was no good, get a space of their own.)
     pub fn like(mut self, segment: Option<&'a SealedSegment>) -> Merge<'a> {
         self.like = segment;
         self
@@ -202,7 +202,9 @@ impl<'a> Merge<'a> {
         }
         let origin: Vec<(u32, u32)> = order.iter().map(|&row| self.rows.plan[row as usize]).collect();
         let rows = Rows { segments: self.rows.segments.clone(), plan: origin };
-        let meta = write_segment(target, &self.schema, &rows, &graph, cancel)?;
+        let built = Batches::plan(&self.schema, self.rows(), LEVEL_SEED).is_some();
+        let target = if built { SealTarget { like: None, ..*target } } else { self.target(target) };
+        let meta = write_segment(&target, &self.schema, &rows, &graph, cancel)?;
         Ok(Some(Merged { meta, origin: rows.plan }))
     }
 }

@@ -401,3 +401,6 @@ fn sort_by_distance_and_key(found: &mut [Found<'_>]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

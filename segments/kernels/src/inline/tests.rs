@@ -554,6 +554,59 @@ fn what_one_walk_finds_ends_the_others_and_so_does_what_was_known_before() {
     assert_eq!(expanded(InlineBeam::from(200), 4, &known), all, "who wants everything gets it");
 }
 
+/// A segment with nearly all rows was walked to the end of its beam as soon as there was a row elsewhere: it has to have nearly all of the nearest.
+#[test]
+fn a_walk_ends_where_it_would_end_alone_whatever_part_of_the_rows_it_has() {
+    let mut lanes = Lanes::new(&[InlineBits::One], &[2_000]);
+    let beam = InlineBeam { enough: Enough { rows: 10, share: 0.95 }, ..InlineBeam::from(200) };
+    let rows = InlineRows::new(lanes.made[0].shape, &lanes.made[0].bytes).unwrap();
+    let mut scratch = InlineScratch::default();
+    inline_walk(crate::kernels(), &rows, &lanes.queries[0], beam, InlineStart::Row(0), there, &mut scratch)
+        .unwrap();
+    let alone = scratch.expanded().len();
+    let (walked, expanded) = lanes.walk(crate::kernels(), (beam, 1_000), (10, &[]), |_, row| there(row));
+    walked.unwrap();
+    assert!((alone / 2..=alone + 3).contains(&expanded[0].len()), "{} and {alone}", expanded[0].len());
+}
+
+/// A row that counts for nobody.
+struct Silent;
+
+impl InlineWatch for Silent {
+    type Error = ();
+
+    fn touch(&mut self, _: u32) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn counts(&self, _: u32) -> bool {
+        false
+    }
+}
+
+#[test]
+fn rows_that_do_not_count_are_not_enough_for_others() {
+    let made = made(InlineBits::One, 64, 2_000, 32);
+    let query = query_of(crate::kernels(), &[0.1; 64], InlineBits::One);
+    let mut scratch = InlineScratch::default();
+    let mut lanes = [InlineLane {
+        rows: InlineRows::new(made.shape, &made.bytes).unwrap(),
+        query: &query,
+        beam: 60.into(),
+        start: InlineStart::Row(0),
+        least: 1,
+        scale: InlineScale { fixed: 0.0, factor: 1.0 },
+        watch: Silent,
+        scratch: &mut scratch,
+    }];
+    let mut common = InlineCommon::default();
+    common.reset(2, &[0.25]);
+    inline_walk_together(crate::kernels(), &mut lanes, &mut common).unwrap();
+    assert_eq!(common.bar(), f32::INFINITY);
+    common.reset(1, &[0.25]);
+    assert_eq!(common.bar(), 0.25);
+}
+
 #[test]
 fn a_refused_row_ends_all_walks_and_the_next_ones_are_not_harmed() {
     let mut lanes = Lanes::new(&InlineBits::ALL, &[2_000, 1_500, 1_000]);

@@ -75,7 +75,7 @@ impl Batches {
     }
 
     /// How far it is: the rows that are linked, of the two times that each one chooses either counting half. Begins anew
-    /// where the work does, because a few directions were not enough after all.
+    /// where the work does, because a space did not do after all.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed) / 2
     }

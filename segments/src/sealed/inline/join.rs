@@ -127,7 +127,7 @@ impl<'a> Join<'a> {
     }
 
     /// How far it is: the rows of the origin whose links are chosen, each of the two times counting half. Begins anew
-    /// where the work does, because a few directions were not enough after all.
+    /// where the work does, because a space did not do after all.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed) / 2
     }

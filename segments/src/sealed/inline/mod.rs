@@ -77,12 +77,6 @@ struct LaneWork {
 }
 
 impl InlineWork {
-    /// Rows that the first of the last walks expanded.
-    #[cfg(test)]
-    pub(crate) fn expanded(&self) -> usize {
-        self.lanes[0].walk.expanded().len()
-    }
-
     /// Room for so many walks.
     fn make_room(&mut self, lanes: usize) {
         if self.lanes.len() < lanes {

@@ -251,28 +251,6 @@ fn dead_rows_of_one_segment_do_not_end_the_walks_over_others() {
     }
 }
 
-/// With a single other row anywhere, a large segment was walked to the end of its beam.
-#[test]
-fn a_walk_that_would_end_early_alone_ends_early_beside_others() {
-    struct Touched(std::cell::Cell<usize>);
-    let schema = schema(Metric::Cosine);
-    let made = segments(&schema, &[3_000]);
-    let segment = made[0].open();
-    let touched = Touched(0.into());
-    let expanded = |part: f32, scratch: &mut Scratch| {
-        let mut lists = Vec::new();
-        for row in made[0].rows.rows.iter().step_by(100) {
-            search_together(&[(&segment, part)], &row.vector, &options(10, 64), &[], scratch, &mut lists)
-                .unwrap();
-            touched.0.set(touched.0.get() + scratch.inline.expanded());
-        }
-        touched.0.take()
-    };
-    let scratch = &mut Scratch::default();
-    let (whole, nearly) = (expanded(0.5, scratch), expanded(0.999, scratch));
-    assert!(nearly * 10 <= whole * 12, "{nearly} rows, {whole} where others have as many");
-}
-
 #[test]
 fn inner_products_are_compared_in_a_shared_space_too() {
     let schema = schema(Metric::InnerProduct);
