@@ -17,7 +17,7 @@
 //!    are kept in order ([`Ranked`]): one comparison tells whether it ends, and no row that would end it comes into the pool,
 //!    since it would never be taken (rows just as far as the last one that counts excepted).
 //! 5. A full pool, as it mostly is only before so many rows were expanded, is cut to about its `keep` nearest keys, and "near enough" means nearer than
-//!    the last of these. Since some rows have several keys, `ef` keys are fewer than `ef` rows: who wants nearly as many rows as
+//!    the last of these. Since most rows have several keys, `ef` keys are fewer than `ef` rows: who wants as many rows as
 //!    the beam is wide keeps more.
 //! 6. It is told which rows are still among the nearest some time after they were expanded, bit by bit: what is read of them
 //!    afterwards travels with the rows of the walk.

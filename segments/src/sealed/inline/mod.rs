@@ -43,8 +43,8 @@ use std::ops::RangeInclusive;
 
 /// All candidates are looked at with every expansion: wider beams are left to the heaps of the walk over codes.
 const BEAM_MAX: usize = 768;
-/// A walk holds so many keys for each row that is wanted: the rows around a query lead to each other, and each is met from
-/// several of them.
+/// A walk holds so many keys for each row of its beam: the rows around a query lead to each other, and each is met from
+/// several of them. With one for each, those of a cluster took all places, and a beam wider than the cluster found nothing behind it.
 const KEYS: usize = 3;
 /// A walk ends after so many rows, and half its beam, that were no nearer than those before.
 const PATIENCE: usize = 8;
@@ -133,7 +133,7 @@ struct Ground<'a> {
 
 /// How far a walk looks that wants so many rows.
 fn beam(near: usize, ef: usize, enough: Enough) -> InlineBeam {
-    let keep = ef.max(near.saturating_mul(KEYS));
+    let keep = ef.max(near).saturating_mul(KEYS);
     InlineBeam { ef, keep, enough, patience: PATIENCE + ef / 2, read: near }
 }
 

@@ -442,6 +442,34 @@ fn the_living_behind_a_group_of_dead_rows_are_found() {
     assert!(found * 100 >= wanted * 95, "{found} of {wanted}");
 }
 
+/// Each row of a cluster is met from thirty others. Keys of the same few rows took all places, and those of the next cluster had none.
+#[test]
+fn a_wide_beam_reaches_beyond_a_cluster_whose_rows_all_lead_to_each_other() {
+    let schema = Schema::new(64, Metric::Cosine).m(16).ef_construction(100);
+    let mut rng = SplitMix64::new(8);
+    let mut unit =
+        |scale: f32| -> Vec<f32> { (0..64).map(|_| (rng.unit_f64() as f32 - 0.5) * scale).collect() };
+    let centres: Vec<Vec<f32>> = (0..100).map(|_| unit(1.0)).collect();
+    let near = |centre: &[f32], by: Vec<f32>| centre.iter().zip(by).map(|(a, b)| a + b).collect::<Vec<f32>>();
+    let mut rows = rows_of(&schema, 8_000, 5);
+    for (place, row) in rows.rows.iter_mut().enumerate() {
+        row.vector = near(&centres[place % 100], unit(0.05));
+    }
+    let made = written(&schema, &rows);
+    assert!(has_inline_rows(&made));
+    let segment = made.open();
+    let (mut found, mut wanted, mut scratch) = (0, 0, Scratch::default());
+    for first in 0..50 {
+        // Between two clusters, with ten rows of each among the nearest twenty or so.
+        let query: Vec<f32> = near(&near(&centres[first], centres[99 - first].clone()), unit(0.3));
+        let right = truth(&made.rows, &query, 20, |_| true);
+        let hits = segment.search(&query, &options(20, 128), &mut scratch).unwrap();
+        found += hits.iter().filter(|hit| hit.distance <= right[19].distance).count();
+        wanted += 20;
+    }
+    assert!(found * 100 >= wanted * 98, "{found} of {wanted}");
+}
+
 #[test]
 fn segments_say_how_distances_grow_and_are_read_without_that_too() {
     let growth = |made: &Made| {
