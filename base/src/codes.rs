@@ -24,8 +24,8 @@ pub enum Codes {
     RaBitQ4,
     /// RaBitQ, eight bits per number: as large as [`Codes::Sq8`], for rows of which a few numbers are far larger than the others.
     RaBitQ8,
-    /// Product quantization, four numbers a byte. As large as [`Codes::RaBitQ2`]: a tenth fewer vectors are read, and a search takes a third
-    /// more of the processor. Each segment has codebooks of 1 KB per dimension. Bytes per row: a quarter of the dimension (a multiple of 32)
+    /// Product quantization, four numbers a byte. As large as [`Codes::RaBitQ2`]: a tenth fewer vectors are read, and a search takes
+    /// two fifths more of the processor, for a little less recall. Each segment has codebooks of 1 KB per dimension. Bytes per row: a quarter of the dimension (a multiple of 32)
     /// and 16, rounded up to 64.
     Pq4,
     /// Product quantization, eight numbers a byte: as large as [`Codes::RaBitQ1`], with as much recall for a little more time.

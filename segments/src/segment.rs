@@ -28,7 +28,7 @@ pub struct Hit {
     pub ordinal: u32,
 }
 
-/// Where a search of several segments, one after another, leaves what it finds.
+/// Where a search for several queries leaves what it finds.
 pub trait Answers {
     /// What the segment has for a query, nearest first.
     ///

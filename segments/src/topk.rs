@@ -6,7 +6,8 @@
 //! instruction, and NaN, which no valid vector produces, sorts last instead of doing harm.
 //!
 //! A [`Scratch`] belongs to one search at a time and is kept by the caller between searches: once it has grown to
-//! the size of the segment, a search allocates nothing.
+//! the size of the segment, a search allocates its hits, and one of several segments at once a few lists as long as there are
+//! segments.
 
 use crate::graph::Frontier;
 use crate::sealed::{InlineWork, Room};

@@ -20,7 +20,7 @@ use nearstone_kernels::{CENTROIDS, kernels};
 const SAMPLE_ROWS: usize = 64 * CENTROIDS;
 /// And so many numbers in all (128 MiB).
 const SAMPLE_NUMBERS: usize = 32 << 20;
-/// Rounds of k-means; later ones change the error by less than a hundredth.
+/// Rounds of k-means, unless nothing changes before.
 const ROUNDS: usize = 10;
 /// The error of a row of which its code tells nothing: it is always measured.
 const UNKNOWN: f32 = f32::MAX;

@@ -215,27 +215,26 @@ impl InlineWatch for Watch<'_> {
 }
 
 impl Inline {
-    /// Prepares a query; what rounding moved it by ([`Space::query`]).
-    fn prepare(&self, query: &[f32], work: &mut SpaceWork, prepared: &mut InlineQuery) -> f32 {
-        let kernels = kernels();
-        let numbers = prepared.numbers_mut(self.space.dimension());
-        let lost = self.space.query(kernels, query, work, numbers);
-        prepared.finish(kernels, self.rows.shape.bits());
-        lost
-    }
-
-    /// As [`Inline::prepare`]; also how distances in this space compare with others, where they do.
-    fn prepare_beside_others(
+    /// Prepares a query; what rounding moved it by ([`Space::query`]). Then `look` may look at its numbers.
+    fn prepare<T>(
         &self,
         query: &[f32],
         LaneWork { space: work, query: prepared, .. }: &mut LaneWork,
-    ) -> (f32, Option<InlineScale>) {
+        look: impl FnOnce(&SpaceWork, &[f32]) -> T,
+    ) -> (f32, T) {
         let kernels = kernels();
         let numbers = prepared.numbers_mut(self.space.dimension());
         let lost = self.space.query(kernels, query, work, numbers);
-        let beyond = self.space.beyond(kernels, work, numbers);
+        let seen = look(work, numbers);
         prepared.finish(kernels, self.rows.shape.bits());
-        (lost, self.space.scale(kernels, query, beyond))
+        (lost, seen)
+    }
+
+    /// As [`Inline::prepare`]; also how distances in this space compare with others, where they do.
+    fn prepare_beside_others(&self, query: &[f32], work: &mut LaneWork) -> (f32, Option<InlineScale>) {
+        let beyond = |work: &SpaceWork, numbers: &[f32]| self.space.beyond(kernels(), work, numbers);
+        let (lost, beyond) = self.prepare(query, work, beyond);
+        (lost, self.space.scale(kernels(), query, beyond))
     }
 }
 
@@ -259,8 +258,8 @@ impl SealedSegment {
         let kernels = kernels();
         scratch.inline.make_room(1);
         let InlineWork { lanes, near, order, .. } = &mut scratch.inline;
-        let LaneWork { space, query: prepared, walk } = &mut lanes[0];
-        let lost = ground.inline.prepare(query, space, prepared);
+        let (lost, ()) = ground.inline.prepare(query, &mut lanes[0], |_, _| ());
+        let LaneWork { query: prepared, walk, .. } = &mut lanes[0];
         let inline = ground.inline;
         loop {
             let watch = Watch { segment: self, inline, at };
